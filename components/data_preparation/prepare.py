@@ -1,0 +1,327 @@
+"""Data preparation: training problems and benchmarks from wherever they are, to clean tables of one shape.
+
+Also brings the base policy into the run and checks it, since prompts are measured with its tokenizer and
+a model without chat template should fail here, before a GPU waits for it. From a notebook:
+
+    prepare_data("recipes/tiny/countdown", DataSettings(train=["problems.jsonl"], benchmarks=["test.jsonl"]), ...)
+"""
+
+import itertools
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from components.data_preparation.overlap import Overlap, OverlapIndex
+from components.data_preparation.settings import DataSettings, Source, source_name
+from components.data_preparation.sources import RawProblem, read_source
+from components.data_preparation.text import normalise, problem_id
+from components.shared import countdown, page
+from components.shared.errors import InputError
+from components.shared.grading import Grader, GradingRow, check_verifier
+from components.shared.policy import check_policy, context_length, copy_policy, load_tokenizer, prompt_token_ids
+from components.shared.schema import BENCHMARK_ORDER, PROBLEMS, table_writer
+from components.shared.stage import result, write_json
+
+_BATCH = 512
+_EXAMPLES = 20
+REASONS = {
+    "no_text": "no problem text",
+    "no_answer": "no answer",
+    "answer_not_gradable": "the verifier cannot judge the answer even against itself",
+    "duplicate": "the same problem again",
+    "prompt_too_long": "the prompt leaves no room in the model's context",
+    "in_benchmark": "stands in a benchmark, word for word",
+    "in_benchmark_ngram": "stands in a benchmark, nearly word for word",
+}
+
+
+@dataclass
+class SourceReport:
+    """What became of a source's rows."""
+
+    role: str  # train | benchmark
+    name: str
+    uri: str
+    rows: int = 0
+    kept: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[str]] = field(default_factory=dict)  # reason -> the first rows, with a detail
+    overlaps: list[dict[str, Any]] = field(default_factory=list)
+
+    def drop(self, reason: str, row: str, detail: str = "") -> None:
+        """Counts a dropped row."""
+        self.dropped[reason] += 1
+        rows = self.examples.setdefault(reason, [])
+        if len(rows) < _EXAMPLES:
+            rows.append(f"{row}: {detail}" if detail else row)
+
+    def add_overlap(self, row: str, overlap: Overlap) -> None:
+        """Counts a training problem that stands in a benchmark."""
+        reason = "in_benchmark" if overlap.kind == "exact" else "in_benchmark_ngram"
+        self.drop(reason, row, f"{overlap.benchmark} {overlap.row}")
+        self.overlaps.append(
+            {
+                "row": row,
+                "benchmark": overlap.benchmark,
+                "benchmark_row": overlap.row,
+                "kind": overlap.kind,
+                "share": overlap.share,
+            }
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the report's JSON."""
+        return {**self.__dict__, "dropped": dict(self.dropped)}
+
+
+def prepare_data(
+    base_policy: str,
+    settings: DataSettings,
+    *,
+    completion_tokens: int,
+    policy_out: str | Path,
+    problems_out: str | Path,
+    benchmarks_out: str | Path,
+    report_out: str | Path,
+    page_out: str | Path,
+) -> dict[str, float]:
+    """Prepares the base policy, the training problems and the benchmarks.
+
+    Args:
+        base_policy: a Hugging Face model folder, or hf://ORG/NAME[@REVISION].
+        settings: the recipe's `data` section.
+        completion_tokens: tokens that a completion may take: a prompt must leave them free in the context.
+        policy_out: folder to make: the base policy.
+        problems_out: folder to make, with `problems.parquet`.
+        benchmarks_out: folder to make, with one Parquet file a benchmark.
+        report_out: JSON file to write: what was dropped and why.
+        page_out: the same as an HTML page.
+
+    Returns:
+        Figures for KFP metrics.
+
+    Raises:
+        InputError: a policy, source, column or row cannot be used, or nothing is left.
+    """
+    for key, source in _keyed_sources(settings):
+        if source.verifier:
+            check_verifier(source.verifier)
+        if "://" not in source.uri and not Path(source.uri).is_file():
+            raise InputError(f"{key}: no such file: {source.uri} (looked from {Path.cwd()})")
+    _bring_policy(base_policy, policy_out)
+    context = context_length(policy_out)
+    longest_prompt = context - completion_tokens
+    if longest_prompt < 1:
+        raise InputError(
+            f"max_completion_tokens is {completion_tokens}, but the model's context is {context} tokens, prompt "
+            f"included; lower rl.max_completion_tokens and eval.max_completion_tokens"
+        )
+
+    reports = []
+    index = OverlapIndex(settings.overlap_ngram, settings.overlap_share)
+    with Grader() as grader:
+        cleaner = _Cleaner(load_tokenizer(policy_out), longest_prompt, settings, grader)
+        for name, source in settings.benchmarks.items():
+            report = SourceReport("benchmark", name, source.uri)
+            seen: set[str] = set()
+            with table_writer(Path(benchmarks_out) / f"{name}.parquet", PROBLEMS) as writer:
+                for where, text, row in cleaner.clean(source, f"data.benchmarks.{name}", report, seen):
+                    index.add(name, where, text)
+                    writer.write(row)
+                    report.kept += 1
+                _check_something_left(report, f"data.benchmarks.{name}")
+            reports.append(report)
+        seen = set()
+        with table_writer(Path(problems_out) / "problems.parquet", PROBLEMS) as writer:
+            for number, source in enumerate(settings.train):
+                report = SourceReport("train", source.name or source_name(source.uri), source.uri)
+                for where, text, row in cleaner.clean(source, f"data.train.{number}", report, seen):
+                    if overlap := index.find(text):
+                        report.add_overlap(where, overlap)
+                    else:
+                        writer.write(row)
+                        report.kept += 1
+                _check_something_left(report, f"data.train.{number}")
+                reports.append(report)
+
+    write_json(Path(benchmarks_out) / BENCHMARK_ORDER, list(settings.benchmarks))
+    summary: dict[str, Any] = {
+        "base_policy": base_policy,
+        "settings": settings.model_dump(),
+        "context_tokens": context,
+        "longest_prompt_tokens": longest_prompt,
+        "problems": sum(r.kept for r in reports if r.role == "train"),
+        "benchmarks": {r.name: r.kept for r in reports if r.role == "benchmark"},
+        "reasons": REASONS,
+        "sources": [r.as_dict() for r in reports],
+    }
+    write_json(report_out, summary)
+    _write_page(page_out, summary)
+    _print_summary(reports)
+    return {
+        "training_problems": summary["problems"],
+        **{f"{name}_problems": count for name, count in summary["benchmarks"].items()},
+        "rows_dropped": sum(report.dropped.total() for report in reports),
+    }
+
+
+def _keyed_sources(settings: DataSettings) -> Iterator[tuple[str, Source]]:
+    yield from ((f"data.train.{number}", source) for number, source in enumerate(settings.train))
+    yield from ((f"data.benchmarks.{name}", source) for name, source in settings.benchmarks.items())
+
+
+def _bring_policy(base_policy: str, policy_out: str | Path) -> None:
+    if not base_policy.startswith("hf://"):
+        check_policy(base_policy, base_policy)
+        copy_policy(base_policy, policy_out)
+        return
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    repository, _, revision = base_policy.removeprefix("hf://").partition("@")
+    with tempfile.TemporaryDirectory(dir=Path(policy_out).parent) as folder:
+        try:
+            snapshot_download(
+                repository,
+                revision=revision or None,
+                local_dir=folder,
+                allow_patterns=["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"],
+            )
+        except (HfHubHTTPError, OSError, ValueError) as error:
+            raise InputError(f"base policy {base_policy!r} cannot be had from the Hugging Face hub: {error}") from None
+        check_policy(folder, base_policy)
+        copy_policy(folder, policy_out)
+
+
+class _Cleaner:
+    """Turns a source's rows into rows of the Problems table; counts what it drops."""
+
+    def __init__(self, tokenizer: Any, longest_prompt: int, settings: DataSettings, grader: Grader) -> None:
+        self._tokenizer, self._longest_prompt = tokenizer, longest_prompt
+        self._settings, self._grader = settings, grader
+
+    def clean(
+        self, source: Source, key: str, report: SourceReport, seen: set[str]
+    ) -> Iterator[tuple[str, str, dict[str, Any]]]:
+        """Yields where a row stood, the problem's text and its row of the Problems table."""
+        for batch in _batches(read_source(source, key), _BATCH):
+            report.rows += len(batch)
+            named = []
+            for problem in batch:
+                if not problem.text or not normalise(problem.text):
+                    report.drop("no_text", problem.row)
+                elif not problem.answer:
+                    report.drop("no_answer", problem.row)
+                elif (identity := problem_id(problem.text)) in seen:
+                    report.drop("duplicate", problem.row)
+                else:
+                    seen.add(identity)
+                    named.append((identity, problem))
+            gradable = self._grader.grade([_against_itself(problem) for _, problem in named])
+            prompts = [self._settings.prompt_template.replace("{problem}", problem.text or "") for _, problem in named]
+            lengths = [len(ids) for ids in prompt_token_ids(self._tokenizer, prompts)] if prompts else []
+            for (identity, problem), right, prompt, length in zip(named, gradable, prompts, lengths, strict=True):
+                if not right:
+                    report.drop("answer_not_gradable", problem.row, str(problem.answer)[:80])
+                elif length > self._longest_prompt:
+                    if self._settings.on_long_prompt == "error":
+                        raise InputError(
+                            f"{key}: {source.uri}, {problem.row}: the prompt takes {length} tokens, but only "
+                            f"{self._longest_prompt} leave room for a completion; shorten it, lower "
+                            f"max_completion_tokens, or set data.on_long_prompt to drop"
+                        )
+                    report.drop("prompt_too_long", problem.row, f"{length} tokens")
+                else:
+                    assert problem.text
+                    yield (
+                        problem.row,
+                        problem.text,
+                        {
+                            "problem_id": identity,
+                            "prompt": prompt,
+                            "answer": problem.answer,
+                            "source": report.name,
+                            "verifier": problem.verifier,
+                            "difficulty": problem.difficulty,
+                        },
+                    )
+
+
+def _against_itself(problem: RawProblem) -> GradingRow:
+    """The gold answer as a completion: a verifier that does not accept it cannot judge the problem."""
+    assert problem.answer
+    if problem.verifier == "math":
+        return GradingRow("math", problem.answer, f"\\boxed{{{problem.answer}}}")
+    if problem.verifier == "countdown":
+        return GradingRow("countdown", problem.answer, countdown.solve(problem.answer))
+    return GradingRow(problem.verifier, problem.answer, str(json.loads(problem.answer)["answer"]))
+
+
+def _batches(items: Iterable[RawProblem], size: int) -> Iterator[list[RawProblem]]:
+    iterator = iter(items)
+    while batch := list(itertools.islice(iterator, size)):
+        yield batch
+
+
+def _check_something_left(report: SourceReport, key: str) -> None:
+    if report.kept:
+        return
+    counts = ", ".join(f"{count} {REASONS[reason]}" for reason, count in report.dropped.most_common())
+    remedy = "see the rows named in the report"
+    if report.dropped["in_benchmark"] + report.dropped["in_benchmark_ngram"] == report.rows:
+        names = sorted({overlap["benchmark"] for overlap in report.overlaps})
+        remedy = f"the training set and benchmark {', '.join(names)} are the same problems; give other training data"
+    elif report.dropped["no_answer"] == report.rows:
+        remedy = "its answers are empty or null; name the column that holds them with answer_column"
+    elif report.dropped["prompt_too_long"] == report.rows:
+        remedy = "choose a model with a longer context, or lower max_completion_tokens"
+    raise InputError(f"{key}: {report.uri}: none of its {report.rows} rows can be used ({counts}): {remedy}")
+
+
+def _print_summary(reports: list[SourceReport]) -> None:
+    for report in reports:
+        reasons = ", ".join(f"{count} {REASONS[reason]}" for reason, count in report.dropped.most_common())
+        print(f"{report.role} {report.name}: kept {report.kept} of {report.rows}{'; dropped ' + reasons if reasons else ''}")
+        for overlap in report.overlaps[:_EXAMPLES]:
+            print(f"  {overlap['row']} stands in {overlap['benchmark']} {overlap['benchmark_row']} "
+                  f"({overlap['kind']}, {overlap['share']:.0%})")
+    train = [r for r in reports if r.role == "train"]
+    kept, dropped = sum(r.kept for r in train), sum(r.dropped.total() for r in reports)
+    benchmarks = ", ".join(f"{r.name} {r.kept}" for r in reports if r.role == "benchmark")
+    result(f"{kept} training problems; benchmarks: {benchmarks}; {dropped} rows dropped")
+
+
+def _write_page(path: str | Path, summary: dict[str, Any]) -> None:
+    sources = summary["sources"]
+    reasons = [reason for reason in REASONS if any(reason in s["dropped"] for s in sources)]
+    parts = [
+        page.heading("Sources"),
+        page.table(
+            ["source", "role", "rows", "kept", *(REASONS[reason] for reason in reasons)],
+            [
+                [s["name"], s["role"], s["rows"], s["kept"], *(s["dropped"].get(reason, 0) for reason in reasons)]
+                for s in sources
+            ],
+        ),
+    ]
+    overlaps = [(s["name"], o) for s in sources for o in s["overlaps"]]
+    if overlaps:
+        parts += [
+            page.heading("Training problems that stand in a benchmark"),
+            page.table(
+                ["source", "row", "benchmark", "its row", "how", "share of n-grams"],
+                [[n, o["row"], o["benchmark"], o["benchmark_row"], o["kind"], o["share"]] for n, o in overlaps],
+            ),
+        ]
+    dropped = [(s["name"], reason, rows) for s in sources for reason, rows in s["examples"].items()]
+    if dropped:
+        parts += [
+            page.heading("Dropped rows"),
+            page.note(f"The first {_EXAMPLES} of each source and reason; rows count from 0, lines from 1."),
+            page.table(["source", "reason", "rows"], [[n, REASONS[r], "; ".join(rows)] for n, r, rows in dropped]),
+        ]
+    page.page(path, "Data preparation", f"{summary['problems']:,} training problems for {summary['base_policy']}", *parts)

@@ -1,0 +1,23 @@
+"""The normal form of a problem's text, and the problem id that follows from it."""
+
+import hashlib
+import re
+import unicodedata
+
+_LATEX_LAYOUT = re.compile(r"\\(left|right|displaystyle|,|;|:|!|quad|qquad)(?![a-zA-Z])|\\[()\[\]]|[$~]")
+_TOKEN = re.compile(r"\w+|[^\w\s]")
+
+
+def normalise(text: str) -> str:
+    """A text without what only changes how it looks: case, white space, LaTeX layout, final punctuation."""
+    text = unicodedata.normalize("NFKC", text).lower()
+    text = re.sub(r"\\[dt]frac", r"\\frac", _LATEX_LAYOUT.sub(" ", text))
+    tokens = _TOKEN.findall(text)
+    while tokens and tokens[-1] in ".?!:;,":
+        tokens.pop()
+    return " ".join(tokens)
+
+
+def problem_id(text: str) -> str:
+    """The id of a problem: a hash of its normalised text, 16 hexadecimal digits."""
+    return hashlib.sha256(normalise(text).encode()).hexdigest()[:16]

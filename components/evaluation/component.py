@@ -1,0 +1,52 @@
+"""The evaluation stage as Kubeflow Pipelines sees it."""
+
+from kfp import dsl
+
+
+@dsl.component(base_image="rloop-evaluation", install_kfp_package=False)
+def evaluation(
+    policy: dsl.Input[dsl.Model],
+    benchmark_problems: dsl.Input[dsl.Dataset],
+    kind: str,
+    iteration: int,
+    seed: int,
+    samples: int,
+    settings: dict,
+    sampled: dsl.Output[dsl.Dataset],
+    evaluation: dsl.Output[dsl.Artifact],
+    page: dsl.Output[dsl.HTML],
+    metrics: dsl.Output[dsl.Metrics],
+):
+    """Samples a policy on the benchmarks and estimates avg@n and pass@k.
+
+    Args:
+        policy: The policy to measure.
+        benchmark_problems: One table a benchmark.
+        kind: base, explored or rloop.
+        iteration: Of RLoop, from 1; 0 for the base policy.
+        seed: Of the sampling and of the bootstrap.
+        samples: Completions a problem: the n of avg@n.
+        settings: The rest of the recipe's eval section.
+        sampled: Every sample and its verdict.
+        evaluation: The figures of each benchmark, as JSON.
+        page: The same as a page.
+        metrics: The figures.
+    """
+    from components.evaluation.evaluate import evaluate
+    from components.evaluation.settings import EvaluationSettings
+    from components.shared.stage import log_metrics, stage
+
+    with stage("evaluation"):
+        figures = evaluate(
+            policy.path,
+            benchmark_problems.path,
+            EvaluationSettings.check({**settings, "samples": samples}, "eval"),
+            name=kind if iteration == 0 else f"{kind}-{iteration}",
+            kind=kind,
+            iteration=iteration,
+            seed=seed,
+            samples_out=sampled.path,
+            evaluation_out=evaluation.path,
+            page_out=page.path,
+        )
+        log_metrics(metrics, figures)

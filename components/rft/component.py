@@ -1,0 +1,50 @@
+"""The RFT stage as Kubeflow Pipelines sees it."""
+
+from kfp import dsl
+
+
+@dsl.component(base_image="rloop-rft", install_kfp_package=False)
+def rft(
+    policy: dsl.Input[dsl.Model],
+    experts: dsl.Input[dsl.Dataset],
+    iteration: int,
+    seed: int,
+    learning_rate: float,
+    epochs: float,
+    settings: dict,
+    rloop_policy: dsl.Output[dsl.Model],
+    log: dsl.Output[dsl.Artifact],
+    page: dsl.Output[dsl.HTML],
+    metrics: dsl.Output[dsl.Metrics],
+):
+    """Fine-tunes the iteration's initial policy, never the explored one, on the experts.
+
+    Args:
+        policy: The iteration's initial policy.
+        experts: The trajectories to learn from.
+        iteration: Of RLoop, from 1.
+        seed: Of the order of trajectories.
+        learning_rate: Of the optimiser.
+        epochs: Passes over the experts.
+        settings: The rest of the recipe's rft section.
+        rloop_policy: The iteration's result, where the next one starts.
+        log: Figures of each update, as JSON.
+        page: The same as plots.
+        metrics: Figures of the run as a whole.
+    """
+    from components.rft.refine import refine
+    from components.rft.settings import RFTSettings
+    from components.shared.stage import log_metrics, stage
+
+    with stage("RFT"):
+        figures = refine(
+            policy.path,
+            experts.path,
+            RFTSettings.check({**settings, "learning_rate": learning_rate, "epochs": epochs}, "rft"),
+            iteration=iteration,
+            seed=seed,
+            policy_out=rloop_policy.path,
+            log_out=log.path,
+            page_out=page.path,
+        )
+        log_metrics(metrics, figures)

@@ -1,0 +1,156 @@
+"""RFT: fine-tunes the iteration's initial policy on the expert trajectories, with TRL.
+
+On the very tokens that were sampled, the loss on the completion alone, its EOS included: what the policy
+learns to write is what a policy wrote.
+"""
+
+import math
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from components.rft.settings import RFTSettings
+from components.shared import page
+from components.shared.errors import InputError
+from components.shared.policy import (
+    eos_token_ids,
+    load_model,
+    load_tokenizer,
+    prompt_token_ids,
+    save_policy,
+    training_precision,
+)
+from components.shared.schema import parquet_files
+from components.shared.stage import Progress, result, write_json
+
+
+def refine(
+    policy: str | Path,
+    experts: str | Path,
+    settings: RFTSettings,
+    *,
+    iteration: int,
+    seed: int,
+    policy_out: str | Path,
+    log_out: str | Path,
+    page_out: str | Path,
+) -> dict[str, float]:
+    """Fine-tunes a policy on expert trajectories.
+
+    Args:
+        policy: folder of the iteration's initial policy; left as it is.
+        experts: folder with the expert trajectories.
+        settings: the recipe's `rft` section.
+        iteration: of RLoop, from 1.
+        seed: of the order of trajectories.
+        policy_out: folder to make: the next iteration's initial policy.
+        log_out: JSON file to write: figures of each update.
+        page_out: the same as plots.
+
+    Returns:
+        Figures for KFP metrics.
+
+    Raises:
+        InputError: an expert does not end with EOS, or training went astray.
+    """
+    import torch
+    from datasets import Dataset
+    from transformers import PrinterCallback, TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+
+    tokenizer, eos = load_tokenizer(policy), eos_token_ids(policy)
+
+    def tokens(rows: dict[str, list[Any]]) -> dict[str, list[list[int]]]:
+        prompts = prompt_token_ids(tokenizer, rows["prompt"])
+        for problem, ids in zip(rows["problem_id"], rows["completion_ids"], strict=True):
+            if not ids or ids[-1] not in eos:
+                raise InputError(f"{experts}: a trajectory of problem {problem} does not end with the policy's EOS")
+        return {
+            "input_ids": [p + c for p, c in zip(prompts, rows["completion_ids"], strict=True)],
+            "labels": [[-100] * len(p) + c for p, c in zip(prompts, rows["completion_ids"], strict=True)],
+        }
+
+    per_forward = settings.trajectories_per_forward or settings.batch_size
+    with tempfile.TemporaryDirectory() as work:
+        dataset = Dataset.from_parquet([str(file) for file in parquet_files(experts)], cache_dir=work)
+        dataset = dataset.map(tokens, batched=True, remove_columns=dataset.column_names)
+        updates = math.ceil(len(dataset) / settings.batch_size * settings.epochs)
+        progress = Progress(updates, "updates")
+
+        class UpdateProgress(TrainerCallback):
+            """Prints a progress line after each update."""
+
+            def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+                if logs and "loss" in logs:
+                    progress.advance(1, f"loss {float(logs['loss']):.4f}")
+
+        model = load_model(policy)
+        trainer = SFTTrainer(
+            model=model,
+            processing_class=tokenizer,
+            train_dataset=dataset,
+            args=SFTConfig(
+                output_dir=work,
+                max_steps=updates,
+                learning_rate=settings.learning_rate,
+                lr_scheduler_type=settings.lr_schedule,
+                warmup_steps=math.ceil(updates * settings.warmup_share),
+                weight_decay=settings.weight_decay,
+                max_grad_norm=settings.max_grad_norm,
+                per_device_train_batch_size=per_forward,
+                gradient_accumulation_steps=settings.batch_size // per_forward,
+                max_length=None,  # nothing is cut: a trajectory without its end teaches never to stop
+                gradient_checkpointing=settings.gradient_checkpointing,
+                seed=seed,
+                logging_steps=1,
+                save_strategy="no",
+                report_to="none",
+                disable_tqdm=True,
+                **training_precision(settings.precision),
+            ),
+            callbacks=[UpdateProgress()],
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+
+    if not all(torch.isfinite(parameter).all() for parameter in model.parameters()):
+        raise InputError("the fine-tuned policy's weights are not finite; lower rft.learning_rate")
+    save_policy(model, policy, policy_out)
+    log = [
+        {"update": i, "loss": float(e["loss"]), "grad_norm": float(e["grad_norm"])}
+        for i, e in enumerate(entry for entry in trainer.state.log_history if "loss" in entry)
+    ]
+    write_json(
+        log_out,
+        {
+            "iteration": iteration,
+            "seed": seed,
+            "settings": settings.model_dump(),
+            "trajectories": len(dataset),
+            "updates": log,
+        },
+    )
+    _write_page(page_out, iteration, len(dataset), log)
+    result(f"{len(log)} updates on {len(dataset)} trajectories; loss {log[0]['loss']:.3f} to {log[-1]['loss']:.3f}")
+    return {
+        "trajectories": len(dataset),
+        "updates": len(log),
+        "first_loss": log[0]["loss"],
+        "last_loss": log[-1]["loss"],
+    }
+
+
+def _write_page(path: str | Path, iteration: int, trajectories: int, log: list[dict[str, Any]]) -> None:
+    drawing, (loss, norm) = page.new_figure(9, 3, columns=2)
+    loss.plot([row["update"] for row in log], [row["loss"] for row in log])
+    loss.set_xlabel("update")
+    loss.set_ylabel("loss, nats a completion token")
+    norm.plot([row["update"] for row in log], [row["grad_norm"] for row in log])
+    norm.set_xlabel("update")
+    norm.set_ylabel("gradient norm before clipping")
+    page.page(
+        path,
+        f"RFT, iteration {iteration}",
+        f"{len(log)} updates on {trajectories:,} expert trajectories.",
+        page.figure(drawing, "Loss on the completions' tokens, EOS included, and the gradient norm."),
+    )

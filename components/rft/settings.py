@@ -1,0 +1,41 @@
+"""Settings of RFT, rejection-sampling fine-tuning: the recipe's `rft` section."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from components.shared.settings import Settings
+
+
+class RFTSettings(Settings):
+    """One iteration's fine-tuning of its initial policy on the experts.
+
+    The paper does not tell its values; the defaults are those of a small study of ours on Countdown, with
+    a learning rate that is usual for fine-tuning models of billions of parameters.
+    """
+
+    learning_rate: float = Field(1e-5, gt=0, description="Of AdamW, at its highest.")
+    epochs: float = Field(3, gt=0, description="Passes over the experts.")
+    batch_size: int = Field(64, ge=1, description="Trajectories of one optimiser update.")
+    trajectories_per_forward: int | None = Field(
+        None, ge=1, description="Trajectories of one forward and backward pass; the batch's if left out. Memory only."
+    )
+    lr_schedule: Literal["linear", "cosine", "constant_with_warmup"] = Field(
+        "cosine", description="How the learning rate falls after the warm-up."
+    )
+    warmup_share: float = Field(0.05, ge=0, lt=1, description="Of all updates, over which the learning rate rises.")
+    weight_decay: float = Field(0.0, ge=0, description="Of AdamW.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are scaled down to this norm.")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="Of training: auto is bfloat16 on a GPU that has it, float32 elsewhere."
+    )
+    gradient_checkpointing: bool = Field(False, description="Saves memory for a third more compute.")
+
+    @model_validator(mode="after")
+    def _batches_divide(self) -> Self:
+        if self.trajectories_per_forward and self.batch_size % self.trajectories_per_forward:
+            raise ValueError(
+                f"rft.trajectories_per_forward ({self.trajectories_per_forward}) must divide rft.batch_size "
+                f"({self.batch_size})"
+            )
+        return self

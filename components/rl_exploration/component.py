@@ -1,0 +1,63 @@
+"""The RL exploration stage as Kubeflow Pipelines sees it."""
+
+from kfp import dsl
+
+
+@dsl.component(base_image="rloop-rl-exploration", install_kfp_package=False)
+def rl_exploration(
+    policy: dsl.Input[dsl.Model],
+    problems: dsl.Input[dsl.Dataset],
+    iteration: int,
+    seed: int,
+    steps: int,
+    learning_rate: float,
+    prompts_per_step: int,
+    group_size: int,
+    settings: dict,
+    rollouts: dsl.Output[dsl.Dataset],
+    explored_policy: dsl.Output[dsl.Model],
+    log: dsl.Output[dsl.Artifact],
+    page: dsl.Output[dsl.HTML],
+    metrics: dsl.Output[dsl.Metrics],
+):
+    """Runs RL (DAPO) from the iteration's policy and keeps every rollout.
+
+    Args:
+        policy: The iteration's initial policy.
+        problems: Training problems.
+        iteration: Of RLoop, from 1.
+        seed: Of sampling and of the order of problems.
+        steps: RL steps; each samples one batch of prompts.
+        learning_rate: Of the optimiser.
+        prompts_per_step: Prompts sampled at each step.
+        group_size: Completions a prompt.
+        settings: The rest of the recipe's rl section.
+        rollouts: Every completion of every step, in Parquet shards.
+        explored_policy: The policy at the end of RL.
+        log: Figures of each step, as JSON.
+        page: The same as plots.
+        metrics: Figures of the run as a whole.
+    """
+    from components.rl_exploration.explore import explore
+    from components.rl_exploration.settings import ExplorationSettings
+    from components.shared.stage import log_metrics, stage
+
+    with stage("RL exploration"):
+        keys = {
+            "steps": steps,
+            "learning_rate": learning_rate,
+            "prompts_per_step": prompts_per_step,
+            "group_size": group_size,
+        }
+        figures = explore(
+            policy.path,
+            problems.path,
+            ExplorationSettings.check({**settings, **keys}, "rl"),
+            iteration=iteration,
+            seed=seed,
+            rollouts_out=rollouts.path,
+            policy_out=explored_policy.path,
+            log_out=log.path,
+            page_out=page.path,
+        )
+        log_metrics(metrics, figures)

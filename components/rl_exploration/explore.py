@@ -1,0 +1,201 @@
+"""RL exploration: DAPO from the iteration's policy with TRL, every rollout kept.
+
+The policy's drift from step to step is the exploration: what it samples on the way, right and wrong, is
+this stage's main product; the policy it ends at is evaluated, and RFT starts again from the initial one.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from components.rl_exploration.recorder import RolloutRecorder
+from components.rl_exploration.settings import ExplorationSettings
+from components.shared import page
+from components.shared.errors import InputError
+from components.shared.grading import Grader
+from components.shared.policy import (
+    check_room,
+    conversation,
+    eos_token_ids,
+    load_model,
+    load_tokenizer,
+    policy_id,
+    save_policy,
+    training_precision,
+)
+from components.shared.schema import count_rows, parquet_files, read_rows
+from components.shared.stage import Progress, result, write_json
+
+# What a step's log holds, under which name TRL logs it, and what the figure says of it.
+STEP_FIGURES = {
+    "reward": ("reward", "mean reward (share correct)"),
+    "entropy": ("entropy", "entropy of the policy, nats a token"),
+    "zero_spread": ("frac_reward_zero_std", "share of groups without spread"),
+    "truncated": ("completions/clipped_ratio", "share of completions cut"),
+    "grad_norm": ("grad_norm", "gradient norm before clipping"),
+    "mean_tokens": ("completions/mean_length", "tokens a completion"),
+}
+
+
+def explore(
+    policy: str | Path,
+    problems: str | Path,
+    settings: ExplorationSettings,
+    *,
+    iteration: int,
+    seed: int,
+    rollouts_out: str | Path,
+    policy_out: str | Path,
+    log_out: str | Path,
+    page_out: str | Path,
+) -> dict[str, float]:
+    """Runs RL from a policy and records every completion.
+
+    Args:
+        policy: folder of the iteration's initial policy; left as it is.
+        problems: folder with the training problems.
+        settings: the recipe's `rl` section.
+        iteration: of RLoop, from 1.
+        seed: of sampling and of the order of problems.
+        rollouts_out: folder for the rollout shards.
+        policy_out: folder to make: the explored policy.
+        log_out: JSON file to write: figures of each step.
+        page_out: the same as plots.
+
+    Returns:
+        The figures of the run as a whole, for KFP metrics.
+
+    Raises:
+        InputError: too few problems, or nothing to learn from for many steps.
+    """
+    import torch
+    from datasets import Dataset
+    from transformers import PrinterCallback, TrainerCallback
+    from trl import GRPOConfig, GRPOTrainer
+
+    if (available := count_rows(problems)) < settings.prompts_per_step:
+        raise InputError(
+            f"{available} training problems are fewer than rl.prompts_per_step ({settings.prompts_per_step}); "
+            f"lower it, or give more problems in data.train"
+        )
+    check_room(policy, (row["prompt"] for row in read_rows(problems, ["prompt"])), settings.max_completion_tokens, "rl")
+    Path(rollouts_out).mkdir(parents=True, exist_ok=True)
+    progress = Progress(settings.steps, "steps")
+
+    class StepProgress(TrainerCallback):
+        """Prints a progress line after each RL step."""
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+            if logs and "reward" in logs and state.global_step % settings.updates_per_step == 0:
+                progress.advance(1, f"reward {float(logs['reward']):.3f}, entropy {float(logs['entropy']):.2f}")
+
+    with tempfile.TemporaryDirectory() as work, Grader(seconds=settings.grading_seconds) as grader:
+        dataset = Dataset.from_parquet([str(file) for file in parquet_files(problems)], cache_dir=work).map(
+            lambda row: {"prompt": conversation(row["prompt"]), "question": row["prompt"]},
+            remove_columns=["source", "difficulty"],
+        )
+        recorder = RolloutRecorder(
+            rollouts_out,
+            grader,
+            iteration=iteration,
+            rank=int(os.environ.get("RANK", "0")),
+            policy_id=policy_id(policy),
+            eos_ids=eos_token_ids(policy),
+            updates_per_step=settings.updates_per_step,
+            max_completion_tokens=settings.max_completion_tokens,
+            patience=settings.patience,
+        )
+        model = load_model(policy)
+        trainer = GRPOTrainer(
+            model=model,
+            processing_class=load_tokenizer(policy),
+            reward_funcs=recorder,
+            train_dataset=dataset,
+            args=GRPOConfig(
+                output_dir=work,
+                max_steps=settings.steps * settings.updates_per_step,
+                learning_rate=settings.learning_rate,
+                lr_scheduler_type="constant_with_warmup",
+                warmup_steps=settings.warmup_steps,
+                weight_decay=settings.weight_decay,
+                max_grad_norm=settings.max_grad_norm,
+                num_generations=settings.group_size,
+                per_device_train_batch_size=settings.forward_completions,
+                gradient_accumulation_steps=(
+                    settings.update_prompts * settings.group_size // settings.forward_completions
+                ),
+                generation_batch_size=settings.prompts_per_step * settings.group_size,
+                max_completion_length=settings.max_completion_tokens,
+                temperature=settings.temperature,
+                top_p=settings.top_p,
+                loss_type="dapo",
+                epsilon=settings.clip_low,
+                epsilon_high=settings.clip_high,
+                beta=settings.kl_coefficient,
+                mask_truncated_completions=settings.mask_truncated,
+                gradient_checkpointing=settings.gradient_checkpointing,
+                seed=seed + iteration,  # another order of problems in each iteration
+                logging_steps=1,
+                save_strategy="no",
+                report_to="none",
+                disable_tqdm=True,
+                **training_precision(settings.precision),
+            ),
+            callbacks=[StepProgress()],
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+        timed_out = grader.timed_out
+
+    if not all(torch.isfinite(parameter).all() for parameter in model.parameters()):
+        raise InputError("the explored policy's weights are not finite; lower rl.learning_rate")
+    save_policy(model, policy, policy_out)
+    steps = _steps(trainer.state.log_history, settings.updates_per_step)
+    write_json(
+        log_out,
+        {
+            "iteration": iteration,
+            "seed": seed,
+            "settings": settings.model_dump(),
+            "timed_out": timed_out,
+            "steps": steps,
+        },
+    )
+    _write_page(page_out, iteration, steps)
+    first, last = steps[0], steps[-1]
+    result(f"{recorder.recorded} rollouts, {recorder.correct} correct; reward {first['reward']:.3f} to {last['reward']:.3f}")
+    return {
+        "rollouts": recorder.recorded,
+        "correct_rollouts": recorder.correct,
+        "grading_timed_out": timed_out,
+        **{f"last_step_{name}": last[name] for name in STEP_FIGURES if last[name] is not None},
+    }
+
+
+def _steps(history: list[dict[str, Any]], updates_per_step: int) -> list[dict[str, Any]]:
+    """One row of figures an RL step: means over its updates, None where TRL logged nothing."""
+    updates = [entry for entry in history if "reward" in entry]
+    rows = []
+    for start in range(0, len(updates), updates_per_step):
+        entries = updates[start : start + updates_per_step]
+        row: dict[str, Any] = {"step": start // updates_per_step}
+        for name, (logged, _) in STEP_FIGURES.items():
+            values = [float(entry[logged]) for entry in entries if logged in entry]
+            row[name] = sum(values) / len(values) if values else None
+        rows.append(row)
+    return rows
+
+
+def _write_page(path: str | Path, iteration: int, steps: list[dict[str, Any]]) -> None:
+    drawing, axes = page.new_figure(11, 5.4, rows=2, columns=3)
+    for axis, (name, (_, label)) in zip(axes, STEP_FIGURES.items(), strict=True):
+        axis.plot([row["step"] for row in steps], [row[name] for row in steps])
+        axis.set_title(label, fontsize=9)
+        axis.set_xlabel("RL step", fontsize=8)
+    page.page(
+        path,
+        f"RL exploration, iteration {iteration}",
+        f"{len(steps)} steps; reward {steps[0]['reward']:.3f} at the first and {steps[-1]['reward']:.3f} at the last.",
+        page.figure(drawing, "Figures of each step, over all of its completions."),
+    )

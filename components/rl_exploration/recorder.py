@@ -1,0 +1,138 @@
+"""The reward function that records: TRL calls it with every completion of every step.
+
+Each batch becomes one Parquet shard, renamed into place as soon as it is scored, before TRL goes on: a
+crash loses at most the batch in flight.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from components.shared.errors import InputError
+from components.shared.grading import Grader, GradingRow
+from components.shared.schema import ROLLOUTS, write_table
+
+
+class RolloutRecorder:
+    """Judges completions, records them, and gives TRL their rewards.
+
+    Args:
+        folder: where the shards go.
+        grader: judges the completions.
+        iteration: of RLoop, from 1.
+        rank: of this training process.
+        policy_id: of the policy the iteration started from.
+        eos_ids: token ids that end a completion.
+        updates_per_step: optimiser updates on one step's samples.
+        max_completion_tokens: for messages.
+        patience: steps in a row without anything to learn from after which to stop.
+    """
+
+    __name__ = "correct"  # what TRL logs the reward as
+
+    def __init__(
+        self,
+        folder: str | Path,
+        grader: Grader,
+        *,
+        iteration: int,
+        rank: int,
+        policy_id: str,
+        eos_ids: set[int],
+        updates_per_step: int,
+        max_completion_tokens: int,
+        patience: int,
+    ) -> None:
+        self._folder, self._grader = Path(folder), grader
+        self._iteration, self._rank, self._policy_id, self._eos_ids = iteration, rank, policy_id, eos_ids
+        self._updates_per_step, self._max_tokens, self._patience = updates_per_step, max_completion_tokens, patience
+        self._all_truncated = self._no_spread = 0
+        self.recorded = 0
+        self.correct = 0
+
+    def __call__(
+        self,
+        *,
+        completions: Sequence[list[dict[str, str]]],
+        completion_ids: Sequence[list[int]],
+        problem_id: Sequence[str],
+        question: Sequence[str],
+        answer: Sequence[str],
+        verifier: Sequence[str],
+        trainer_state: Any,
+        **_: Any,
+    ) -> list[float | None]:
+        """Rewards of one generation batch: 1 for correct, 0 for wrong or cut, None for not scorable.
+
+        The lists are parallel, a prompt's completions one after the other. `question` is the user's message.
+
+        Raises:
+            InputError: for `patience` steps there has been nothing to learn from.
+        """
+        step = trainer_state.global_step // self._updates_per_step
+        texts = [messages[-1]["content"] for messages in completions]
+        finished = [bool(ids) and ids[-1] in self._eos_ids for ids in completion_ids]
+        # A cut completion has given no answer, whatever number it happened to end on.
+        verdicts: list[bool | None] = [False] * len(texts)
+        whole = [i for i, ended in enumerate(finished) if ended]
+        rows = [GradingRow(verifier[i], answer[i], texts[i]) for i in whole]
+        for i, judged in zip(whole, self._grader.grade(rows), strict=True):
+            verdicts[i] = judged
+        rewards = [None if verdict is None else float(verdict) for verdict in verdicts]
+
+        now = datetime.now(UTC)
+        write_table(
+            self._folder / f"step-{step:06d}-rank-{self._rank:04d}.parquet",
+            ROLLOUTS,
+            (
+                {
+                    "problem_id": problem_id[i],
+                    "iteration": self._iteration,
+                    "step": step,
+                    "rank": self._rank,
+                    "group_id": f"{self._iteration}-{step}-{problem_id[i]}",
+                    "sample_index": i,
+                    "prompt": question[i],
+                    "completion": texts[i],
+                    "completion_ids": completion_ids[i],
+                    "finish_reason": "stop" if finished[i] else "length",
+                    "reward": rewards[i],
+                    "policy_id": self._policy_id,
+                    "sampled_at": now,
+                }
+                for i in range(len(texts))
+            ),
+        )
+        self.recorded += len(texts)
+        self.correct += sum(verdict is True for verdict in verdicts)
+        self._check_signal(problem_id, rewards, finished)
+        return rewards
+
+    def _check_signal(
+        self, problem_ids: Sequence[str], rewards: list[float | None], finished: list[bool]
+    ) -> None:
+        spread: dict[str, set[float]] = {}
+        for identity, reward in zip(problem_ids, rewards, strict=True):
+            if reward is not None:
+                spread.setdefault(identity, set()).add(reward)
+        self._all_truncated = 0 if any(finished) else self._all_truncated + 1
+        self._no_spread = 0 if any(len(values) > 1 for values in spread.values()) else self._no_spread + 1
+        if self._all_truncated >= self._patience:
+            raise InputError(
+                f"nothing to learn from: in the last {self._patience} steps every completion was cut at "
+                f"{self._max_tokens} tokens, so none had an answer. Raise rl.max_completion_tokens, or check that "
+                f"the base policy ends its answers with an EOS token (its template and generation config)"
+            )
+        if self._no_spread >= self._patience:
+            always = "wrong" if not any(rewards) else "right"
+            remedy = (
+                "choose easier problems or a stronger base policy, raise rl.group_size, or check that the verifier "
+                "understands the policy's answers"
+                if always == "wrong"
+                else "choose harder problems"
+            )
+            raise InputError(
+                f"nothing to learn from: in the last {self._patience} steps all completions of each prompt had the "
+                f"same reward (in the last one, all {always}), so every advantage was 0; {remedy}"
+            )

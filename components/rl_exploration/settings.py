@@ -1,0 +1,75 @@
+"""Settings of RL exploration: the recipe's `rl` section.
+
+Defaults without a word on their origin are those of DAPO's public verl recipe for Qwen2.5-Math-7B, our
+stand-in for what the RLoop paper does not tell.
+"""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from components.shared.settings import Settings
+
+
+class ExplorationSettings(Settings):
+    """One iteration's RL run."""
+
+    steps: int = Field(ge=1, description="RL steps of an iteration; each samples one batch of prompts.")
+    learning_rate: float = Field(1e-6, ge=0, description="Of AdamW, constant after the warm-up.")
+    prompts_per_step: int = Field(512, ge=1, description="Prompts sampled at each step.")
+    group_size: int = Field(
+        16, ge=2, description="Completions a prompt; advantages compare them, so a group of one teaches nothing."
+    )
+    prompts_per_update: int | None = Field(
+        None, ge=1, description="Prompts of one optimiser update; all of the step's if left out (on-policy)."
+    )
+    completions_per_forward: int | None = Field(
+        None, ge=1, description="Completions of one forward and backward pass; an update's if left out. Memory only."
+    )
+    max_completion_tokens: int = Field(8192, ge=1, description="Of a completion; a longer one is cut and wrong.")
+    temperature: float = Field(1.0, gt=0, description="Of the sampling.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Of the sampling.")
+    clip_low: float = Field(0.2, gt=0, description="Lower clip range of the probability ratio.")
+    clip_high: float = Field(0.28, gt=0, description="Upper clip range: DAPO's clip-higher.")
+    kl_coefficient: float = Field(0.0, ge=0, description="Weight of the KL penalty to the initial policy; 0: none.")
+    mask_truncated: bool = Field(False, description="Leave cut completions out of the loss: DAPO's overlong filtering.")
+    warmup_steps: int = Field(10, ge=0, description="Updates over which the learning rate rises from 0.")
+    weight_decay: float = Field(0.1, ge=0, description="Of AdamW.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are scaled down to this norm.")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="Of training: auto is bfloat16 on a GPU that has it, float32 elsewhere."
+    )
+    gradient_checkpointing: bool = Field(False, description="Saves memory for a third more compute.")
+    grading_seconds: float = Field(5.0, gt=0, description="An answer may take to judge; past it, it is wrong.")
+    patience: int = Field(
+        20, ge=1, description="Stop with an explanation after so many steps in a row without anything to learn from."
+    )
+
+    @model_validator(mode="after")
+    def _batches_divide(self) -> Self:
+        if self.prompts_per_step % self.update_prompts:
+            raise ValueError(
+                f"rl.prompts_per_step ({self.prompts_per_step}) must be a multiple of rl.prompts_per_update "
+                f"({self.update_prompts})"
+            )
+        if self.update_prompts * self.group_size % self.forward_completions:
+            raise ValueError(
+                f"rl.completions_per_forward ({self.forward_completions}) must divide an update's "
+                f"{self.update_prompts * self.group_size} completions (rl.prompts_per_update x rl.group_size)"
+            )
+        return self
+
+    @property
+    def update_prompts(self) -> int:
+        """Prompts of one optimiser update."""
+        return self.prompts_per_update or self.prompts_per_step
+
+    @property
+    def forward_completions(self) -> int:
+        """Completions of one forward and backward pass."""
+        return self.completions_per_forward or self.update_prompts * self.group_size
+
+    @property
+    def updates_per_step(self) -> int:
+        """Optimiser updates on one step's samples."""
+        return self.prompts_per_step // self.update_prompts

@@ -1,0 +1,208 @@
+"""Rollout harvesting: the shards of all steps and ranks to one table of trajectories.
+
+Streams: counts per problem are gathered in a first pass over a few columns, the rows written in a second.
+Half-written and repeated shards are recognised, left out and counted.
+"""
+
+import re
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from components.shared import page
+from components.shared.errors import InputError
+from components.shared.schema import ROLLOUTS, TRAJECTORIES, table_writer, write_table
+from components.shared.stage import Progress, result, write_json
+
+_SHARD = re.compile(r"step-(\d+)-rank-(\d+).*\.parquet")
+
+SUCCESS_RATES = pa.schema(
+    [
+        pa.field("problem_id", pa.string(), nullable=False),
+        pa.field("step", pa.int32(), nullable=False),
+        pa.field("samples", pa.int32(), nullable=False),  # scorable ones
+        pa.field("correct", pa.int32(), nullable=False),
+        pa.field("success_rate_so_far", pa.float32(), nullable=False),  # of the problem, up to this step
+    ]
+)
+
+
+def harvest(
+    rollouts: str | Path,
+    *,
+    trajectories_out: str | Path,
+    success_rates_out: str | Path,
+    report_out: str | Path,
+    page_out: str | Path,
+) -> dict[str, float]:
+    """Gathers an iteration's rollouts.
+
+    Args:
+        rollouts: folder of rollout shards.
+        trajectories_out: folder to make, with `trajectories.parquet`: the rollouts in order of step and
+            rank, with `verdict` from the reward and the problem's `success_rate` over the iteration.
+        success_rates_out: folder to make, with `success_rates.parquet`: each problem at each step it was
+            sampled.
+        report_out: JSON file to write.
+        page_out: the same as an HTML page.
+
+    Returns:
+        Figures for KFP metrics.
+
+    Raises:
+        InputError: there is no whole shard.
+    """
+    shards, report = _whole_shards(Path(rollouts))
+    counts = _count(shards)
+    totals: dict[str, list[int]] = {}
+    for (problem, _), (samples, correct) in counts.items():
+        total = totals.setdefault(problem, [0, 0])
+        total[0] += samples
+        total[1] += correct
+    rates = {problem: correct / samples for problem, (samples, correct) in totals.items() if samples}
+
+    progress = Progress(len(shards), "shards")
+    with table_writer(Path(trajectories_out) / "trajectories.parquet", TRAJECTORIES) as writer:
+        for shard in shards:
+            for batch in pq.ParquetFile(shard).iter_batches(batch_size=2048):
+                writer.write_batch(_with_success_rate(batch, rates))
+            progress.advance()
+    _write_success_rates(Path(success_rates_out) / "success_rates.parquet", counts)
+
+    correct = sum(c for _, c in totals.values())
+    steps = sorted({step for _, step in counts})
+    report |= {
+        "trajectories": writer.written,
+        "correct": correct,
+        "not_scorable": writer.written - sum(n for n, _ in totals.values()),
+        "problems": len(totals),
+        "never_solved": sum(rate == 0 for rate in rates.values()),
+        "always_solved": sum(rate == 1 for rate in rates.values()),
+        "missing_steps": sorted(set(range(steps[-1] + 1)) - set(steps)) if steps else [],
+        "success_rate_histogram": _histogram(rates),
+        "by_step": _by_step(counts),
+    }
+    write_json(report_out, report)
+    _write_page(page_out, report)
+    set_aside = report["duplicate_shards"] + report["incomplete_shards"]
+    result(
+        f"{writer.written} trajectories of {len(totals)} problems, {correct} correct"
+        + (f"; {len(set_aside)} shards set aside" if set_aside else "")
+    )
+    keys = ("trajectories", "correct", "problems", "never_solved", "always_solved")
+    return {key: report[key] for key in keys} | {"shards_set_aside": len(set_aside)}
+
+
+def _whole_shards(folder: Path) -> tuple[list[Path], dict[str, Any]]:
+    """The shards to use in order of step and rank, and a report of those set aside."""
+    incomplete = [f"{file.name}: left unfinished by a killed writer" for file in sorted(folder.glob(".*.tmp"))]
+    found: defaultdict[tuple[int, int], list[Path]] = defaultdict(list)
+    for file in sorted(folder.glob("*.parquet")):
+        match = _SHARD.fullmatch(file.name)
+        try:
+            schema = pq.read_schema(file)
+        except (pa.ArrowInvalid, OSError) as error:
+            incomplete.append(f"{file.name}: {str(error).splitlines()[0]}")
+            continue
+        if match is None or not schema.equals(ROLLOUTS):
+            raise InputError(f"{file}: not a rollout shard; expected step-S-rank-R.parquet with the rollout columns")
+        found[int(match[1]), int(match[2])].append(file)
+    if not found:
+        raise InputError(f"{folder} holds no whole rollout shard ({len(incomplete)} unfinished); run exploration again")
+    duplicates, shards = [], []
+    for key in sorted(found):
+        # A step sampled twice by one rank was repeated after a crash; what was sampled last was trained on.
+        *older, newest = sorted(found[key], key=_sampled_at)
+        duplicates += [f"{file.name}: step {key[0]}, rank {key[1]} again, in {newest.name}" for file in older]
+        shards.append(newest)
+    return shards, {"shards": len(shards), "duplicate_shards": duplicates, "incomplete_shards": incomplete}
+
+
+def _sampled_at(shard: Path) -> Any:
+    return pc.max(pq.read_table(shard, columns=["sampled_at"])["sampled_at"]).as_py()
+
+
+def _count(shards: list[Path]) -> dict[tuple[str, int], tuple[int, int]]:
+    """Scorable samples and correct ones, by problem and step."""
+    counts: defaultdict[tuple[str, int], tuple[int, int]] = defaultdict(lambda: (0, 0))
+    for shard in shards:
+        table = pq.read_table(shard, columns=["problem_id", "step", "reward"])
+        grouped = table.group_by(["problem_id", "step"]).aggregate([("reward", "count"), ("reward", "sum")])
+        for row in grouped.to_pylist():
+            samples, correct = counts[row["problem_id"], row["step"]]
+            counts[row["problem_id"], row["step"]] = (
+                samples + row["reward_count"],
+                correct + int(row["reward_sum"] or 0),
+            )
+    return dict(counts)
+
+
+def _with_success_rate(batch: pa.RecordBatch, rates: dict[str, float]) -> pa.Table:
+    columns = {name: batch[name] for name in ROLLOUTS.names}
+    columns["verdict"] = pc.greater(batch["reward"], 0)
+    columns["success_rate"] = pa.array([rates.get(p) for p in batch["problem_id"].to_pylist()], pa.float32())
+    columns["dropped_because"] = pa.nulls(batch.num_rows, pa.string())
+    return pa.table(columns, schema=TRAJECTORIES)
+
+
+def _write_success_rates(path: Path, counts: dict[tuple[str, int], tuple[int, int]]) -> None:
+    rows, so_far = [], {}
+    for problem, step in sorted(counts):
+        samples, correct = counts[problem, step]
+        total, right = so_far.get(problem, (0, 0))
+        so_far[problem] = total, right = total + samples, right + correct
+        rows.append(
+            {
+                "problem_id": problem,
+                "step": step,
+                "samples": samples,
+                "correct": correct,
+                "success_rate_so_far": right / total if total else 0.0,
+            }
+        )
+    write_table(path, SUCCESS_RATES, rows)
+
+
+def _histogram(rates: dict[str, float]) -> list[int]:
+    """Problems by success rate, in ten equal bins from 0 to 1."""
+    bins = [0] * 10
+    for rate in rates.values():
+        bins[min(int(rate * 10), 9)] += 1
+    return bins
+
+
+def _by_step(counts: dict[tuple[str, int], tuple[int, int]]) -> list[dict[str, Any]]:
+    by_step: dict[int, list[int]] = {}
+    for (_, step), (samples, correct) in counts.items():
+        total = by_step.setdefault(step, [0, 0, 0])
+        total[0] += samples
+        total[1] += correct
+        total[2] += correct > 0
+    return [
+        {"step": step, "samples": n, "correct": c, "problems_solved": solved}
+        for step, (n, c, solved) in sorted(by_step.items())
+    ]
+
+
+def _write_page(path: str | Path, report: dict[str, Any]) -> None:
+    drawing, (rates, steps) = page.new_figure(10, 3.2, columns=2)
+    rates.bar([(i + 0.5) / 10 for i in range(10)], report["success_rate_histogram"], width=0.09)
+    rates.set_xlabel("success rate over the iteration")
+    rates.set_ylabel("problems")
+    steps.plot([s["step"] for s in report["by_step"]], [s["correct"] for s in report["by_step"]])
+    steps.set_xlabel("RL step")
+    steps.set_ylabel("correct rollouts")
+    set_aside = report["duplicate_shards"] + report["incomplete_shards"]
+    names = ("shards", "trajectories", "correct", "not_scorable", "problems", "never_solved", "always_solved")
+    page.page(
+        path,
+        "Rollout harvesting",
+        f"{report['trajectories']:,} trajectories of {report['problems']:,} problems, {report['correct']:,} correct.",
+        page.figure(drawing, "How often each problem was solved, and when the correct rollouts were sampled."),
+        page.table(["what", "count"], [[name.replace("_", " "), report[name]] for name in names]),
+        page.heading("Shards set aside") + page.preformatted("\n".join(set_aside)) if set_aside else "",
+    )

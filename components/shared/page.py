@@ -1,0 +1,100 @@
+"""Self-contained HTML pages: tables, figures and notes, with no script and nothing loaded from elsewhere."""
+
+import io
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from components.shared.stage import whole_file
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_STYLE = """
+:root { color-scheme: light; }
+body { font: 15px/1.5 system-ui, sans-serif; color: #1c2330; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.5rem; margin-bottom: .2rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
+p.lead { color: #465064; margin-top: 0; } p.note { color: #465064; font-size: .92rem; }
+.scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .92rem; margin: .6rem 0; }
+th, td { padding: .3rem .7rem; border-bottom: 1px solid #dde2ea; text-align: right; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; } td.text { text-align: left; white-space: normal; }
+thead th { border-bottom: 2px solid #8a94a6; } tr.chosen td { background: #e9f5ec; font-weight: 600; }
+figure { margin: .6rem 0; } svg { max-width: 100%; height: auto; }
+code, pre { font: .85rem/1.4 ui-monospace, monospace; } pre { background: #f4f6f9; padding: .8rem; overflow-x: auto; }
+@media print { body { margin: 0; max-width: none; } h2, figure { break-inside: avoid; } }
+"""
+
+
+def page(path: str | Path, title: str, lead: str, *parts: str) -> None:
+    """Writes a page, whole.
+
+    Args:
+        path: of the file.
+        title: plain text.
+        lead: a sentence below the title, plain text.
+        parts: HTML, as the functions of this module give it.
+    """
+    body = "".join(parts)
+    with whole_file(path) as temporary:
+        temporary.write_text(
+            f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+            f'<meta name="viewport" content="width=device-width, initial-scale=1">'
+            f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>"
+            f'<h1>{escape(title)}</h1><p class="lead">{escape(lead)}</p>{body}</body></html>\n'
+        )
+
+
+def heading(text: str) -> str:
+    """A section's heading."""
+    return f"<h2>{escape(text)}</h2>"
+
+
+def note(text: str) -> str:
+    """A sentence or two of explanation."""
+    return f'<p class="note">{escape(text)}</p>'
+
+
+def preformatted(text: str) -> str:
+    """Text as it stands, such as YAML or a sample completion."""
+    return f"<pre>{escape(text)}</pre>"
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[Any]], chosen: int | None = None) -> str:
+    """A table; the row with index `chosen` is set off.
+
+    Numbers are aligned right; floats show three decimals.
+    """
+    head = "".join(f"<th>{escape(h)}</th>" for h in headers)
+    body = []
+    for index, row in enumerate(rows):
+        cells = "".join(f"<td>{escape(_cell(value))}</td>" for value in row)
+        body.append(f'<tr class="chosen">{cells}</tr>' if index == chosen else f"<tr>{cells}</tr>")
+    rows_html = "".join(body)
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows_html}</tbody></table></div>'
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def figure(drawing: "Figure", caption: str) -> str:
+    """A matplotlib figure as inline SVG with a caption that says what it shows."""
+    buffer = io.StringIO()
+    drawing.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+    svg = buffer.getvalue()
+    return f'<figure>{svg[svg.index("<svg") :]}<figcaption class="note">{escape(caption)}</figcaption></figure>'
+
+
+def new_figure(width: float = 8.0, height: float = 3.2, rows: int = 1, columns: int = 1) -> tuple["Figure", list[Any]]:
+    """A matplotlib figure in the report's style, and its axes row by row; no display is needed."""
+    from matplotlib.figure import Figure
+
+    drawing = Figure(figsize=(width, height), layout="constrained")
+    axes = list(drawing.subplots(rows, columns, squeeze=False).flat)
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.25)
+    return drawing, axes

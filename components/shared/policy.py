@@ -1,0 +1,208 @@
+"""The Policy contract: a Hugging Face model directory that every stage can load, with its chat template.
+
+A stage that trains saves new weights beside the *initial* policy's own config, generation config,
+tokenizer and template files, byte for byte, so that these never drift between stages.
+"""
+
+import hashlib
+import itertools
+import json
+import shutil
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from components.shared.errors import InputError
+from components.shared.stage import whole_folder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_WEIGHT_PATTERNS = ("*.safetensors", "*.safetensors.index.json")
+# Pickled weights run code when they are loaded; other frameworks' files are of no use here.
+_NEVER_COPIED = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.h5", "*.msgpack", "*.onnx", "*.gguf", "*.py")
+
+
+def check_policy(path: str | Path, name: str) -> None:
+    """Checks that a folder is a policy: safetensors, config, tokenizer, chat template, an EOS that agrees.
+
+    Args:
+        path: the folder.
+        name: what the user calls it, for the messages.
+
+    Raises:
+        InputError: names what is missing and how to supply it.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise InputError(f"base policy {name!r}: no such folder; give a Hugging Face model folder or hf://ORG/NAME")
+    if not (path / "config.json").is_file():
+        raise InputError(f"base policy {name!r} has no config.json; it is not a Hugging Face model folder")
+    if not any(path.glob("*.safetensors")):
+        raise InputError(
+            f"base policy {name!r} has no *.safetensors weights; load it in transformers and save it again with "
+            f"save_pretrained (pickled *.bin weights are not loaded, since they can run code)"
+        )
+    if not any((path / file).is_file() for file in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        raise InputError(
+            f"base policy {name!r} has no tokenizer (tokenizer.json, tokenizer.model or vocab.json); "
+            f"save one beside the weights with tokenizer.save_pretrained({name!r})"
+        )
+    tokenizer = load_tokenizer(path)
+    if not tokenizer.chat_template:
+        raise InputError(
+            f"base policy {name!r} has no chat template; add a chat_template.jinja file or set "
+            f"tokenizer.chat_template and save the tokenizer beside the weights"
+        )
+    if tokenizer.eos_token_id is None:
+        raise InputError(f"base policy {name!r}: the tokenizer has no EOS token, so a completion could never end")
+    if tokenizer.eos_token_id not in eos_token_ids(path):
+        raise InputError(
+            f"base policy {name!r}: the tokenizer's EOS {tokenizer.eos_token!r} (id {tokenizer.eos_token_id}) is not "
+            f"among the generation config's {sorted(eos_token_ids(path))}; generation would not stop where "
+            f"fine-tuning says it ends. Set eos_token_id in generation_config.json to a list with both"
+        )
+
+
+def load_tokenizer(path: str | Path) -> "PreTrainedTokenizerBase":
+    """The policy's tokenizer, padding on the left as sampling needs it."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(str(path), padding_side="left", trust_remote_code=False)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(path: str | Path, precision: str = "float32") -> "PreTrainedModel":
+    """The policy's model, on the CPU.
+
+    Args:
+        path: of the policy.
+        precision: of the weights: `float32` or `bfloat16`.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(
+        str(path), dtype=getattr(torch, precision), use_safetensors=True, trust_remote_code=False
+    )
+
+
+def eos_token_ids(path: str | Path) -> set[int]:
+    """The ids at which generation stops: the generation config's, else the model config's."""
+    for file in ("generation_config.json", "config.json"):
+        config = Path(path) / file
+        ids = json.loads(config.read_text()).get("eos_token_id") if config.is_file() else None
+        if ids is not None:
+            return set(ids if isinstance(ids, list) else [ids])
+    return set()
+
+
+def context_length(path: str | Path) -> int:
+    """The most tokens the model takes, prompt and completion together."""
+    config = json.loads((Path(path) / "config.json").read_text())
+    config = config.get("text_config", config)
+    length = config.get("max_position_embeddings")
+    if not isinstance(length, int):
+        raise InputError(f"{path}/config.json does not say max_position_embeddings, the model's context length")
+    return length
+
+
+def conversation(prompt: str) -> list[dict[str, str]]:
+    """A problem's prompt as the chat that the template renders."""
+    return [{"role": "user", "content": prompt}]
+
+
+def prompt_token_ids(tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[str]) -> list[list[int]]:
+    """The token ids of prompts, rendered by the chat template up to where the completion begins.
+
+    The same ids that TRL's trainer feeds the policy for `conversation(prompt)`.
+    """
+    rendered = tokenizer.apply_chat_template(
+        [conversation(prompt) for prompt in prompts], add_generation_prompt=True, tokenize=True, return_dict=True
+    )
+    ids: list[list[int]] = rendered["input_ids"]
+    return ids
+
+
+def check_room(policy: str | Path, prompts: Iterable[str], completion_tokens: int, section: str) -> None:
+    """Checks that every prompt leaves room for a completion in the policy's context.
+
+    Args:
+        policy: its folder.
+        prompts: users' messages, before the chat template.
+        completion_tokens: tokens that a completion may take.
+        section: of the recipe, for the message.
+
+    Raises:
+        InputError: a prompt is too long.
+    """
+    tokenizer, context = load_tokenizer(policy), context_length(policy)
+    texts = iter(prompts)
+    while batch := list(itertools.islice(texts, 1024)):
+        for text, ids in zip(batch, prompt_token_ids(tokenizer, batch), strict=True):
+            if len(ids) + completion_tokens > context:
+                raise InputError(
+                    f"the prompt {text[:60]!r}... takes {len(ids)} tokens; with {section}.max_completion_tokens "
+                    f"({completion_tokens}) that is more than the model's context of {context}. Lower it, or raise "
+                    f"data_completion_tokens so that data preparation drops such prompts"
+                )
+
+
+def copy_policy(source: str | Path, destination: str | Path) -> None:
+    """Copies a policy's files, whole, without pickled weights and without code."""
+    with whole_folder(destination) as folder:
+        shutil.copytree(
+            source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*_NEVER_COPIED, ".git", ".cache")
+        )
+
+
+def save_policy(model: "PreTrainedModel", initial: str | Path, destination: str | Path) -> None:
+    """Saves a trained model as a policy: its weights, and every other file as the initial policy has it.
+
+    Args:
+        model: whose weights to save.
+        initial: the policy that training started from.
+        destination: folder to make.
+    """
+    with whole_folder(destination) as folder:
+        shutil.copytree(
+            initial,
+            folder,
+            dirs_exist_ok=True,
+            ignore=shutil.ignore_patterns(*_WEIGHT_PATTERNS, *_NEVER_COPIED, ".git", ".cache"),
+        )
+        weights = folder / ".weights"
+        model.save_pretrained(weights)
+        for pattern in _WEIGHT_PATTERNS:
+            for file in weights.glob(pattern):
+                file.rename(folder / file.name)
+        shutil.rmtree(weights)
+
+
+@cache
+def policy_id(path: str | Path) -> str:
+    """A short name for a policy that follows from its weights: the same weights, the same id."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(path).glob("*.safetensors")):
+        with file.open("rb") as handle:
+            digest.update(hashlib.file_digest(handle, "sha256").digest())
+    return digest.hexdigest()[:12]
+
+
+def training_precision(precision: str) -> dict[str, Any]:
+    """The arguments of a transformers trainer for a precision.
+
+    Args:
+        precision: `float32`, `bfloat16`, or `auto`: bfloat16 on a GPU that has it, float32 elsewhere.
+
+    Returns:
+        `bf16` and `use_cpu` for `TrainingArguments`.
+    """
+    import torch
+
+    on_gpu = torch.cuda.is_available()
+    bf16 = precision == "bfloat16" or (precision == "auto" and on_gpu and torch.cuda.is_bf16_supported())
+    return {"bf16": bf16, "use_cpu": not on_gpu}

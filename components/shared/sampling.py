@@ -1,0 +1,85 @@
+"""Sampling completions from a policy with transformers, in batches of prompts of like length."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.shared.policy import eos_token_ids, load_model, load_tokenizer, prompt_token_ids
+from components.shared.stage import Progress
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One sampled completion of one prompt."""
+
+    prompt_index: int  # into the prompts given
+    sample_index: int  # 0 to n-1
+    text: str  # without special tokens
+    token_ids: list[int]  # as sampled, EOS included
+    finish_reason: str  # stop | length
+
+
+class Sampler:
+    """A policy ready to sample from, on the GPU where there is one.
+
+    Args:
+        policy: its folder.
+        max_tokens: of a completion; one that reaches it finishes with `length`.
+        temperature, top_p: of the sampling; a temperature of 0 takes the likeliest token each time.
+        batch_size: sequences generated at once.
+    """
+
+    def __init__(
+        self, policy: str | Path, *, max_tokens: int, temperature: float, top_p: float, batch_size: int
+    ) -> None:
+        import torch
+
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._tokenizer = load_tokenizer(policy)
+        self._model = load_model(policy, "bfloat16" if self._device == "cuda" else "float32").to(self._device).eval()
+        self._eos = eos_token_ids(policy)
+        self._batch_size = batch_size
+        self._options = {
+            "max_new_tokens": max_tokens,
+            "eos_token_id": sorted(self._eos),
+            "pad_token_id": self._tokenizer.pad_token_id,
+            "top_k": 0,
+            "do_sample": temperature > 0,
+            "temperature": temperature or None,
+            "top_p": top_p if temperature > 0 else None,
+        }
+
+    def sample(
+        self, prompts: Sequence[str], n: int, seed: int, progress: Progress | None = None
+    ) -> Iterator[Completion]:
+        """Samples n completions of every prompt; a prompt's n samples come one after the other.
+
+        Args:
+            prompts: users' messages, before the chat template.
+            n: samples a prompt.
+            seed: of the sampling; the same arguments on the same machine give the same completions.
+            progress: counts the completions.
+        """
+        import torch
+
+        prompt_ids = prompt_token_ids(self._tokenizer, prompts)
+        # Like lengths together waste no padding; the longest first shows at once whether memory suffices.
+        order = sorted(range(len(prompts)), key=lambda i: len(prompt_ids[i]), reverse=True)
+        sequences = [(index, k) for index in order for k in range(n)]
+        stop_ids = torch.tensor(sorted(self._eos), device=self._device)
+        torch.manual_seed(seed)
+        for start in range(0, len(sequences), self._batch_size):
+            batch = sequences[start : start + self._batch_size]
+            padded = self._tokenizer.pad({"input_ids": [prompt_ids[i] for i, _ in batch]}, return_tensors="pt")
+            padded = padded.to(self._device)
+            with torch.inference_mode():
+                generated = self._model.generate(**padded, **self._options)
+            completions = generated[:, padded["input_ids"].shape[1] :]
+            ended = torch.isin(completions, stop_ids)
+            lengths = torch.where(ended.any(1), ended.int().argmax(1) + 1, completions.shape[1]).tolist()
+            rows = [ids[:length] for ids, length in zip(completions.tolist(), lengths, strict=True)]
+            texts = self._tokenizer.batch_decode(rows, skip_special_tokens=True)
+            for (index, k), ids, text in zip(batch, rows, texts, strict=True):
+                yield Completion(index, k, text, ids, "stop" if ids[-1] in self._eos else "length")
+            if progress:
+                progress.advance(len(batch))

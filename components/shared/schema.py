@@ -1,0 +1,145 @@
+"""The columns of the tables that stages hand to each other, and how they are written and read."""
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from components.shared.errors import InputError
+from components.shared.stage import whole_file
+
+PROBLEMS = pa.schema(
+    [
+        pa.field("problem_id", pa.string(), nullable=False),  # hash of the normalised text
+        pa.field("prompt", pa.string(), nullable=False),  # the user's message, before the chat template
+        pa.field("answer", pa.string(), nullable=False),  # what the verifier judges against
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("verifier", pa.string(), nullable=False),  # the name of what judges a completion
+        pa.field("difficulty", pa.float64()),
+    ]
+)
+
+ROLLOUTS = pa.schema(
+    [
+        pa.field("problem_id", pa.string(), nullable=False),
+        pa.field("iteration", pa.int32(), nullable=False),
+        pa.field("step", pa.int32(), nullable=False),  # the RL step that sampled it, from 0
+        pa.field("rank", pa.int32(), nullable=False),  # the training process
+        pa.field("group_id", pa.string(), nullable=False),  # one prompt's samples of one step
+        pa.field("sample_index", pa.int32(), nullable=False),  # within the step and rank, from 0
+        pa.field("prompt", pa.string(), nullable=False),
+        pa.field("completion", pa.string(), nullable=False),  # decoded, without special tokens
+        pa.field("completion_ids", pa.list_(pa.int32()), nullable=False),  # as sampled, EOS included
+        pa.field("finish_reason", pa.string(), nullable=False),  # stop | length
+        pa.field("reward", pa.float32()),  # null: not scorable
+        pa.field("policy_id", pa.string(), nullable=False),  # the policy the iteration started from
+        pa.field("sampled_at", pa.timestamp("us", tz="UTC"), nullable=False),
+    ]
+)
+
+TRAJECTORIES = pa.schema(
+    [
+        *ROLLOUTS,
+        pa.field("verdict", pa.bool_()),  # null: not scorable
+        pa.field("success_rate", pa.float32()),  # of the problem, over this iteration's scorable rollouts
+        pa.field("dropped_because", pa.string()),  # null: kept, or not filtered yet
+    ]
+)
+
+SAMPLES = pa.schema(
+    [
+        pa.field("benchmark", pa.string(), nullable=False),
+        pa.field("problem_id", pa.string(), nullable=False),
+        pa.field("sample_index", pa.int32(), nullable=False),
+        pa.field("completion", pa.string(), nullable=False),
+        pa.field("finish_reason", pa.string(), nullable=False),
+        pa.field("tokens", pa.int32(), nullable=False),
+        pa.field("correct", pa.bool_()),  # null: not scorable
+    ]
+)
+
+
+BENCHMARK_ORDER = "benchmarks.json"  # beside the benchmarks' tables: their names in the recipe's order
+
+
+class TableWriter:
+    """Gathers rows and writes them a row group at a time."""
+
+    def __init__(self, writer: pq.ParquetWriter, schema: pa.Schema, rows_per_group: int) -> None:
+        self._writer, self._schema, self._rows_per_group = writer, schema, rows_per_group
+        self._rows: list[dict[str, Any]] = []
+        self.written = 0
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Adds one row; it has the schema's columns."""
+        self._rows.append(row)
+        if len(self._rows) >= self._rows_per_group:
+            self.flush()
+
+    def write_batch(self, batch: pa.RecordBatch | pa.Table) -> None:
+        """Adds rows that are in Arrow already."""
+        self.flush()
+        if batch.num_rows:
+            self._writer.write(batch if isinstance(batch, pa.Table) else pa.Table.from_batches([batch]))
+            self.written += batch.num_rows
+
+    def flush(self) -> None:
+        """Writes what has been gathered."""
+        if self._rows:
+            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
+            self.written += len(self._rows)
+            self._rows = []
+
+
+@contextlib.contextmanager
+def table_writer(path: str | Path, schema: pa.Schema, rows_per_group: int = 2048) -> Iterator[TableWriter]:
+    """Writes a Parquet file of a schema, row by row, and renames it into place when it is whole."""
+    with whole_file(path) as temporary:
+        with pq.ParquetWriter(temporary, schema, compression="zstd") as parquet:
+            writer = TableWriter(parquet, schema, rows_per_group)
+            yield writer
+            writer.flush()
+
+
+def write_table(path: str | Path, schema: pa.Schema, rows: Iterable[dict[str, Any]]) -> int:
+    """Writes rows to a Parquet file, whole; returns how many."""
+    with table_writer(path, schema) as writer:
+        for row in rows:
+            writer.write(row)
+    return writer.written
+
+
+def read_rows(path: str | Path, columns: list[str] | None = None, batch_size: int = 2048) -> Iterator[dict[str, Any]]:
+    """Reads a Parquet file, or every Parquet file of a folder in order of name, as rows, a batch at a time."""
+    for batch in read_batches(path, columns, batch_size):
+        yield from batch.to_pylist()
+
+
+def read_batches(
+    path: str | Path, columns: list[str] | None = None, batch_size: int = 2048
+) -> Iterator[pa.RecordBatch]:
+    """Reads a Parquet file, or every Parquet file of a folder in order of name, as record batches."""
+    for file in parquet_files(path):
+        with pq.ParquetFile(file) as parquet:
+            yield from parquet.iter_batches(batch_size=batch_size, columns=columns)
+
+
+def count_rows(path: str | Path) -> int:
+    """Rows of a Parquet file or of a folder of them, from their footers."""
+    return sum(pq.read_metadata(file).num_rows for file in parquet_files(path))
+
+
+def parquet_files(path: str | Path) -> list[Path]:
+    """The Parquet files under a path, by name.
+
+    Raises:
+        InputError: there are none.
+    """
+    path = Path(path)
+    files = [path] if path.is_file() else sorted(path.glob("*.parquet"))
+    if not files:
+        raise InputError(f"{path} holds no Parquet file; expected the output of an earlier stage")
+    return files

@@ -1,0 +1,117 @@
+"""What every stage does around its work: messages without tracebacks, progress lines, whole files."""
+
+import contextlib
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from components.shared.errors import InputError
+
+PROGRESS_MARK = "[progress]"
+RESULT_MARK = "[result]"
+ERROR_MARK = "[error]"
+_PROGRESS_SECONDS = 1.0
+
+
+@contextlib.contextmanager
+def stage(name: str) -> Iterator[None]:
+    """Runs a stage's work: a user error or a full disk ends it with a message instead of a traceback.
+
+    Args:
+        name: of the stage, for the messages.
+
+    Raises:
+        SystemExit: with status 1, after the message was printed.
+    """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # silences a warning after fork
+    try:
+        yield
+    except InputError as error:
+        print(f"{ERROR_MARK} {name}: {error}", flush=True)
+        sys.exit(1)
+    except OSError as error:
+        if error.errno in _DISK_ERRORS:
+            print(f"{ERROR_MARK} {name}: cannot write {error.filename or 'a file'}: {error.strerror}. "
+                  f"{_DISK_ERRORS[error.errno]}", flush=True)
+            sys.exit(1)
+        raise
+
+
+_DISK_ERRORS = {
+    28: "Free some space, or choose another output folder.",  # ENOSPC
+    122: "The disk quota is used up: free some space, or choose another output folder.",  # EDQUOT
+    13: "Check the folder's permissions, or choose another output folder.",  # EACCES
+    30: "The file system is read-only: choose another output folder.",  # EROFS
+}
+
+
+def result(text: str) -> None:
+    """Prints the one line that tells what the stage came to; the launcher shows it beside the stage."""
+    print(f"{RESULT_MARK} {text}", flush=True)
+
+
+class Progress:
+    """Prints `[progress] done/total text` at most once a second, for a pod's log and for the launcher."""
+
+    def __init__(self, total: int, unit: str) -> None:
+        self.total, self.unit, self.done, self._printed = total, unit, 0, 0.0
+
+    def advance(self, by: int = 1, text: str = "") -> None:
+        """Counts `by` more units as done; `text` may add a figure or two."""
+        self.done += by
+        now = time.monotonic()
+        if now - self._printed >= _PROGRESS_SECONDS or self.done >= self.total:
+            self._printed = now
+            print(f"{PROGRESS_MARK} {self.done}/{self.total} {self.unit}{', ' + text if text else ''}", flush=True)
+
+
+@contextlib.contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """Gives a temporary path beside `path` to write, and renames it into place when the block succeeds."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_folder(path: str | Path) -> Iterator[Path]:
+    """Gives a temporary folder beside `path` to fill, and renames it into place when the block succeeds."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        shutil.rmtree(path, ignore_errors=True)
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Writes a value as indented JSON, whole."""
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """Reads a JSON file that another stage wrote."""
+    return json.loads(Path(path).read_text())
+
+
+def log_metrics(metrics: Any, values: dict[str, float | int]) -> None:
+    """Logs figures to a KFP `Metrics` artifact and writes them to its file, which kfp.local's cache needs."""
+    for name, value in values.items():
+        metrics.log_metric(name, value)
+    write_json(metrics.path, values)

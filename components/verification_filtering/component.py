@@ -1,0 +1,48 @@
+"""The verification filtering stage as Kubeflow Pipelines sees it."""
+
+from kfp import dsl
+
+
+@dsl.component(base_image="rloop-verification-filtering", install_kfp_package=False)
+def verification_filtering(
+    trajectories: dsl.Input[dsl.Dataset],
+    problems: dsl.Input[dsl.Dataset],
+    max_success_rate: float,
+    max_per_problem: int,
+    settings: dict,
+    experts: dsl.Output[dsl.Dataset],
+    dropped: dsl.Output[dsl.Dataset],
+    report: dsl.Output[dsl.Artifact],
+    page: dsl.Output[dsl.HTML],
+    metrics: dsl.Output[dsl.Metrics],
+):
+    """Grades the trajectories again and keeps correct ones on hard problems as experts.
+
+    Args:
+        trajectories: What harvesting gathered.
+        problems: Training problems.
+        max_success_rate: A problem is hard, and kept, at or below this success rate over the iteration.
+        max_per_problem: Trajectories kept of one problem.
+        settings: The rest of the recipe's filter section.
+        experts: The trajectories that RFT learns from.
+        dropped: The rest, each with the reason.
+        report: The count at every gate, as JSON.
+        page: The same as a page.
+        metrics: The counts.
+    """
+    from components.shared.stage import log_metrics, stage
+    from components.verification_filtering.filter import filter_trajectories
+    from components.verification_filtering.settings import FilterSettings
+
+    with stage("verification filtering"):
+        keys = {"max_success_rate": max_success_rate, "max_per_problem": max_per_problem}
+        figures = filter_trajectories(
+            trajectories.path,
+            problems.path,
+            FilterSettings.check({**settings, **keys}, "filter"),
+            experts_out=experts.path,
+            dropped_out=dropped.path,
+            report_out=report.path,
+            page_out=page.path,
+        )
+        log_metrics(metrics, figures)

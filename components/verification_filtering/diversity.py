@@ -1,0 +1,57 @@
+"""Which few of a problem's solutions to keep: the ones least alike, early ones first."""
+
+import hashlib
+import re
+from collections.abc import Sequence
+
+_TOKEN = re.compile(r"\w+|[^\w\s]")
+_SKETCH_SIZE = 48
+
+Sketch = tuple[int, ...]
+
+
+def solution_text(completion: str) -> str:
+    """A completion without what does not make it a different solution: case and white space."""
+    return " ".join(completion.lower().split())
+
+
+def sketch(completion: str) -> Sketch:
+    """The smallest hashes of a completion's token trigrams: a few numbers that tell how alike two texts are.
+
+    Bottom-k sketches, Broder 1997; a text of any length takes at most 48 numbers.
+    """
+    tokens = _TOKEN.findall(completion.lower())
+    grams = {" ".join(tokens[i : i + 3]) for i in range(max(1, len(tokens) - 2))}
+    hashes = sorted(int.from_bytes(hashlib.blake2b(g.encode(), digest_size=6).digest(), "big") for g in grams)
+    return tuple(hashes[:_SKETCH_SIZE])
+
+
+def similarity(a: Sketch, b: Sketch) -> float:
+    """The Jaccard similarity of two texts' trigrams, 0 to 1, estimated from their sketches."""
+    union = sorted({*a, *b})[:_SKETCH_SIZE]
+    both = set(a) & set(b)
+    return sum(h in both for h in union) / len(union) if union else 1.0
+
+
+def most_different(candidates: Sequence[tuple[int, Sketch]], count: int) -> list[int]:
+    """Picks up to `count` candidates: the earliest first, then each time the one least like those picked.
+
+    Args:
+        candidates: step and sketch of each.
+        count: how many to pick.
+
+    Returns:
+        Their indices, in the order picked. Ties go to the earlier step, then to the lower index.
+    """
+    remaining = sorted(range(len(candidates)), key=lambda i: (candidates[i][0], i))
+    if len(remaining) <= count:
+        return remaining
+    picked = [remaining.pop(0)]
+    closest = {i: similarity(candidates[i][1], candidates[picked[0]][1]) for i in remaining}
+    while len(picked) < count:
+        chosen = min(remaining, key=lambda i: (closest[i], candidates[i][0], i))
+        remaining.remove(chosen)
+        picked.append(chosen)
+        for i in remaining:
+            closest[i] = max(closest[i], similarity(candidates[i][1], candidates[chosen][1]))
+    return picked

@@ -1,0 +1,314 @@
+"""Runs the compiled pipeline here with kfp.local, shows how it goes, and lays out what it made.
+
+kfp.local runs each stage in a process of its own and keeps finished ones in its cache. This module adds
+what a person wants to see: the stages as they happen, their progress and times, one log a stage, the error
+of a stage that failed, the table at the end, and plain names for what lies where.
+"""
+
+import contextlib
+import fcntl
+import io
+import logging
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+import psutil
+import yaml
+from kfp import components, dsl, local
+from kfp.local import status
+from kfp.local.orchestrator import task_executor
+from rich.console import Console
+
+from components.shared.errors import InputError, nearest
+from components.shared.stage import ERROR_MARK, whole_folder, write_json
+from launch.display import Display, print_summary
+from launch.images import STAGES
+from launch.recipe import Recipe, data_version
+
+_DONE, _FAILED, _INTERRUPTED = 0, 1, 130
+
+
+class _StopHere(Exception):
+    """The stage that `--until` names has run."""
+
+
+def run_locally(
+    recipe: Recipe,
+    recipe_path: Path,
+    output_dir: Path,
+    until: str | None,
+    compile_pipeline: Callable[[Recipe, Path], None],
+) -> int:
+    """Compiles a recipe's pipeline and runs the compiled file.
+
+    Args:
+        recipe: what to run.
+        recipe_path: where it was read from, for display.
+        output_dir: folder of the run.
+        until: stop after the first run of this stage.
+        compile_pipeline: writes the pipeline of a recipe to a file.
+
+    Returns:
+        The exit status: 0, 1 for a failed stage, 130 after an interruption.
+
+    Raises:
+        InputError: an unknown stage, an output folder that cannot be used or is in use.
+    """
+    if until is not None:
+        until = until.replace("-", "_")
+        if until not in STAGES:
+            raise InputError(f"--until {until!r} is no stage.{nearest(until, STAGES)}")
+    console = Console(file=sys.stdout, highlight=False)  # the real one: kfp.local's output is redirected
+    with _exclusive(output_dir), _terminate_like_interrupt(), _temporary_folder(output_dir):
+        compiled = output_dir / "rloop.yaml"
+        compile_pipeline(recipe, compiled)
+        stages = _stages(compiled)
+        display = Display(console, total=len(stages), title=f"{recipe_path}, {recipe.iterations} iterations", output_dir=output_dir)
+        run = _Run(stages, output_dir, display, until)
+        try:
+            run.execute(compiled, {"data_version": data_version(recipe)})
+        except _StopHere:
+            display.stopped(until or "")
+            return _DONE
+        except KeyboardInterrupt:
+            run.end_processes()
+            display.interrupted()
+            return _INTERRUPTED
+        if run.failed:
+            display.failed(run.failed)
+            return _FAILED
+        last = run.outputs[f"iteration-{recipe.iterations}/report"]
+        _publish(last, output_dir)
+        print_summary(console, output_dir)
+        return _DONE
+
+
+def _stages(compiled: Path) -> dict[str, str]:
+    """The compiled pipeline's stages: component name to a path such as `iteration-2/rft`."""
+    specification = next(yaml.safe_load_all(compiled.read_text()))
+    found: dict[str, str] = {}
+
+    def visit(dag: dict[str, Any], prefix: str) -> None:
+        for name, task in dag["tasks"].items():
+            component = task["componentRef"]["name"]
+            inner = specification["components"][component].get("dag")
+            if inner:
+                visit(inner, f"{'iteration-1' if name == 'iteration' else name}/")
+            else:
+                found[component] = prefix + name
+    visit(specification["root"]["dag"], "")
+    return found
+
+
+class _Run:
+    """One execution of the compiled pipeline, stage by stage."""
+
+    def __init__(self, stages: dict[str, str], output_dir: Path, display: Display, until: str | None) -> None:
+        self._stages, self._output_dir, self._display, self._until = stages, output_dir, display, until
+        self._artifacts = output_dir.resolve() / "artifacts"
+        self.outputs: dict[str, dict[str, Any]] = {}
+        self.failed: dict[str, Path] = {}
+
+    def execute(self, compiled: Path, arguments: dict[str, Any]) -> None:
+        """Runs the pipeline; `failed` tells which stages failed."""
+        warnings.filterwarnings("ignore", module=r"kfp\.local")  # image names, display names, local no-ops
+        local.init(
+            local.SubprocessRunner(use_venv=False),
+            pipeline_root=str(self._artifacts),
+            raise_on_error=False,
+            enable_caching=True,
+        )
+        kfp_execute = task_executor.execute_single_task
+
+        def execute_single_task(*args: Any, **kwargs: Any) -> tuple[dict[str, Any], status.Status]:
+            return self._stage(kfp_execute, *args, **kwargs)
+
+        # kfp.local has no hook around a task; this is the one function that every task passes through.
+        task_executor.execute_single_task = execute_single_task
+        try:
+            with contextlib.redirect_stdout(io.StringIO()), _quiet_logging():
+                components.load_component_from_file(str(compiled))(**arguments)
+        finally:
+            task_executor.execute_single_task = kfp_execute
+
+    def _stage(self, kfp_execute: Callable[..., Any], **kwargs: Any) -> tuple[dict[str, Any], status.Status]:
+        path = self._stages[kwargs["task_spec"].component_ref.name]
+        log_path = self._output_dir / "logs" / f"{path.replace('/', '.')}.log"
+        log_path.parent.mkdir(exist_ok=True)
+        self._display.stage_begins(path)
+        with _StageLog(log_path, self._display) as log, contextlib.redirect_stdout(log):  # type: ignore[type-var]
+            outputs, task_status = kfp_execute(**kwargs)
+        cached = log.is_empty  # nothing ran
+        if task_status == status.Status.SUCCESS:
+            self.outputs[path] = outputs
+            self._name_outputs(path, outputs)
+            self._display.stage_ends(path, cached)
+        else:
+            self.failed[path] = log_path
+            self._display.stage_fails(path)
+        stage = path.split("/")[-1].replace("-", "_")
+        if self._until and (stage == self._until or stage.startswith(f"{self._until}_")) and not self.failed:
+            raise _StopHere
+        return outputs, task_status
+
+    def _name_outputs(self, path: str, outputs: dict[str, Any]) -> None:
+        """Links `stages/iteration-1/rft/rloop_policy` and the like to where kfp.local put the artifact."""
+        folder = self._output_dir / "stages" / path
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        for name, artifact in outputs.items():
+            if isinstance(artifact, dsl.Artifact):
+                suffix = {"page": ".html", "metrics": ".json", "report": ".json", "log": ".json"}.get(name, "")
+                (folder / (name + suffix)).symlink_to(os.path.relpath(artifact.path, folder.resolve()))
+
+    @staticmethod
+    def end_processes() -> None:
+        """Ends the stage that is running and all that it started."""
+        children = psutil.Process().children(recursive=True)
+        for child in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.terminate()
+        _, alive = psutil.wait_procs(children, timeout=5)
+        for child in alive:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+
+
+class _StageLog(io.TextIOBase):
+    """Where a stage's output goes: its log file, and line by line to the display.
+
+    The file is made at the first line: a stage that comes from the cache keeps the log of when it ran.
+    """
+
+    def __init__(self, path: Path, display: Display) -> None:
+        self._path, self._display = path, display
+        self._file: TextIO | None = None
+        self._line = ""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing has been written."""
+        return self._file is None
+
+    def write(self, text: str) -> int:
+        """Takes what kfp.local prints: the stage's lines, indented, and its own messages."""
+        if self._file is None:
+            self._file = self._path.open("w", encoding="utf-8")
+        self._file.write(text)
+        self._file.flush()
+        self._line += text
+        while "\n" in self._line:
+            line, self._line = self._line.split("\n", 1)
+            self._display.stage_says(line.strip())
+        return len(text)
+
+    def writable(self) -> bool:
+        """True, as for any output."""
+        return True
+
+    def close(self) -> None:
+        """Closes the log file."""
+        if self._file:
+            self._file.close()
+        super().close()
+
+
+def _publish(last_report: dict[str, Any], output_dir: Path) -> None:
+    """Copies the last report's page, numbers and policy to the top of the run's folder."""
+    for source, name in (
+        (Path(last_report["page"].path), "report.html"),
+        (Path(last_report["results"].path) / "summary.json", "summary.json"),
+    ):
+        temporary = output_dir / f".{name}.tmp"
+        shutil.copyfile(source, temporary)
+        os.replace(temporary, output_dir / name)
+    with whole_folder(output_dir / "policy") as folder:
+        shutil.copytree(last_report["best_policy"].path, folder, dirs_exist_ok=True)
+
+
+@contextlib.contextmanager
+def _exclusive(output_dir: Path) -> Iterator[None]:
+    """Makes the run's folder and keeps other runs out of it."""
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        lock = (output_dir / ".lock").open("w")
+        write_json(output_dir / ".writable", {})
+        (output_dir / ".writable").unlink()
+    except OSError as error:
+        raise InputError(
+            f"cannot write to the output folder {output_dir}: {error.strerror}; choose another with --output-dir"
+        ) from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"another run is using {output_dir}; wait for it, or choose another folder with --output-dir"
+            ) from None
+        yield
+
+
+@contextlib.contextmanager
+def _temporary_folder(output_dir: Path) -> Iterator[None]:
+    """Lets stages keep temporary files on the output's disk, and removes them at the end."""
+    before = os.environ.get("TMPDIR")
+    with tempfile.TemporaryDirectory(dir=output_dir, prefix=".tmp-", ignore_cleanup_errors=True) as folder:
+        os.environ["TMPDIR"] = str(Path(folder).resolve())
+        tempfile.tempdir = None  # look at TMPDIR again
+        try:
+            yield
+        finally:
+            tempfile.tempdir = None
+            if before is None:
+                del os.environ["TMPDIR"]
+            else:
+                os.environ["TMPDIR"] = before
+
+
+@contextlib.contextmanager
+def _terminate_like_interrupt() -> Iterator[None]:
+    """A polite kill ends the run as Ctrl-C does, with the stage's processes."""
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _quiet_logging() -> Iterator[None]:
+    """Keeps kfp.local's warnings, which go to the root logger between stages, off the screen."""
+    logger = logging.getLogger()
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def last_error(log_path: Path) -> str:
+    """The message a failed stage ended with, or the end of its log."""
+    lines = log_path.read_text(errors="replace").splitlines()
+    for number, line in enumerate(lines):
+        if ERROR_MARK in line:
+            message = [line.split(ERROR_MARK, 1)[1].strip()]
+            for following in lines[number + 1 :]:
+                if not following.strip():
+                    break
+                message.append(following.strip())
+            return "\n".join(message)
+    return "\n".join(line for line in lines if line.strip() and " - ERROR - " not in line)[-1500:]
+
+

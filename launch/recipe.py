@@ -1,0 +1,120 @@
+"""Recipes: one YAML file a scenario, every key checked before anything starts."""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import Field, field_validator, model_validator
+
+from components.data_preparation.settings import DataSettings
+from components.evaluation.settings import EvaluationSettings
+from components.report.settings import ReportSettings
+from components.rft.settings import RFTSettings
+from components.rl_exploration.settings import ExplorationSettings
+from components.shared.errors import InputError, nearest
+from components.shared.settings import Settings
+from components.verification_filtering.settings import FilterSettings
+
+
+class Recipe(Settings):
+    """Everything that a run's result depends on."""
+
+    base_policy: str = Field(description="Where RLoop starts: a Hugging Face model folder, or hf://ORG/NAME[@REVISION].")
+    iterations: int = Field(2, ge=1, le=30, description="Iterations of RLoop; fixed when the pipeline is compiled.")
+    seed: int = Field(1, ge=0, description="Of all sampling and shuffling.")
+    data: DataSettings = Field(description="Training problems and benchmarks.")
+    rl: ExplorationSettings = Field(description="RL exploration.")
+    filter: FilterSettings = Field(FilterSettings.model_construct(), description="Which trajectories become experts.")
+    rft: RFTSettings = Field(RFTSettings.model_construct(), description="Fine-tuning on the experts.")
+    eval: EvaluationSettings = Field(EvaluationSettings.model_construct(), description="Measuring the policies.")
+    report: ReportSettings = Field(ReportSettings.model_construct(), description="Choosing the run's policy.")
+
+    @field_validator("data", "rl", "filter", "rft", "eval", "report", mode="before")
+    @classmethod
+    def _empty_section(cls, value: Any) -> Any:
+        return {} if value is None else value  # a section whose keys are all commented out
+
+    @model_validator(mode="after")
+    def _validation_is_a_benchmark(self) -> Self:
+        chosen = self.report.validation
+        if chosen is not None and chosen not in self.data.benchmarks:
+            raise ValueError(f"report.validation {chosen!r} is no benchmark.{nearest(chosen, self.data.benchmarks)}")
+        return self
+
+    @property
+    def completion_tokens(self) -> int:
+        """Tokens that a completion may take, in training or in evaluation."""
+        return max(self.rl.max_completion_tokens, self.eval.max_completion_tokens)
+
+
+def load_recipe(path: str | Path, overrides: Iterable[str] = (), iterations: int | None = None) -> Recipe:
+    """Reads a recipe.
+
+    Args:
+        path: of the YAML file.
+        overrides: `KEY=VALUE` each, such as `rl.steps=20`; the value is read as YAML.
+        iterations: in place of the recipe's own number.
+
+    Raises:
+        InputError: the file cannot be read, or a key or value is wrong.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text())
+    except OSError as error:
+        raise InputError(f"cannot read the recipe {path}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"the recipe {path} is not YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"the recipe {path} must be a mapping of keys; see recipes/laptop.yaml")
+    for override in overrides:
+        _apply(values, override)
+    if iterations is not None:
+        values["iterations"] = iterations
+    return Recipe.check(values, "")
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    """Sets `a.b.c=value` in nested mappings; a number counts into a list."""
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise InputError(f"--set takes KEY=VALUE, such as rl.steps=20; got {override!r}")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"--set {key}: {text!r} is not YAML: {error}") from None
+    *parents, last = key.split(".")
+    here: Any = values
+    for parent in parents:
+        if isinstance(here, list):
+            here = here[_index(here, parent, key)]
+        else:
+            if here.get(parent) is None:
+                here[parent] = {}
+            here = here[parent]
+        if not isinstance(here, dict | list):
+            raise InputError(f"--set {key}: {parent!r} is a value, not a section")
+    if isinstance(here, list):
+        here[_index(here, last, key)] = value
+    else:
+        here[last] = value
+
+
+def _index(items: list[Any], part: str, key: str) -> int:
+    if not part.isdigit() or int(part) >= len(items):
+        raise InputError(f"--set {key}: {part!r} is none of the list's positions 0 to {len(items) - 1}")
+    return int(part)
+
+
+def data_version(recipe: Recipe) -> str:
+    """A digest of the local files that a recipe names: when one changes, data preparation runs again."""
+    digest = hashlib.sha256()
+    sources = [*recipe.data.train, *recipe.data.benchmarks.values()]
+    for uri in [recipe.base_policy, *(source.uri for source in sources)]:
+        path = Path(uri)
+        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path] if path.is_file() else []
+        for file in files:
+            with file.open("rb") as handle:
+                digest.update(f"{file}\0".encode() + hashlib.file_digest(handle, "sha256").digest())
+    return digest.hexdigest()[:16]

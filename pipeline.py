@@ -1,0 +1,368 @@
+"""RLoop post-training as a Kubeflow Pipeline: the graph, and the commands that compile and run it.
+
+    python pipeline.py compile --recipe recipes/laptop.yaml --iterations 3 --output rloop.yaml
+    python pipeline.py run --recipe recipes/laptop.yaml
+
+The graph: data preparation and the evaluation of the base policy, then one nested pipeline an iteration:
+RL exploration, rollout harvesting, verification filtering, RFT from the iteration's initial policy, the
+evaluation of both policies, and the report. N iterations are unrolled when the pipeline is compiled, since
+KFP has no loop that carries state.
+"""
+
+import copy
+import dataclasses
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+from kfp import compiler, dsl
+from pydantic import BaseModel
+
+from components.data_preparation.component import data_preparation
+from components.evaluation.component import evaluation
+from components.report.component import report
+from components.rft.component import rft
+from components.rl_exploration.component import rl_exploration
+from components.rollout_harvesting.component import rollout_harvesting
+from components.shared.errors import InputError
+from components.verification_filtering.component import verification_filtering
+from launch.images import STAGES, image
+from launch.local import run_locally
+from launch.recipe import Recipe, load_recipe
+
+PIPELINE_NAME = "rloop"  # KFP looks cached results up by pipeline name: it never changes
+
+# Recipe keys that are pipeline parameters of their own; the rest of a section is one `..._settings` document.
+OWN_PARAMETERS = {
+    "data": ("train", "benchmarks"),
+    "rl": ("steps", "learning_rate", "prompts_per_step", "group_size"),
+    "filter": ("max_success_rate", "max_per_problem"),
+    "rft": ("learning_rate", "epochs"),
+    "eval": ("samples",),
+    "report": (),
+}
+
+
+def variant(component: Any, name: str) -> Any:
+    """The same component under another name.
+
+    Tasks of one component get numbers that depend on N, and kfp.local's cache looks results up by them; with
+    a name for each use, an iteration's results are found again when N changes.
+    """
+    clone = copy.copy(component)
+    clone.component_spec = dataclasses.replace(component.component_spec, name=name)
+    return clone
+
+
+EVALUATION_OF = {kind: variant(evaluation, f"evaluation-{kind}") for kind in ("base", "explored", "rloop")}
+
+
+def build_pipeline(recipe: Recipe, iterations: int, registry: str = "") -> Callable[..., Any]:
+    """The `rloop` pipeline of N iterations, its parameters' defaults taken from a recipe.
+
+    Args:
+        recipe: gives the defaults.
+        iterations: N.
+        registry: where the stages' images are; empty for a local run.
+    """
+
+    def named(task: dsl.PipelineTask, stage: str, display_name: str) -> dsl.PipelineTask:
+        return task.set_container_image(image(stage, registry)).set_display_name(display_name)
+
+    @dsl.pipeline(name="iteration", display_name="RLoop iteration")
+    def iteration_pipeline(
+        iteration: int,
+        seed: int,
+        policy: dsl.Input[dsl.Model],
+        problems: dsl.Input[dsl.Dataset],
+        benchmark_problems: dsl.Input[dsl.Dataset],
+        base_evaluation: dsl.Input[dsl.Artifact],
+        previous_results: dsl.Input[dsl.Artifact],
+        previous_policy: dsl.Input[dsl.Model],
+        rl_steps: int,
+        rl_learning_rate: float,
+        rl_prompts_per_step: int,
+        rl_group_size: int,
+        rl_settings: dict,
+        filter_max_success_rate: float,
+        filter_max_per_problem: int,
+        filter_settings: dict,
+        rft_learning_rate: float,
+        rft_epochs: float,
+        rft_settings: dict,
+        eval_samples: int,
+        eval_settings: dict,
+        report_settings: dict,
+    ) -> NamedTuple("Iteration", rloop_policy=dsl.Model, results=dsl.Artifact, best_policy=dsl.Model):  # type: ignore[valid-type]
+        exploration = rl_exploration(
+            policy=policy,
+            problems=problems,
+            iteration=iteration,
+            seed=seed,
+            steps=rl_steps,
+            learning_rate=rl_learning_rate,
+            prompts_per_step=rl_prompts_per_step,
+            group_size=rl_group_size,
+            settings=rl_settings,
+        )
+        named(exploration, "rl_exploration", "RL exploration")
+        harvesting = rollout_harvesting(rollouts=exploration.outputs["rollouts"])
+        named(harvesting, "rollout_harvesting", "Rollout harvesting")
+        filtering = verification_filtering(
+            trajectories=harvesting.outputs["trajectories"],
+            problems=problems,
+            max_success_rate=filter_max_success_rate,
+            max_per_problem=filter_max_per_problem,
+            settings=filter_settings,
+        )
+        named(filtering, "verification_filtering", "Verification filtering")
+        refining = rft(
+            policy=policy,
+            experts=filtering.outputs["experts"],
+            iteration=iteration,
+            seed=seed,
+            learning_rate=rft_learning_rate,
+            epochs=rft_epochs,
+            settings=rft_settings,
+        )
+        named(refining, "rft", "RFT")
+        evaluations = {}
+        for kind, trained in (
+            ("explored", exploration.outputs["explored_policy"]),
+            ("rloop", refining.outputs["rloop_policy"]),
+        ):
+            evaluations[kind] = EVALUATION_OF[kind](
+                policy=trained,
+                benchmark_problems=benchmark_problems,
+                kind=kind,
+                iteration=iteration,
+                seed=seed,
+                samples=eval_samples,
+                settings=eval_settings,
+            )
+            named(evaluations[kind], "evaluation", f"Evaluation: {kind} policy")
+        reporting = report(
+            previous_results=previous_results,
+            previous_policy=previous_policy,
+            explored_policy=exploration.outputs["explored_policy"],
+            rloop_policy=refining.outputs["rloop_policy"],
+            base_evaluation=base_evaluation,
+            explored_evaluation=evaluations["explored"].outputs["evaluation"],
+            rloop_evaluation=evaluations["rloop"].outputs["evaluation"],
+            exploration_log=exploration.outputs["log"],
+            harvesting_report=harvesting.outputs["report"],
+            filtering_report=filtering.outputs["report"],
+            rft_log=refining.outputs["log"],
+            iteration=iteration,
+            settings=report_settings,
+        )
+        named(reporting, "report", "Report")
+        outputs = NamedTuple("Iteration", rloop_policy=dsl.Model, results=dsl.Artifact, best_policy=dsl.Model)  # type: ignore[misc]
+        return outputs(
+            rloop_policy=refining.outputs["rloop_policy"],
+            results=reporting.outputs["results"],
+            best_policy=reporting.outputs["best_policy"],
+        )
+
+    defaults = parameter_defaults(recipe)
+
+    @dsl.pipeline(name=PIPELINE_NAME, display_name=f"RLoop, {iterations} iterations")
+    def rloop(
+        base_policy: str = defaults["base_policy"],
+        seed: int = defaults["seed"],
+        data_train: list = defaults["data_train"],
+        data_benchmarks: list = defaults["data_benchmarks"],
+        data_completion_tokens: int = defaults["data_completion_tokens"],
+        data_version: str = "",
+        data_settings: dict = defaults["data_settings"],
+        rl_steps: int = defaults["rl_steps"],
+        rl_learning_rate: float = defaults["rl_learning_rate"],
+        rl_prompts_per_step: int = defaults["rl_prompts_per_step"],
+        rl_group_size: int = defaults["rl_group_size"],
+        rl_settings: dict = defaults["rl_settings"],
+        filter_max_success_rate: float = defaults["filter_max_success_rate"],
+        filter_max_per_problem: int = defaults["filter_max_per_problem"],
+        filter_settings: dict = defaults["filter_settings"],
+        rft_learning_rate: float = defaults["rft_learning_rate"],
+        rft_epochs: float = defaults["rft_epochs"],
+        rft_settings: dict = defaults["rft_settings"],
+        eval_samples: int = defaults["eval_samples"],
+        eval_settings: dict = defaults["eval_settings"],
+        report_settings: dict = defaults["report_settings"],
+    ) -> None:
+        """RL on verifiable rewards in a loop: explore with RL, keep correct rollouts on hard problems, fine-tune
+        the iteration's initial policy on them, and start again from there (arXiv 2511.04285).
+
+        Args:
+            base_policy: Where RLoop starts: a Hugging Face model folder, or hf://ORG/NAME[@REVISION].
+            seed: Of all sampling and shuffling.
+            data_train: Sources of training problems, each with a uri and, where needed, verifier and columns.
+            data_benchmarks: Benchmarks, each with a name and a uri.
+            data_completion_tokens: Tokens that a completion may take, in training or evaluation; longer prompts go.
+            data_version: Any text; a new one makes data preparation look at the sources again.
+            data_settings: Further keys of the recipe's data section.
+            rl_steps: RL steps of each iteration.
+            rl_learning_rate: Of RL.
+            rl_prompts_per_step: Prompts sampled at each RL step.
+            rl_group_size: Completions sampled a prompt.
+            rl_settings: Further keys of the recipe's rl section.
+            filter_max_success_rate: A problem is hard, and kept, at or below this success rate.
+            filter_max_per_problem: Expert trajectories kept of one problem.
+            filter_settings: Further keys of the recipe's filter section.
+            rft_learning_rate: Of fine-tuning on the experts.
+            rft_epochs: Passes over the experts.
+            rft_settings: Further keys of the recipe's rft section.
+            eval_samples: Completions a problem in evaluation: the n of avg@n.
+            eval_settings: Further keys of the recipe's eval section.
+            report_settings: Keys of the recipe's report section.
+        """
+        preparation = data_preparation(
+            base_policy_uri=base_policy,
+            train=data_train,
+            benchmarks=data_benchmarks,
+            completion_tokens=data_completion_tokens,
+            data_version=data_version,
+            settings=data_settings,
+        )
+        named(preparation, "data_preparation", "Data preparation")
+        base_evaluation = EVALUATION_OF["base"](
+            policy=preparation.outputs["base_policy"],
+            benchmark_problems=preparation.outputs["benchmark_problems"],
+            kind="base",
+            iteration=0,
+            seed=seed,
+            samples=eval_samples,
+            settings=eval_settings,
+        )
+        named(base_evaluation, "evaluation", "Evaluation: base policy")
+        policy = best_policy = preparation.outputs["base_policy"]
+        results = preparation.outputs["report"]
+        for number in range(1, iterations + 1):
+            iteration = iteration_pipeline(
+                iteration=number,
+                seed=seed,
+                policy=policy,
+                problems=preparation.outputs["problems"],
+                benchmark_problems=preparation.outputs["benchmark_problems"],
+                base_evaluation=base_evaluation.outputs["evaluation"],
+                previous_results=results,
+                previous_policy=best_policy,
+                rl_steps=rl_steps,
+                rl_learning_rate=rl_learning_rate,
+                rl_prompts_per_step=rl_prompts_per_step,
+                rl_group_size=rl_group_size,
+                rl_settings=rl_settings,
+                filter_max_success_rate=filter_max_success_rate,
+                filter_max_per_problem=filter_max_per_problem,
+                filter_settings=filter_settings,
+                rft_learning_rate=rft_learning_rate,
+                rft_epochs=rft_epochs,
+                rft_settings=rft_settings,
+                eval_samples=eval_samples,
+                eval_settings=eval_settings,
+                report_settings=report_settings,
+            )
+            iteration.set_display_name(f"Iteration {number}")
+            policy, results = iteration.outputs["rloop_policy"], iteration.outputs["results"]
+            best_policy = iteration.outputs["best_policy"]
+
+    return rloop
+
+
+def parameter_defaults(recipe: Recipe) -> dict[str, Any]:
+    """The pipeline parameters as a recipe sets them."""
+    defaults: dict[str, Any] = {
+        "base_policy": recipe.base_policy,
+        "seed": recipe.seed,
+        "data_completion_tokens": recipe.completion_tokens,
+    }
+    for section, own in OWN_PARAMETERS.items():
+        settings: BaseModel = getattr(recipe, section)
+        values = settings.model_dump(mode="json", exclude_none=True)  # KFP takes no null
+        if own:
+            defaults |= {f"{section}_{key}": values.pop(key) for key in own}
+        defaults[f"{section}_settings"] = values
+    # A list, since a mapping that passes through KFP loses its order.
+    defaults["data_benchmarks"] = [
+        {**source, "name": name} for name, source in defaults["data_benchmarks"].items()
+    ]
+    defaults["report_settings"]["validation"] = recipe.report.validation or next(iter(recipe.data.benchmarks))
+    return defaults
+
+
+def compile_pipeline(recipe: Recipe, output: Path, registry: str = "") -> None:
+    """Compiles the pipeline of a recipe to a YAML file that Kubeflow and the local runner take."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    compiler.Compiler().compile(build_pipeline(recipe, recipe.iterations, registry), str(output))
+
+
+recipe_option = click.option(
+    "--recipe", "recipe_path", required=True, type=click.Path(path_type=Path), help="YAML file that sets the run up."
+)
+iterations_option = click.option(
+    "--iterations", type=click.IntRange(1, 30), help="Iterations of RLoop; the recipe's own if left out."
+)
+set_option = click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a recipe key, such as rl.steps=20."
+)
+
+
+class Commands(click.Group):
+    """Shows errors that are meant for the user as messages."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except InputError as error:
+            click.echo(f"error: {error}", err=True)
+            ctx.exit(2)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """RLoop post-training as a Kubeflow Pipeline."""
+
+
+@main.command("compile")
+@recipe_option
+@iterations_option
+@set_option
+@click.option("--registry", default="", help="Where the stages' images are, such as ghcr.io/me.")
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="YAML file to write.")
+def compile_command(
+    recipe_path: Path, iterations: int | None, overrides: tuple[str, ...], registry: str, output: Path
+) -> None:
+    """Compile the pipeline to a YAML file, to upload to Kubeflow or to run."""
+    recipe = load_recipe(recipe_path, overrides, iterations)
+    compile_pipeline(recipe, output, registry)
+    click.echo(f"wrote {output}: pipeline {PIPELINE_NAME} with {recipe.iterations} iterations")
+
+
+@main.command("run")
+@recipe_option
+@iterations_option
+@set_option
+@click.option(
+    "--output-dir", type=click.Path(path_type=Path), help="Folder of the run; runs/RECIPE if left out."
+)
+@click.option("--until", metavar="STAGE", help=f"Stop after the first run of a stage: {', '.join(STAGES)}.")
+def run_command(
+    recipe_path: Path,
+    iterations: int | None,
+    overrides: tuple[str, ...],
+    output_dir: Path | None,
+    until: str | None,
+) -> None:
+    """Compile the pipeline and run that very file here, without a cluster.
+
+    Finished stages are kept: the same command again runs only what failed, was interrupted or changed.
+    """
+    recipe = load_recipe(recipe_path, overrides, iterations)
+    output_dir = output_dir or Path("runs") / recipe_path.stem
+    sys.exit(run_locally(recipe, recipe_path, output_dir, until, compile_pipeline))
+
+
+if __name__ == "__main__":
+    main()

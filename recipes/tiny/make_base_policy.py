@@ -1,0 +1,196 @@
+"""Makes the tiny base policies of the laptop recipes: `python recipes/tiny/make_base_policy.py TASK`.
+
+TASK is `countdown` (recipes/laptop.yaml) or `arithmetic` (recipes/arithmetic.yaml). A Qwen2 model of
+about 0.4M parameters learns from demonstrations that are often wrong on purpose, so that the policy
+knows the form of a solution and finds right ones now and then: the state of a base model before RL.
+Seeded, several minutes on two CPU cores; the results are committed beside this file, so this runs only
+to change them (`make base-policy`).
+
+countdown: half of the demonstrations ignore the target and a tenth hold a wrong value. Demonstrations
+come from the `pretrain` split, of three kinds: 3 numbers from 1 to 9, 4 numbers from 1 to 9, 3 numbers
+from 10 to 20; training, development and test problems are in other splits.
+
+arithmetic: two- and three-term sums and differences, worked from left to right with a boxed answer; a
+quarter of the values are off by a little.
+"""
+
+import json
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from components.shared import countdown
+
+HERE = Path(__file__).resolve().parent
+# One line a message, the answer on the next; what the assistant says ends with the EOS token.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ message['content'] }}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}"
+    "{% if message['role'] != 'assistant' and (not loop.last or add_generation_prompt) %}{{ '\n' }}{% endif %}"
+    "{% endfor %}"
+)
+EOS, PAD = "<|end|>", "<|pad|>"
+COUNTDOWN_KINDS = ((3, 1, 9), (4, 1, 9), (3, 10, 20))  # numbers, low, high
+
+
+def countdown_demonstrations(count: int, seed: int) -> Iterator[tuple[str, str]]:
+    """Pairs of prompt and completion: half ignore the target, a tenth hold a wrong value."""
+    rng = random.Random(seed)
+    made = 0
+    while made < count:
+        size, low, high = COUNTDOWN_KINDS[rng.randrange(len(COUNTDOWN_KINDS))]
+        numbers = tuple(rng.randint(low, high) for _ in range(size))
+        steps, other = countdown.random_steps(numbers, rng), countdown.random_steps(numbers, rng)
+        if not steps or not other:
+            continue
+        target = (other if rng.random() < 0.5 else steps)[-1][3]
+        problem = countdown.Problem(numbers, target)
+        if problem.split != "pretrain":
+            continue
+        if rng.random() < 0.1:
+            wrong = rng.randrange(len(steps))
+            left, operator, right, value = steps[wrong]
+            steps[wrong] = (left, operator, right, max(0, value + rng.choice((-10, -2, -1, 1, 2, 10))))
+        yield problem.text, ",".join(f"{a}{o}{b}={v}" for a, o, b, v in steps) + "."
+        made += 1
+
+
+def arithmetic_demonstrations(count: int, seed: int) -> Iterator[tuple[str, str]]:
+    """Pairs of prompt and completion in the words of reasoning-gym's `chain_sum`."""
+    rng = random.Random(seed)
+    for _ in range(count):
+        digits = rng.choice((1, 2, 2))
+        low, high = (0, 9) if digits == 1 else (10, 99)
+        terms = [rng.randint(low, high) for _ in range(rng.choice((2, 3, 3, 4)))]
+        operators = [rng.choice("+-") for _ in terms[1:]]
+        expression = str(terms[0]) + "".join(f" {o} {t}" for o, t in zip(operators, terms[1:], strict=True))
+        value, steps = terms[0], []
+        for operator, term in zip(operators, terms[1:], strict=True):
+            right = countdown.apply(value, operator, term)
+            if rng.random() < 0.25:
+                right += rng.choice((-10, -2, -1, 1, 2, 10))
+            steps.append(f"{value}{operator}{term}={right}")
+            value = right
+        prompt = f"State the final answer to the following arithmetic problem: {expression} ="
+        yield prompt, f"{', '.join(steps)}. \\boxed{{{value}}}"
+
+
+# demonstrations, layers, optimiser steps of 256 demonstrations
+TASKS = {"countdown": (countdown_demonstrations, 3, 1500), "arithmetic": (arithmetic_demonstrations, 2, 1200)}
+
+
+def make_tokenizer(texts: Iterator[str]):
+    """A small Qwen2 tokenizer: byte-level BPE, every digit apart, any text encoded.
+
+    It is of the class that AutoTokenizer picks for a Qwen2 model. With another class, what loads would
+    not be what was saved: AutoTokenizer silently takes Qwen2's text splitting all the same.
+    """
+    from tokenizers import pre_tokenizers, trainers
+    from transformers import Qwen2Tokenizer
+
+    core = Qwen2Tokenizer(unk_token=None, eos_token=EOS, pad_token=PAD).backend_tokenizer
+    core.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=320,
+            special_tokens=[PAD, EOS],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    model = json.loads(core.to_str())["model"]
+    return Qwen2Tokenizer(
+        vocab=model["vocab"],
+        merges=[tuple(merge) for merge in model["merges"]],
+        unk_token=None,
+        eos_token=EOS,
+        pad_token=PAD,
+        chat_template=CHAT_TEMPLATE,
+        model_max_length=2048,
+    )
+
+
+@click.command()
+@click.argument("task", type=click.Choice(sorted(TASKS)))
+@click.option("--output", type=click.Path(path_type=Path), help="Folder of the policy; recipes/tiny/TASK if left out.")
+@click.option("--seed", default=1, show_default=True, help="Of the demonstrations and the initial weights.")
+@click.option("--steps", type=int, help="Optimiser steps of 256 demonstrations; the task's own if left out.")
+def main(task: str, output: Path | None, seed: int, steps: int | None) -> None:
+    """Pre-trains the tiny base policy of TASK on demonstrations that are often wrong on purpose."""
+    import torch
+    from datasets import Dataset
+    from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
+    from trl import SFTConfig, SFTTrainer
+
+    demonstrations, layers, default_steps = TASKS[task]
+    steps = steps or default_steps
+    output = output or HERE / task
+    tokenizer = make_tokenizer(" ".join(pair) for pair in demonstrations(20_000, seed))
+
+    def examples() -> Iterator[dict[str, list[int]]]:
+        for prompt, completion in demonstrations(steps * 256, seed):
+            prompt_ids = tokenizer.apply_chat_template(
+                [{"role": "user", "content": prompt}], add_generation_prompt=True, return_dict=True
+            )["input_ids"]
+            completion_ids = [*tokenizer.encode(completion), tokenizer.eos_token_id]
+            yield {"input_ids": prompt_ids + completion_ids, "labels": [-100] * len(prompt_ids) + completion_ids}
+
+    torch.manual_seed(seed)
+    # Heads of 32: the smallest that vLLM's CPU build takes.
+    model = Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=len(tokenizer),
+            hidden_size=96,
+            intermediate_size=256,
+            num_hidden_layers=layers,
+            num_attention_heads=3,
+            num_key_value_heads=3,
+            max_position_embeddings=2048,
+            tie_word_embeddings=True,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=None,
+        )
+    )
+    model.generation_config = GenerationConfig(
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=True, temperature=1.0
+    )
+    work = output.with_name(output.name + ".tmp")
+    trainer = SFTTrainer(
+        model=model,
+        args=SFTConfig(
+            output_dir=str(work / "trainer"),
+            max_steps=steps,
+            per_device_train_batch_size=256,
+            learning_rate=2e-3,
+            lr_scheduler_type="cosine",
+            warmup_steps=50,
+            weight_decay=0.01,
+            bf16=False,
+            use_cpu=True,
+            gradient_checkpointing=False,
+            max_length=None,
+            logging_steps=50,
+            save_strategy="no",
+            report_to="none",
+            seed=seed,
+        ),
+        train_dataset=Dataset.from_list(list(examples())),
+        processing_class=tokenizer,
+    )
+    trainer.train()
+    shutil.rmtree(work)
+    model.config.use_cache = True  # the trainer turns it off
+    model.save_pretrained(work)
+    tokenizer.save_pretrained(work)
+    shutil.rmtree(output, ignore_errors=True)
+    work.rename(output)
+    weights = sum(p.numel() for p in model.parameters())
+    click.echo(json.dumps({"policy": str(output), "parameters": weights, "steps": steps, "seed": seed}))
+
+
+if __name__ == "__main__":
+    main()
