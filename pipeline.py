@@ -56,6 +56,14 @@ def variant(component: Any, name: str) -> Any:
     return clone
 
 
+class IterationOutputs(NamedTuple):
+    """What one iteration hands to the next."""
+
+    rloop_policy: dsl.Model
+    results: dsl.Artifact
+    best_policy: dsl.Model
+
+
 EVALUATION_OF = {kind: variant(evaluation, f"evaluation-{kind}") for kind in ("base", "explored", "rloop")}
 
 
@@ -95,7 +103,7 @@ def build_pipeline(recipe: Recipe, iterations: int, registry: str = "") -> Calla
         eval_samples: int,
         eval_settings: dict,
         report_settings: dict,
-    ) -> NamedTuple("Iteration", rloop_policy=dsl.Model, results=dsl.Artifact, best_policy=dsl.Model):  # type: ignore[valid-type]
+    ) -> IterationOutputs:
         exploration = rl_exploration(
             policy=policy,
             problems=problems,
@@ -159,8 +167,7 @@ def build_pipeline(recipe: Recipe, iterations: int, registry: str = "") -> Calla
             settings=report_settings,
         )
         named(reporting, "report", "Report")
-        outputs = NamedTuple("Iteration", rloop_policy=dsl.Model, results=dsl.Artifact, best_policy=dsl.Model)  # type: ignore[misc]
-        return outputs(
+        return IterationOutputs(
             rloop_policy=refining.outputs["rloop_policy"],
             results=reporting.outputs["results"],
             best_policy=reporting.outputs["best_policy"],
@@ -268,7 +275,8 @@ def build_pipeline(recipe: Recipe, iterations: int, registry: str = "") -> Calla
             policy, results = iteration.outputs["rloop_policy"], iteration.outputs["results"]
             best_policy = iteration.outputs["best_policy"]
 
-    return rloop
+    built: Callable[..., Any] = rloop
+    return built
 
 
 def parameter_defaults(recipe: Recipe) -> dict[str, Any]:
@@ -285,9 +293,7 @@ def parameter_defaults(recipe: Recipe) -> dict[str, Any]:
             defaults |= {f"{section}_{key}": values.pop(key) for key in own}
         defaults[f"{section}_settings"] = values
     # A list, since a mapping that passes through KFP loses its order.
-    defaults["data_benchmarks"] = [
-        {**source, "name": name} for name, source in defaults["data_benchmarks"].items()
-    ]
+    defaults["data_benchmarks"] = [{**source, "name": name} for name, source in defaults["data_benchmarks"].items()]
     defaults["report_settings"]["validation"] = recipe.report.validation or next(iter(recipe.data.benchmarks))
     return defaults
 
@@ -313,6 +319,7 @@ class Commands(click.Group):
     """Shows errors that are meant for the user as messages."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        """Runs the command that was asked for."""
         try:
             return super().invoke(ctx)
         except InputError as error:
@@ -344,9 +351,7 @@ def compile_command(
 @recipe_option
 @iterations_option
 @set_option
-@click.option(
-    "--output-dir", type=click.Path(path_type=Path), help="Folder of the run; runs/RECIPE if left out."
-)
+@click.option("--output-dir", type=click.Path(path_type=Path), help="Folder of the run; runs/RECIPE if left out.")
 @click.option("--until", metavar="STAGE", help=f"Stop after the first run of a stage: {', '.join(STAGES)}.")
 def run_command(
     recipe_path: Path,

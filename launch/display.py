@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from components.shared.stage import ERROR_MARK, PROGRESS_MARK, RESULT_MARK
+from components.shared.stage import PROGRESS_MARK
+from launch.stage_log import last_error
 
 _PROGRESS = re.compile(r"(\d+)/(\d+) (.*)")
 _LINE_SECONDS = 20.0  # between progress lines where there is no live display
@@ -26,7 +27,7 @@ class Display:
     def __init__(self, console: Console, total: int, title: str, output_dir: Path) -> None:
         self._console, self._total, self._output_dir = console, total, output_dir
         self._number, self._began, self._run_began = 0, 0.0, time.monotonic()
-        self._result, self._last_line = "", 0.0
+        self._path, self._last_line = "", 0.0
         self._live: Progress | None = None
         self._task: TaskID | None = None
         console.print(f"[bold]rloop[/bold]  {title}; output in {output_dir}")
@@ -35,7 +36,6 @@ class Display:
         """A stage starts, or turns out to be cached."""
         self._number += 1
         self._began = self._last_line = time.monotonic()
-        self._result = ""
         self._path = path
         if self._console.is_terminal:
             self._live = Progress(
@@ -52,9 +52,7 @@ class Display:
 
     def stage_says(self, line: str) -> None:
         """A line of the stage's output."""
-        if line.startswith(RESULT_MARK):
-            self._result = line.removeprefix(RESULT_MARK).strip()
-        elif line.startswith(PROGRESS_MARK) and (match := _PROGRESS.match(line.removeprefix(PROGRESS_MARK).strip())):
+        if line.startswith(PROGRESS_MARK) and (match := _PROGRESS.match(line.removeprefix(PROGRESS_MARK).strip())):
             done, total, text = int(match[1]), int(match[2]), match[3]
             if self._live and self._task is not None:
                 self._live.update(self._task, completed=done, total=total, description=f"{done}/{total} {text}")
@@ -62,12 +60,14 @@ class Display:
                 self._last_line = time.monotonic()
                 self._console.print(f"         {_title(self._path)}: {done}/{total} {text}")
 
-    def stage_ends(self, path: str, cached: bool) -> None:
+    def stage_ends(self, path: str, cached: bool, result: str) -> None:
         """The stage is done; its outputs are from now or from the cache."""
         self._close_live()
         took = " cached" if cached else f"{time.monotonic() - self._began:6.1f} s"
         self._console.print(
-            f"[{self._number:>2}/{self._total}] {_title(path):<36} {took:>9}  {self._result}", markup=False, soft_wrap=True
+            f"[{self._number:>2}/{self._total}] {_title(path):<36} {took:>9}  {result}",
+            markup=False,
+            soft_wrap=True,
         )
 
     def stage_fails(self, path: str) -> None:
@@ -89,8 +89,6 @@ class Display:
 
     def failed(self, stages: dict[str, Path]) -> None:
         """The run ended with failed stages: says what they said and what to do."""
-        from launch.local import last_error
-
         for path, log in stages.items():
             self._console.print(f"\n{_title(path)} failed:", style="bold")
             self._console.print(last_error(log), markup=False, soft_wrap=True)

@@ -17,7 +17,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import psutil
 import yaml
@@ -27,10 +27,11 @@ from kfp.local.orchestrator import task_executor
 from rich.console import Console
 
 from components.shared.errors import InputError, nearest
-from components.shared.stage import ERROR_MARK, whole_folder, write_json
+from components.shared.stage import whole_folder, write_json
 from launch.display import Display, print_summary
 from launch.images import STAGES
 from launch.recipe import Recipe, data_version
+from launch.stage_log import StageLog, last_result
 
 _DONE, _FAILED, _INTERRUPTED = 0, 1, 130
 
@@ -70,7 +71,9 @@ def run_locally(
         compiled = output_dir / "rloop.yaml"
         compile_pipeline(recipe, compiled)
         stages = _stages(compiled)
-        display = Display(console, total=len(stages), title=f"{recipe_path}, {recipe.iterations} iterations", output_dir=output_dir)
+        display = Display(
+            console, total=len(stages), title=f"{recipe_path}, {recipe.iterations} iterations", output_dir=output_dir
+        )
         run = _Run(stages, output_dir, display, until)
         try:
             run.execute(compiled, {"data_version": data_version(recipe)})
@@ -103,6 +106,7 @@ def _stages(compiled: Path) -> dict[str, str]:
                 visit(inner, f"{'iteration-1' if name == 'iteration' else name}/")
             else:
                 found[component] = prefix + name
+
     visit(specification["root"]["dag"], "")
     return found
 
@@ -143,13 +147,13 @@ class _Run:
         log_path = self._output_dir / "logs" / f"{path.replace('/', '.')}.log"
         log_path.parent.mkdir(exist_ok=True)
         self._display.stage_begins(path)
-        with _StageLog(log_path, self._display) as log, contextlib.redirect_stdout(log):  # type: ignore[type-var]
+        with StageLog(log_path, self._display.stage_says) as log, contextlib.redirect_stdout(log):  # type: ignore[type-var]
             outputs, task_status = kfp_execute(**kwargs)
         cached = log.is_empty  # nothing ran
         if task_status == status.Status.SUCCESS:
             self.outputs[path] = outputs
             self._name_outputs(path, outputs)
-            self._display.stage_ends(path, cached)
+            self._display.stage_ends(path, cached, last_result(log_path))
         else:
             self.failed[path] = log_path
             self._display.stage_fails(path)
@@ -179,45 +183,6 @@ class _Run:
         for child in alive:
             with contextlib.suppress(psutil.NoSuchProcess):
                 child.kill()
-
-
-class _StageLog(io.TextIOBase):
-    """Where a stage's output goes: its log file, and line by line to the display.
-
-    The file is made at the first line: a stage that comes from the cache keeps the log of when it ran.
-    """
-
-    def __init__(self, path: Path, display: Display) -> None:
-        self._path, self._display = path, display
-        self._file: TextIO | None = None
-        self._line = ""
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing has been written."""
-        return self._file is None
-
-    def write(self, text: str) -> int:
-        """Takes what kfp.local prints: the stage's lines, indented, and its own messages."""
-        if self._file is None:
-            self._file = self._path.open("w", encoding="utf-8")
-        self._file.write(text)
-        self._file.flush()
-        self._line += text
-        while "\n" in self._line:
-            line, self._line = self._line.split("\n", 1)
-            self._display.stage_says(line.strip())
-        return len(text)
-
-    def writable(self) -> bool:
-        """True, as for any output."""
-        return True
-
-    def close(self) -> None:
-        """Closes the log file."""
-        if self._file:
-            self._file.close()
-        super().close()
 
 
 def _publish(last_report: dict[str, Any], output_dir: Path) -> None:
@@ -296,19 +261,3 @@ def _quiet_logging() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(before)
-
-
-def last_error(log_path: Path) -> str:
-    """The message a failed stage ended with, or the end of its log."""
-    lines = log_path.read_text(errors="replace").splitlines()
-    for number, line in enumerate(lines):
-        if ERROR_MARK in line:
-            message = [line.split(ERROR_MARK, 1)[1].strip()]
-            for following in lines[number + 1 :]:
-                if not following.strip():
-                    break
-                message.append(following.strip())
-            return "\n".join(message)
-    return "\n".join(line for line in lines if line.strip() and " - ERROR - " not in line)[-1500:]
-
-

@@ -21,7 +21,9 @@ from components.verification_filtering.settings import FilterSettings
 class Recipe(Settings):
     """Everything that a run's result depends on."""
 
-    base_policy: str = Field(description="Where RLoop starts: a Hugging Face model folder, or hf://ORG/NAME[@REVISION].")
+    base_policy: str = Field(
+        description="Where RLoop starts: a Hugging Face model folder, or hf://ORG/NAME[@REVISION]."
+    )
     iterations: int = Field(2, ge=1, le=30, description="Iterations of RLoop; fixed when the pipeline is compiled.")
     seed: int = Field(1, ge=0, description="Of all sampling and shuffling.")
     data: DataSettings = Field(description="Training problems and benchmarks.")

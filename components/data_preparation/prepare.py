@@ -285,10 +285,13 @@ def _check_something_left(report: SourceReport, key: str) -> None:
 def _print_summary(reports: list[SourceReport]) -> None:
     for report in reports:
         reasons = ", ".join(f"{count} {REASONS[reason]}" for reason, count in report.dropped.most_common())
-        print(f"{report.role} {report.name}: kept {report.kept} of {report.rows}{'; dropped ' + reasons if reasons else ''}")
+        dropped_text = f"; dropped {reasons}" if reasons else ""
+        print(f"{report.role} {report.name}: kept {report.kept} of {report.rows}{dropped_text}")
         for overlap in report.overlaps[:_EXAMPLES]:
-            print(f"  {overlap['row']} stands in {overlap['benchmark']} {overlap['benchmark_row']} "
-                  f"({overlap['kind']}, {overlap['share']:.0%})")
+            print(
+                f"  {overlap['row']} stands in {overlap['benchmark']} {overlap['benchmark_row']} "
+                f"({overlap['kind']}, {overlap['share']:.0%})"
+            )
     train = [r for r in reports if r.role == "train"]
     kept, dropped = sum(r.kept for r in train), sum(r.dropped.total() for r in reports)
     benchmarks = ", ".join(f"{r.name} {r.kept}" for r in reports if r.role == "benchmark")
@@ -324,4 +327,6 @@ def _write_page(path: str | Path, summary: dict[str, Any]) -> None:
             page.note(f"The first {_EXAMPLES} of each source and reason; rows count from 0, lines from 1."),
             page.table(["source", "reason", "rows"], [[n, REASONS[r], "; ".join(rows)] for n, r, rows in dropped]),
         ]
-    page.page(path, "Data preparation", f"{summary['problems']:,} training problems for {summary['base_policy']}", *parts)
+    page.page(
+        path, "Data preparation", f"{summary['problems']:,} training problems for {summary['base_policy']}", *parts
+    )

@@ -213,7 +213,7 @@ def _find_columns(row: dict[str, Any], source: Source, key: str) -> tuple[list[s
             raise InputError(f"{key}: {source.uri} has no column {column!r}.{nearest(column, row)}")
     by_lower = {name.lower(): name for name in reversed(row)}
     prompts = source.prompt_columns or next(
-        ([by_lower[c] for c in group] for group in PROMPT_COLUMNS if all(c in by_lower for c in group)), None
+        ([by_lower[c] for c in group] for group in PROMPT_COLUMNS if all(c in by_lower for c in group)), []
     )
     answer = source.answer_column or next((by_lower[c] for c in ANSWER_COLUMNS if c in by_lower), None)
     for what, found, setting in (("problem", prompts, "prompt_columns"), ("answer", answer, "answer_column")):
@@ -222,7 +222,7 @@ def _find_columns(row: dict[str, Any], source: Source, key: str) -> tuple[list[s
                 f"{key}: {source.uri}: none of the columns {', '.join(row)} is known to hold the {what}; "
                 f"name it: {{uri: {source.uri}, {setting}: ...}}"
             )
-    assert prompts and answer
+    assert answer
     return prompts, answer
 
 

@@ -158,25 +158,19 @@ def _batches(completions: Iterator[Completion], size: int) -> Iterator[list[Comp
 
 def _grade(batch: list[Completion], problems: list[dict[str, Any]], grader: Grader) -> list[bool | None]:
     """Verdicts; a cut completion has given no answer and is wrong."""
-    rows = [
-        GradingRow(problems[c.prompt_index]["verifier"], problems[c.prompt_index]["answer"], c.text) for c in batch
-    ]
+    rows = [GradingRow(problems[c.prompt_index]["verifier"], problems[c.prompt_index]["answer"], c.text) for c in batch]
     verdicts = iter(grader.grade([row for row, c in zip(rows, batch, strict=True) if c.finish_reason == "stop"]))
     return [next(verdicts) if c.finish_reason == "stop" else False for c in batch]
 
 
-def _summarise(
-    benchmark: str, tallies: list[ProblemTally], settings: EvaluationSettings, seed: int
-) -> dict[str, Any]:
+def _summarise(benchmark: str, tallies: list[ProblemTally], settings: EvaluationSettings, seed: int) -> dict[str, Any]:
     most = settings.pass_at[-1]
     # A problem with fewer scorable samples than k has no pass@k; its gold answer is what cannot be read.
     scorable = [tally for tally in tallies if tally.samples >= most]
     if not scorable:
         raise InputError(f"benchmark {benchmark}: no problem has {most} scorable samples; check its gold answers")
     averages = [tally.correct / tally.samples for tally in scorable]
-    passes = {
-        str(k): [pass_at_k(tally.samples, tally.correct, k) for tally in scorable] for k in settings.pass_at
-    }
+    passes = {str(k): [pass_at_k(tally.samples, tally.correct, k) for tally in scorable] for k in settings.pass_at}
     drawn = len(tallies) * settings.samples
     return {
         "benchmark": benchmark,
@@ -211,8 +205,16 @@ def _write_page(path: str | Path, evaluation: dict[str, Any]) -> None:
         f"Evaluation of {evaluation['name']}",
         f"Policy {evaluation['policy_id']}, {evaluations[0]['n']} samples a problem.",
         page.table(
-            ["benchmark", "problems", f"avg@{evaluations[0]['n']}", "95 % interval", *(f"pass@{k}" for k in ks),
-             "cut", "tokens", "different solutions"],
+            [
+                "benchmark",
+                "problems",
+                f"avg@{evaluations[0]['n']}",
+                "95 % interval",
+                *(f"pass@{k}" for k in ks),
+                "cut",
+                "tokens",
+                "different solutions",
+            ],
             [
                 [
                     e["benchmark"],

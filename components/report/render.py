@@ -144,7 +144,9 @@ def _funnel_table(iterations: list[dict[str, Any]]) -> str:
     gates = iterations[0]["filtering"]["funnel"]
     rows = [["all trajectories", *(it["filtering"]["trajectories"] for it in iterations)]]
     for index, gate in enumerate(gates):
-        rows.append([f"left out: {gate['because']}", *(-it["filtering"]["funnel"][index]["dropped"] for it in iterations)])
+        rows.append(
+            [f"left out: {gate['because']}", *(-it["filtering"]["funnel"][index]["dropped"] for it in iterations)]
+        )
     rows.append(["experts for RFT", *(it["filtering"]["experts"] for it in iterations)])
     rows.append(["problems they are of", *(it["filtering"]["problems"] for it in iterations)])
     return page.table(["", *(f"iteration {it['iteration']}" for it in iterations)], rows, chosen=len(gates) + 1)
@@ -155,8 +157,13 @@ def _data_table(data: dict[str, Any]) -> str:
     return page.table(
         ["source", "role", "rows", "kept", "dropped because"],
         [
-            [s["name"], s["role"], s["rows"], s["kept"],
-             ", ".join(f"{count} {reasons[reason]}" for reason, count in s["dropped"].items())]
+            [
+                s["name"],
+                s["role"],
+                s["rows"],
+                s["kept"],
+                ", ".join(f"{count} {reasons[reason]}" for reason, count in s["dropped"].items()),
+            ]
             for s in data["sources"]
         ],
     )

@@ -94,7 +94,8 @@ def report(
     with whole_folder(results_out) as folder:
         write_json(folder / "summary.json", summary)
     write_page(page_out, summary)
-    result(f"best policy so far: {chosen['name']}, {validation} {settings.choose_by} {_figure(chosen, validation, settings):.3f}")
+    best = _figure(chosen, validation, settings)
+    result(f"best policy so far: {chosen['name']}, {validation} {settings.choose_by} {best:.3f}")
     return {
         f"{policy['kind']}_{validation}_{settings.choose_by}": _figure(policy, validation, settings)
         for policy in policies

@@ -164,7 +164,8 @@ def explore(
     )
     _write_page(page_out, iteration, steps)
     first, last = steps[0], steps[-1]
-    result(f"{recorder.recorded} rollouts, {recorder.correct} correct; reward {first['reward']:.3f} to {last['reward']:.3f}")
+    rewards = f"reward {first['reward']:.3f} to {last['reward']:.3f}"
+    result(f"{recorder.recorded} rollouts, {recorder.correct} correct; {rewards}")
     return {
         "rollouts": recorder.recorded,
         "correct_rollouts": recorder.correct,

@@ -109,9 +109,7 @@ class RolloutRecorder:
         self._check_signal(problem_id, rewards, finished)
         return rewards
 
-    def _check_signal(
-        self, problem_ids: Sequence[str], rewards: list[float | None], finished: list[bool]
-    ) -> None:
+    def _check_signal(self, problem_ids: Sequence[str], rewards: list[float | None], finished: list[bool]) -> None:
         spread: dict[str, set[float]] = {}
         for identity, reward in zip(problem_ids, rewards, strict=True):
             if reward is not None:

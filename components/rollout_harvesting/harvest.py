@@ -150,7 +150,8 @@ def _with_success_rate(batch: pa.RecordBatch, rates: dict[str, float]) -> pa.Tab
 
 
 def _write_success_rates(path: Path, counts: dict[tuple[str, int], tuple[int, int]]) -> None:
-    rows, so_far = [], {}
+    rows: list[dict[str, Any]] = []
+    so_far: dict[str, tuple[int, int]] = {}
     for problem, step in sorted(counts):
         samples, correct = counts[problem, step]
         total, right = so_far.get(problem, (0, 0))

@@ -178,6 +178,7 @@ def save_policy(model: "PreTrainedModel", initial: str | Path, destination: str 
         model.save_pretrained(weights)
         for pattern in _WEIGHT_PATTERNS:
             for file in weights.glob(pattern):
+                file.chmod(0o644)  # written as private; another user's pod has to read it
                 file.rename(folder / file.name)
         shutil.rmtree(weights)
 

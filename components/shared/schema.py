@@ -97,11 +97,10 @@ class TableWriter:
 @contextlib.contextmanager
 def table_writer(path: str | Path, schema: pa.Schema, rows_per_group: int = 2048) -> Iterator[TableWriter]:
     """Writes a Parquet file of a schema, row by row, and renames it into place when it is whole."""
-    with whole_file(path) as temporary:
-        with pq.ParquetWriter(temporary, schema, compression="zstd") as parquet:
-            writer = TableWriter(parquet, schema, rows_per_group)
-            yield writer
-            writer.flush()
+    with whole_file(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as parquet:
+        writer = TableWriter(parquet, schema, rows_per_group)
+        yield writer
+        writer.flush()
 
 
 def write_table(path: str | Path, schema: pa.Schema, rows: Iterable[dict[str, Any]]) -> int:

@@ -36,8 +36,11 @@ def stage(name: str) -> Iterator[None]:
         sys.exit(1)
     except OSError as error:
         if error.errno in _DISK_ERRORS:
-            print(f"{ERROR_MARK} {name}: cannot write {error.filename or 'a file'}: {error.strerror}. "
-                  f"{_DISK_ERRORS[error.errno]}", flush=True)
+            print(
+                f"{ERROR_MARK} {name}: cannot write {error.filename or 'a file'}: {error.strerror}. "
+                f"{_DISK_ERRORS[error.errno]}",
+                flush=True,
+            )
             sys.exit(1)
         raise
 

@@ -144,9 +144,7 @@ def _report(
     for gate, why in GATES.items():
         left -= dropped[gate]
         funnel.append({"gate": gate, "because": why, "dropped": dropped[gate], "left": left})
-    steps = Counter(
-        step for rows in candidates.values() for number, step, _ in rows if reasons[number] is None
-    )
+    steps = Counter(step for rows in candidates.values() for number, step, _ in rows if reasons[number] is None)
     return {
         "trajectories": len(reasons),
         "experts": left,
@@ -214,7 +212,8 @@ def _write_page(path: str | Path, report: dict[str, Any]) -> None:
     page.page(
         path,
         "Verification filtering",
-        f"{report['experts']:,} experts of {report['problems']:,} problems, from {report['trajectories']:,} trajectories.",
+        f"{report['experts']:,} experts of {report['problems']:,} problems, from {report['trajectories']:,} "
+        "trajectories.",
         page.figure(drawing, "What each gate left, and which steps the experts come from."),
         page.table(
             ["gate", "left out because", "left out", "left"],

@@ -15,5 +15,7 @@ class FilterSettings(Settings):
     max_success_rate: float = Field(
         0.8, ge=0, le=1, description="A problem is hard, and kept, at or below this success rate over the iteration."
     )
-    max_per_problem: int = Field(8, ge=1, description="Trajectories kept of one problem: different ones first, then early.")
+    max_per_problem: int = Field(
+        8, ge=1, description="Trajectories kept of one problem: different ones first, then early."
+    )
     grading_seconds: float = Field(5.0, gt=0, description="An answer may take to judge; past it, it is wrong.")

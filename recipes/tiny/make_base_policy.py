@@ -19,6 +19,7 @@ import random
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -82,7 +83,7 @@ def arithmetic_demonstrations(count: int, seed: int) -> Iterator[tuple[str, str]
 TASKS = {"countdown": (countdown_demonstrations, 3, 1500), "arithmetic": (arithmetic_demonstrations, 2, 1200)}
 
 
-def make_tokenizer(texts: Iterator[str]):
+def make_tokenizer(texts: Iterator[str]) -> Any:
     """A small Qwen2 tokenizer: byte-level BPE, every digit apart, any text encoded.
 
     It is of the class that AutoTokenizer picks for a Qwen2 model. With another class, what loads would

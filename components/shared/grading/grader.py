@@ -1,5 +1,6 @@
 """Grades completions in worker processes that are killed when an answer takes too long or too much memory."""
 
+import contextlib
 import json
 import os
 import selectors
@@ -60,9 +61,7 @@ class Grader:
         distinct = list(dict.fromkeys(rows))
         shares = [distinct[i :: len(self._workers)] for i in range(len(self._workers))]
         verdicts: dict[GradingRow, bool | None] = {}
-        for share, judged in zip(
-            shares, self._threads.map(_Worker.judge_all, self._workers, shares), strict=True
-        ):
+        for share, judged in zip(shares, self._threads.map(_Worker.judge_all, self._workers, shares), strict=True):
             verdicts.update(zip(share, judged, strict=True))
         return [verdicts[row] for row in rows]
 
@@ -127,9 +126,7 @@ class _Worker:
             self._process.wait()
             assert self._process.stdin and self._process.stdout and self._selector
             self._selector.close()
-            try:
+            with contextlib.suppress(BrokenPipeError):  # the worker died with a question unread
                 self._process.stdin.close()
-            except BrokenPipeError:
-                pass  # the worker died with a question unread
             self._process.stdout.close()
             self._process, self._selector, self._warm = None, None, set()

@@ -79,7 +79,8 @@ def _math_verdict(gold: str, completion: str) -> bool | None:
 def _parse_gold(gold: str) -> list[Any]:
     from math_verify import parse
 
-    return parse(f"\\boxed{{{gold}}}", parsing_timeout=None)
+    values: list[Any] = parse(f"\\boxed{{{gold}}}", parsing_timeout=None)
+    return values
 
 
 def _reasoning_gym_verdict(task: str, answer: str, completion: str) -> bool | None:

@@ -1,0 +1,43 @@
+# `make` lists the targets.
+PYTHON ?= python3
+RECIPE ?= recipes/laptop.yaml
+BIN := .venv/bin
+READY := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help run test test-slow lint format compile base-policy clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+
+run: $(READY) ## Run the loop here: RECIPE=recipes/laptop.yaml
+	@$(BIN)/python pipeline.py run --recipe $(RECIPE)
+
+test: $(READY) ## Run the tests that take seconds
+	@$(BIN)/pytest -m "not slow"
+
+test-slow: $(READY) ## Run the tests that train, and the loop end to end
+	@$(BIN)/pytest -m slow
+
+lint: $(READY) ## Check style, format and types
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+format: $(READY) ## Put style and format in order
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+compile: $(READY) ## Compile the pipeline to build/rloop.yaml, to upload to Kubeflow
+	@$(BIN)/python pipeline.py compile --recipe $(RECIPE) --output build/rloop.yaml
+
+base-policy: $(READY) ## Make the tiny base policies anew (15 minutes); they are committed
+	@$(BIN)/python recipes/tiny/make_base_policy.py countdown
+	@$(BIN)/python recipes/tiny/make_base_policy.py arithmetic
+
+clean: ## Remove the environment, the runs and the caches
+	rm -rf .venv runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# The environment, made once and again when its description changes.
+$(READY): pyproject.toml constraints.txt
+	@echo "setting up .venv (about two minutes, once)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[train,dev]'
+	@touch $@
