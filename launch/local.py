@@ -33,6 +33,8 @@ from launch.images import STAGES
 from launch.recipe import Recipe, data_version
 from launch.stage_log import StageLog, last_result
 
+# Artifacts that are single files, by output name; KFP gives their paths no ending.
+_SUFFIXES = {"page": ".html", "metrics": ".json", "report": ".json", "log": ".json", "evaluation": ".json"}
 _DONE, _FAILED, _INTERRUPTED = 0, 1, 130
 
 
@@ -163,14 +165,17 @@ class _Run:
         return outputs, task_status
 
     def _name_outputs(self, path: str, outputs: dict[str, Any]) -> None:
-        """Links `stages/iteration-1/rft/rloop_policy` and the like to where kfp.local put the artifact."""
+        """Puts each artifact under a plain name, such as `stages/iteration-1/rft/rloop_policy`."""
         folder = self._output_dir / "stages" / path
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         for name, artifact in outputs.items():
             if isinstance(artifact, dsl.Artifact):
-                suffix = {"page": ".html", "metrics": ".json", "report": ".json", "log": ".json"}.get(name, "")
-                (folder / (name + suffix)).symlink_to(os.path.relpath(artifact.path, folder.resolve()))
+                suffix = _SUFFIXES.get(name, "")
+                if suffix:  # a copy: browsers go by the name of what a link points to
+                    shutil.copyfile(artifact.path, folder / (name + suffix))
+                else:
+                    (folder / name).symlink_to(os.path.relpath(artifact.path, folder.resolve()))
 
     @staticmethod
     def end_processes() -> None:

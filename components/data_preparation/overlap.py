@@ -1,4 +1,8 @@
-"""Whether a training problem stands in a benchmark: the same text after normalising, or shared word n-grams."""
+"""Whether a training problem stands in a benchmark: the same text after normalising, or nearly so.
+
+Nearly: many shared word n-grams, and the same numbers. Without the numbers, problems from one template
+(`State the final answer to ...: 46 + 56`) would count as one.
+"""
 
 import re
 import unicodedata
@@ -32,7 +36,7 @@ class OverlapIndex:
         self._words, self._share = ngram_words, share
         self._exact: dict[str, tuple[str, str]] = {}
         self._owners: defaultdict[int, set[int]] = defaultdict(set)  # n-gram hash -> benchmark problems
-        self._problems: list[tuple[str, str, int]] = []  # benchmark, row, number of n-grams
+        self._problems: list[tuple[str, str, int, Counter[str]]] = []  # benchmark, row, n-grams, numbers
 
     def add(self, benchmark: str, row: str, text: str) -> None:
         """Adds a benchmark's problem."""
@@ -40,7 +44,7 @@ class OverlapIndex:
         ngrams = self._ngrams(text)
         for ngram in ngrams:
             self._owners[ngram].add(len(self._problems))
-        self._problems.append((benchmark, row, len(ngrams)))
+        self._problems.append((benchmark, row, len(ngrams), _numbers(text)))
 
     def find(self, text: str) -> Overlap | None:
         """The benchmark problem that this text repeats, if there is one."""
@@ -50,13 +54,26 @@ class OverlapIndex:
         shared: Counter[int] = Counter()
         for ngram in ngrams:
             shared.update(self._owners.get(ngram, ()))
-        for index, count in shared.most_common(3):
-            benchmark, row, size = self._problems[index]
+        for index, count in shared.most_common(5):
+            benchmark, row, size, numbers = self._problems[index]
             share = count / min(len(ngrams), size)
-            if share >= self._share:
+            if share >= self._share and _same_numbers(_numbers(text), numbers):
                 return Overlap(benchmark, row, kind="ngram", share=round(share, 3))
         return None
 
     def _ngrams(self, text: str) -> set[int]:
         words = _WORD.findall(unicodedata.normalize("NFKC", text).lower())
         return {hash(tuple(words[i : i + self._words])) for i in range(len(words) - self._words + 1)}
+
+
+def _numbers(text: str) -> Counter[str]:
+    return Counter(re.findall(r"\d+", text))
+
+
+def _same_numbers(a: Counter[str], b: Counter[str]) -> bool:
+    """Whether the text with fewer numbers has nearly no number that the other lacks.
+
+    The longer one may draw a figure with numbers of its own; one in ten may be a page or an item.
+    """
+    fewer = min(a.total(), b.total())
+    return (a & b).total() >= 0.9 * fewer

@@ -1,6 +1,5 @@
 """Renders the run's results as one self-contained page."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import yaml
 from components.shared import page
 
 _COLOURS = {"base": "#6b7280", "rloop": "#15803d", "explored": "#c2410c", "vanilla": "#1d4ed8"}
+_WINDOW = 8  # RL steps of the moving average
 _KINDS = {
     "base": "the base policy",
     "explored": "a policy at the end of RL",
@@ -27,11 +27,14 @@ def write_page(path: str | Path, summary: dict[str, Any]) -> None:
     policies = summary["policies"]
     benchmarks = [e["benchmark"] for e in policies[0]["evaluations"]]
     parts = [page.heading("Policies"), _policy_table(summary, benchmarks), _kinds_note(policies)]
-    parts += [page.heading("pass@k"), _pass_figure(policies, benchmarks)]
+    parts += [page.heading("pass@k"), _pass_figure(policies, benchmarks), _detail_table(summary, benchmarks)]
     parts += [page.heading("RL exploration"), _training_figure(summary)]
     parts += [page.heading("From rollouts to experts"), _funnel_table(summary["iterations"])]
     parts += [page.heading("Data"), _data_table(summary["data"])]
-    parts += [page.heading("Settings"), page.preformatted(yaml.safe_dump(summary["settings"], sort_keys=False))]
+    parts += [
+        page.heading("Settings"),
+        page.preformatted(yaml.safe_dump(_without_nulls(summary["settings"]), sort_keys=False)),
+    ]
     page.page(path, "RLoop report", _lead(summary), *parts)
 
 
@@ -55,31 +58,58 @@ def _lead(summary: dict[str, Any]) -> str:
 
 
 def _policy_table(summary: dict[str, Any], benchmarks: list[str]) -> str:
-    headers, rows = policy_rows(summary, benchmarks)
-    chosen = [p["name"] for p in summary["policies"]].index(summary["chosen_policy"])
-    return page.table(headers, rows, chosen=chosen) + page.note(
-        "95 % intervals are bootstraps over problems. The marked policy is the run's policy: the best on "
-        f"{summary['chosen_by']['benchmark']} by {summary['chosen_by']['figure'].replace('_', ' ')}."
-    )
-
-
-def policy_rows(summary: dict[str, Any], benchmarks: Iterable[str]) -> tuple[list[str], list[list[Any]]]:
-    """Headers and rows of the table of policies: avg@n with its interval and pass@k of each benchmark."""
-    headers = ["policy"]
+    headers, rows = ["policy"], [[policy["name"]] for policy in summary["policies"]]
     for benchmark in benchmarks:
         e = _evaluation(summary["policies"][0], benchmark)
         most = list(e["pass_at_k"])[-1]
-        headers += [f"{benchmark} avg@{e['n']}", f"{benchmark} pass@{most}", "different solutions"]
-    rows = []
-    for policy in summary["policies"]:
-        row: list[Any] = [policy["name"]]
-        for benchmark in benchmarks:
+        headers += [f"{benchmark} avg@{e['n']}", f"pass@{most}"]
+        for row, policy in zip(rows, summary["policies"], strict=True):
             e = _evaluation(policy, benchmark)
-            low, high = e["avg_interval"]
-            most = list(e["pass_at_k"])[-1]
-            row += [f"{e['avg']:.3f} [{low:.3f}, {high:.3f}]", e["pass_at_k"][most], f"{e['distinct_correct']:.1f}"]
-        rows.append(row)
-    return headers, rows
+            row += [e["avg"], e["pass_at_k"][most]]
+    chosen = [p["name"] for p in summary["policies"]].index(summary["chosen_policy"])
+    by = summary["chosen_by"]
+    return page.table(headers, rows, chosen=chosen) + page.note(
+        f"Set off: the run's policy, the best on {by['benchmark']} by {by['figure'].replace('_', ' ')}."
+    )
+
+
+def _detail_table(summary: dict[str, Any], benchmarks: list[str]) -> str:
+    first = _evaluation(summary["policies"][0], benchmarks[0])
+    ks = list(first["pass_at_k"])
+    rows = []
+    for benchmark in benchmarks:
+        for policy in summary["policies"]:
+            e = _evaluation(policy, benchmark)
+            rows.append(
+                [
+                    policy["name"],
+                    benchmark,
+                    e["problems"],
+                    _interval(e["avg"], e["avg_interval"]),
+                    _interval(e["pass_at_k"][ks[-1]], e["pass_at_k_interval"][ks[-1]]),
+                    e["distinct_correct"],
+                    e["mean_tokens"],
+                    e["truncation_rate"],
+                ]
+            )
+    headers = [
+        "policy",
+        "benchmark",
+        "problems",
+        f"avg@{first['n']}",
+        f"pass@{ks[-1]}",
+        "different solutions",
+        "tokens",
+        "cut",
+    ]
+    return page.table(headers, rows) + page.note(
+        "With 95 % intervals, bootstrapped over problems. Different solutions: distinct correct completions a problem, "
+        "white space aside."
+    )
+
+
+def _interval(value: float, interval: list[float]) -> str:
+    return f"{value:.3f} [{interval[0]:.3f}, {interval[1]:.3f}]"
 
 
 def _kinds_note(policies: list[dict[str, Any]]) -> str:
@@ -127,17 +157,26 @@ def _training_figure(summary: dict[str, Any]) -> str:
         steps = iteration["exploration"]
         at = [start + row["step"] for row in steps]
         for axis, figure in ((reward, "reward"), (entropy, "entropy")):
-            axis.plot(at, [row[figure] for row in steps], color=_COLOURS["explored"])
+            values = [row[figure] for row in steps]
+            axis.plot(at, values, color=_COLOURS["explored"], alpha=0.3, linewidth=1)
+            axis.plot(at, _moving_average(values), color=_COLOURS["explored"])
             axis.axvline(start, color="#9ca3af", linewidth=0.8, linestyle=":")
-        reward.annotate(f" iteration {iteration['iteration']}", (start, reward.get_ylim()[1]), fontsize=8, va="top")
+            axis.text(
+                start, 1.0, f" iteration {iteration['iteration']}", transform=axis.get_xaxis_transform(), fontsize=8
+            )
         start += len(steps)
     reward.set_ylabel("training reward (share correct)")
     entropy.set_ylabel("entropy, nats a token")
     for axis in (reward, entropy):
         axis.set_xlabel("RL step over all iterations")
     return page.figure(
-        drawing, "Each iteration starts again from a policy after RFT: reward and entropy begin near where it stands."
+        drawing,
+        f"Each iteration starts again from a policy after RFT. Bold: the mean over the last {_WINDOW} steps.",
     )
+
+
+def _moving_average(values: list[float]) -> list[float]:
+    return [sum(values[max(0, i + 1 - _WINDOW) : i + 1]) / min(i + 1, _WINDOW) for i in range(len(values))]
 
 
 def _funnel_table(iterations: list[dict[str, Any]]) -> str:
@@ -167,3 +206,10 @@ def _data_table(data: dict[str, Any]) -> str:
             for s in data["sources"]
         ],
     )
+
+
+def _without_nulls(value: Any) -> Any:
+    """Settings without those left at nothing, which only make the list longer."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(inner) for key, inner in value.items() if inner not in (None, [])}
+    return [_without_nulls(inner) for inner in value] if isinstance(value, list) else value

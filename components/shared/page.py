@@ -82,8 +82,12 @@ def _cell(value: Any) -> str:
 
 def figure(drawing: "Figure", caption: str) -> str:
     """A matplotlib figure as inline SVG with a caption that says what it shows."""
+    import matplotlib
+
     buffer = io.StringIO()
-    drawing.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+    # Text stays text: smaller, and it can be searched and copied.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "rloop", "font.family": "sans-serif"}):
+        drawing.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
     svg = buffer.getvalue()
     return f'<figure>{svg[svg.index("<svg") :]}<figcaption class="note">{escape(caption)}</figcaption></figure>'
 
