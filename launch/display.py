@@ -30,7 +30,7 @@ class Display:
         self._path, self._last_line = "", 0.0
         self._live: Progress | None = None
         self._task: TaskID | None = None
-        console.print(f"[bold]rloop[/bold]  {title}; output in {output_dir}")
+        console.print(f"[bold]rloop[/bold]  {title}; output in {output_dir}", soft_wrap=True)
 
     def stage_begins(self, path: str) -> None:
         """A stage starts, or turns out to be cached."""
@@ -78,7 +78,9 @@ class Display:
 
     def stopped(self, stage: str) -> None:
         """`--until` is reached."""
-        self._console.print(f"stopped after {stage}, as asked; its output: {self._output_dir / 'stages'}")
+        self._console.print(
+            f"stopped after {stage}, as asked; its output: {self._output_dir / 'stages'}", soft_wrap=True
+        )
 
     def interrupted(self) -> None:
         """Ctrl-C, or a polite kill."""

@@ -12,6 +12,7 @@ def normalise(text: str) -> str:
     """A text without what only changes how it looks: case, white space, LaTeX layout, final punctuation."""
     text = unicodedata.normalize("NFKC", text).lower()
     text = re.sub(r"\\[dt]frac", r"\\frac", _LATEX_LAYOUT.sub(" ", text))
+    text = re.sub(r"([_^])\s*(\w)", r" \1 \2 ", text)  # as LaTeX reads it: \log_82 is \log_8 2
     tokens = _TOKEN.findall(text)
     while tokens and tokens[-1] in ".?!:;,":
         tokens.pop()

@@ -1,0 +1,91 @@
+"""What several tests use: the tiny policy, problems, and rollouts of a made-up run."""
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.shared import countdown
+from components.shared.grading import Grader
+from components.shared.policy import load_tokenizer
+from components.shared.schema import PROBLEMS, ROLLOUTS, write_table
+
+ROOT = Path(__file__).resolve().parent.parent
+POLICY = ROOT / "recipes" / "tiny" / "countdown"
+
+
+@pytest.fixture(scope="session")
+def tiny_policy() -> Path:
+    return POLICY
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Any:
+    return load_tokenizer(POLICY)
+
+
+@pytest.fixture(scope="session")
+def grader() -> Iterator[Grader]:
+    with Grader(workers=1, seconds=2.0) as shared:
+        yield shared
+
+
+@pytest.fixture
+def problems_folder(tmp_path: Path) -> Path:
+    """Sixteen Countdown training problems."""
+    folder = tmp_path / "problems"
+    write_table(
+        folder / "problems.parquet",
+        PROBLEMS,
+        (
+            {
+                "problem_id": f"p{i}",
+                "prompt": problem.text,
+                "answer": problem.answer,
+                "source": "train",
+                "verifier": "countdown",
+                "difficulty": None,
+            }
+            for i, problem in enumerate(countdown.generate("train", 3, 1, 9, 16, seed=1))
+        ),
+    )
+    return folder
+
+
+@pytest.fixture
+def rollout(tokenizer: Any) -> Callable[..., dict[str, Any]]:
+    """Makes one rollout; what a test does not say is filled in."""
+
+    def make(problem_id: str = "p0", step: int = 0, completion: str = "1+2=3.", **changes: Any) -> dict[str, Any]:
+        row = {
+            "problem_id": problem_id,
+            "iteration": 1,
+            "step": step,
+            "rank": 0,
+            "group_id": f"1-{step}-{problem_id}",
+            "sample_index": 0,
+            "prompt": "Use 1 2 to make 3.",
+            "completion": completion,
+            "completion_ids": [*tokenizer.encode(completion), tokenizer.eos_token_id],
+            "finish_reason": "stop",
+            "reward": 1.0,
+            "policy_id": "abc",
+            "sampled_at": datetime(2026, 1, 1, tzinfo=UTC),
+        }
+        return row | changes
+
+    return make
+
+
+@pytest.fixture
+def write_shard() -> Callable[..., Path]:
+    """Writes a rollout shard as the recorder does."""
+
+    def write(folder: Path, rows: list[dict[str, Any]], suffix: str = "") -> Path:
+        path = folder / f"step-{rows[0]['step']:06d}-rank-{rows[0]['rank']:04d}{suffix}.parquet"
+        write_table(path, ROLLOUTS, rows)
+        return path
+
+    return write

@@ -1,0 +1,125 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from components.shared.errors import InputError
+from components.shared.policy import (
+    check_policy,
+    check_room,
+    context_length,
+    conversation,
+    copy_policy,
+    eos_token_ids,
+    load_model,
+    load_tokenizer,
+    policy_id,
+    prompt_token_ids,
+    save_policy,
+)
+
+TEXTS = ["Use 3 7 2 to make 13.", "3*2=6,6+7=13.", "what is 12345 + 678?\n\\frac{1}{2} é ∑", ""]
+
+
+@pytest.fixture
+def broken(tmp_path: Path, tiny_policy: Path) -> Path:
+    return Path(shutil.copytree(tiny_policy, tmp_path / "policy"))
+
+
+@pytest.mark.parametrize("task", ["countdown", "arithmetic"])
+def test_a_committed_policy_is_one_and_loads_as_what_was_saved(task: str, tiny_policy: Path, tmp_path: Path) -> None:
+    policy = tiny_policy.parent / task
+    check_policy(policy, str(policy))
+    tokenizer = load_tokenizer(policy)
+    config = json.loads((policy / "tokenizer_config.json").read_text())
+    assert type(tokenizer).__name__ == config["tokenizer_class"]
+    tokenizer.save_pretrained(tmp_path)
+    again = load_tokenizer(tmp_path)
+    for text in TEXTS:
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+        assert again.encode(text) == tokenizer.encode(text)
+    assert sum(file.stat().st_size for file in policy.iterdir()) < 2 << 20
+
+
+def test_heads_are_large_enough_for_vllm(tiny_policy: Path) -> None:
+    config = json.loads((tiny_policy / "config.json").read_text())
+    assert config["hidden_size"] // config["num_attention_heads"] in (32, 64)
+    assert config["use_cache"] is True
+
+
+def test_saving_keeps_every_file_but_the_weights_and_leaves_the_initial_policy_alone(
+    tiny_policy: Path, tmp_path: Path
+) -> None:
+    import torch
+
+    before = policy_id(tiny_policy)
+    model = load_model(tiny_policy)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.01)
+    model.config.use_cache = False  # as a trainer would
+    save_policy(model, tiny_policy, tmp_path / "saved")
+    for file in tiny_policy.iterdir():
+        if file.suffix != ".safetensors":
+            assert (tmp_path / "saved" / file.name).read_bytes() == file.read_bytes()
+    policy_id.cache_clear()
+    assert policy_id(tiny_policy) == before
+    assert policy_id(tmp_path / "saved") != before
+    loaded = load_model(tmp_path / "saved")
+    for a, b in zip(model.parameters(), loaded.parameters(), strict=True):
+        assert torch.equal(a, b)
+    check_policy(tmp_path / "saved", "saved")
+
+
+def test_prompt_ids_are_those_that_trl_feeds_the_policy(tiny_policy: Path) -> None:
+    tokenizer = load_tokenizer(tiny_policy)
+    prompts = TEXTS[:3]
+    as_trl = tokenizer.apply_chat_template(
+        conversation=[conversation(p) for p in prompts], add_generation_prompt=True, tokenize=True, return_dict=True
+    )["input_ids"]
+    assert prompt_token_ids(tokenizer, prompts) == as_trl
+    rendered = tokenizer.apply_chat_template(
+        [*conversation(prompts[0]), {"role": "assistant", "content": "3*2=6,6+7=13."}], tokenize=False
+    )
+    assert rendered == "Use 3 7 2 to make 13.\n3*2=6,6+7=13.<|end|>"
+    assert context_length(tiny_policy) == 2048
+    assert eos_token_ids(tiny_policy) == {tokenizer.eos_token_id}
+
+
+@pytest.mark.parametrize(
+    ("remove", "message"),
+    [
+        (["config.json"], "has no config.json"),
+        (["model.safetensors"], r"no \*.safetensors weights"),
+        (["tokenizer.json"], "has no tokenizer"),
+        (["chat_template.jinja"], "has no chat template"),
+    ],
+)
+def test_a_folder_that_is_no_policy_says_what_is_missing(broken: Path, remove: list[str], message: str) -> None:
+    for name in remove:
+        (broken / name).unlink()
+    with pytest.raises(InputError, match=message):
+        check_policy(broken, "my-model")
+
+
+def test_an_eos_on_which_tokenizer_and_generation_disagree_is_an_error(broken: Path) -> None:
+    path = broken / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": 5}))
+    with pytest.raises(InputError, match="generation would not stop where"):
+        check_policy(broken, "my-model")
+
+
+def test_pickled_weights_and_code_are_not_copied(broken: Path, tmp_path: Path) -> None:
+    (broken / "pytorch_model.bin").write_bytes(b"\x80\x04")
+    (broken / "modeling_evil.py").write_text("raise SystemExit")
+    copy_policy(broken, tmp_path / "copy")
+    assert not (tmp_path / "copy" / "pytorch_model.bin").exists()
+    assert not (tmp_path / "copy" / "modeling_evil.py").exists()
+    check_policy(tmp_path / "copy", "copy")
+
+
+def test_a_prompt_without_room_for_a_completion_is_an_error(tiny_policy: Path) -> None:
+    check_room(tiny_policy, ["Use 3 7 2 to make 13."], 2034, "rl")
+    with pytest.raises(InputError, match="takes 14 tokens; with rl.max_completion_tokens"):
+        check_room(tiny_policy, ["Use 3 7 2 to make 13."], 2035, "rl")
