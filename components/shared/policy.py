@@ -70,6 +70,7 @@ def load_tokenizer(path: str | Path) -> "PreTrainedTokenizerBase":
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(str(path), padding_side="left", trust_remote_code=False)
+    tokenizer.model_max_length = 1 << 30  # a long prompt is measured and reported by us, not warned about
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

@@ -1,0 +1,44 @@
+import pytest
+
+from components.data_preparation.overlap import OverlapIndex
+
+PROBLEM = (
+    "Every morning Aya goes for a 9-kilometer-long walk and stops at a coffee shop afterwards. When she walks at a "
+    "constant speed of s kilometers per hour, the walk takes her 4 hours, including t minutes in the coffee shop."
+)
+
+
+@pytest.fixture
+def index() -> OverlapIndex:
+    built = OverlapIndex(ngram_words=10, share=0.5)
+    built.add("aime24", "line 1", PROBLEM)
+    built.add("short", "line 7", "What is 2 + 3?")
+    return built
+
+
+def test_the_same_text_is_found_exactly(index: OverlapIndex) -> None:
+    found = index.find(PROBLEM.upper().replace(" ", "  "))
+    assert found and (found.benchmark, found.row, found.kind) == ("aime24", "line 1", "exact")
+    found = index.find("what is $2+3$")
+    assert found and found.benchmark == "short"
+
+
+def test_a_reworded_copy_is_found_by_its_ngrams(index: OverlapIndex) -> None:
+    found = index.find(PROBLEM.replace("Every morning", "Each day") + " Find the answer.")
+    assert found and found.kind == "ngram" and found.share >= 0.5
+
+
+def test_the_same_words_with_other_numbers_are_another_problem(index: OverlapIndex) -> None:
+    assert index.find(PROBLEM.replace("4 hours", "6 hours").replace("9-kilometer", "8-kilometer")) is None
+
+
+def test_problems_from_one_template_are_told_apart() -> None:
+    index = OverlapIndex(ngram_words=10, share=0.5)
+    template = "State the final answer to the following arithmetic problem: {} ="
+    index.add("test", "problem 0", template.format("46 + 56 + 76"))
+    assert index.find(template.format("46 + 56 + 77")) is None
+    assert index.find(template.format("46 + 56 + 76")) is not None
+
+
+def test_another_text_is_not_found(index: OverlapIndex) -> None:
+    assert index.find("Natalia sold clips to 48 of her friends in April, and then she sold half as many in May.") is None

@@ -1,0 +1,135 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from components.data_preparation.prepare import prepare_data
+from components.data_preparation.settings import DataSettings
+from components.shared.errors import InputError
+from components.shared.schema import PROBLEMS
+
+LONG = "Every morning Aya goes for a 9-kilometer-long walk and stops at a coffee shop on her way back home at {}."
+
+
+@pytest.fixture
+def prepare(tmp_path: Path, tiny_policy: Path) -> Any:
+    def run(
+        train: list[dict[str, Any]], benchmark: list[dict[str, Any]], policy: Path = tiny_policy, **settings: Any
+    ) -> dict[str, Any]:
+        for name, rows in (("train", train), ("test", benchmark)):
+            (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        prepare_data(
+            str(policy),
+            DataSettings.check(
+                {"train": str(tmp_path / "train.jsonl"), "benchmarks": str(tmp_path / "test.jsonl"), **settings}, "data"
+            ),
+            completion_tokens=40,
+            policy_out=tmp_path / "out" / "policy",
+            problems_out=tmp_path / "out" / "problems",
+            benchmarks_out=tmp_path / "out" / "benchmarks",
+            report_out=tmp_path / "out" / "report.json",
+            page_out=tmp_path / "out" / "page.html",
+        )
+        report: dict[str, Any] = json.loads((tmp_path / "out" / "report.json").read_text())
+        report["problems_table"] = pq.read_table(tmp_path / "out" / "problems" / "problems.parquet")
+        report["benchmark_table"] = pq.read_table(tmp_path / "out" / "benchmarks" / "test.parquet")
+        report["page"] = (tmp_path / "out" / "page.html").read_text()
+        return report
+
+    return run
+
+
+BENCHMARK = [{"problem": "What is 1 + 1?", "answer": "2"}, {"problem": LONG.format("ten"), "answer": "10"}]
+
+
+def test_rows_are_kept_or_dropped_and_counted_by_reason(prepare: Any) -> None:
+    report = prepare(
+        [
+            {"problem": "What is 2 + 2?", "answer": "4", "level": 2},
+            {"problem": "what is $2+2$", "answer": "4"},
+            {"problem": "What is 3 + 3?", "answer": None},
+            {"problem": "", "answer": "5"},
+            {"problem": "What is 1+1", "answer": "2"},
+            {"problem": LONG.format("ten") + " When is she there?", "answer": "10"},
+            {"problem": "x" * 5000, "answer": "1"},
+            {"problem": "Solve it.", "answer": "}"},
+        ],
+        BENCHMARK,
+        prompt_template="{problem} Put the answer in a box.",
+    )
+    train = report["sources"][-1]
+    assert (train["rows"], train["kept"]) == (8, 1)
+    assert train["dropped"] == {
+        "duplicate": 1,
+        "no_answer": 1,
+        "no_text": 1,
+        "in_benchmark": 1,
+        "in_benchmark_ngram": 1,
+        "prompt_too_long": 1,
+        "answer_not_gradable": 1,
+    }
+    assert train["overlaps"][0] | {"share": 0} == {
+        "row": "line 5", "benchmark": "test", "benchmark_row": "line 1", "kind": "exact", "share": 0,
+    }  # fmt: skip
+    assert report["problems_table"].schema.equals(PROBLEMS)
+    (kept,) = report["problems_table"].to_pylist()
+    assert kept | {"problem_id": ""} == {
+        "problem_id": "",
+        "prompt": "What is 2 + 2? Put the answer in a box.",
+        "answer": "4",
+        "source": "train",
+        "verifier": "math",
+        "difficulty": 2.0,
+    }
+    assert "line 6" in report["page"] and "stands in a benchmark" in report["page"]
+    assert "<script" not in report["page"]
+
+
+def test_a_benchmark_that_repeats_its_problems_is_counted_once(prepare: Any) -> None:
+    report = prepare([{"problem": "What is 2 + 2?", "answer": "4"}], BENCHMARK * 32)
+    assert report["benchmark_table"].num_rows == 2
+    assert report["benchmarks"] == {"test": 2}
+    assert report["sources"][0]["dropped"] == {"duplicate": 62}
+
+
+def test_markup_in_data_is_shown_not_run(prepare: Any) -> None:
+    report = prepare(
+        [{"problem": "What is 2 + 2?", "answer": "4"}, {"problem": "Q", "answer": "<script>alert(1)</script> \\"}],
+        BENCHMARK,
+    )
+    assert "<script" not in report["page"]
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        (BENCHMARK, "the training set and benchmark test are the same problems"),
+        ([{"problem": "Q1", "answer": None}, {"problem": "Q2", "answer": ""}], "its answers are empty or null"),
+        ([{"problem": "x" * 5000, "answer": "1"}], "choose a model with a longer context"),
+    ],
+)
+def test_nothing_left_is_an_error_that_says_why(prepare: Any, train: list[dict[str, Any]], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        prepare(train, BENCHMARK)
+
+
+def test_long_prompts_can_be_an_error(prepare: Any) -> None:
+    rows = [{"problem": "What is 2 + 2?", "answer": "4"}, {"problem": "x" * 5000, "answer": "1"}]
+    with pytest.raises(InputError, match="line 2: the prompt takes 5001 tokens, but only 2008 leave room"):
+        prepare(rows, BENCHMARK, on_long_prompt="error")
+
+
+def test_a_missing_file_is_named_before_any_work(prepare: Any, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"data.benchmarks.aime: no such file: aime.jsonl"):
+        prepare([{"problem": "Q", "answer": "4"}], BENCHMARK, benchmarks={"aime": "aime.jsonl"})
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_base_policy_is_checked_and_copied(prepare: Any, tmp_path: Path, tiny_policy: Path) -> None:
+    prepare([{"problem": "What is 2 + 2?", "answer": "4"}], BENCHMARK)
+    for file in tiny_policy.iterdir():
+        assert (tmp_path / "out" / "policy" / file.name).read_bytes() == file.read_bytes()
+    with pytest.raises(InputError, match="no such folder"):
+        prepare([{"problem": "What is 2 + 2?", "answer": "4"}], BENCHMARK, policy=Path("no/policy"))

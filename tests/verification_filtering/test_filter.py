@@ -1,0 +1,152 @@
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from components.shared.errors import InputError
+from components.shared.schema import PROBLEMS, TRAJECTORIES, write_table
+from components.verification_filtering.filter import GATES, filter_trajectories
+from components.verification_filtering.settings import FilterSettings
+
+SOLUTIONS = ["1+2=3,3+3=6.", "2+1=3,3+3=6.", "1+3=4,4+2=6.", "3+1=4,4+2=6.", "2+3=5,5+1=6.", "1*2=2,2*3=6."]
+WRONG = "1+2=3."
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    write_table(
+        tmp_path / "problems" / "problems.parquet",
+        PROBLEMS,
+        (
+            {
+                "problem_id": p,
+                "prompt": "Use 1 2 3 to make 6.",
+                "answer": '{"numbers": [1, 2, 3], "target": 6}',
+                "source": "train",
+                "verifier": "countdown",
+                "difficulty": None,
+            }
+            for p in ("a", "b", "c")
+        ),
+    )
+
+    def filter_rows(rows: list[dict[str, Any]], **changes: Any) -> dict[str, Any]:
+        write_table(tmp_path / "trajectories" / "trajectories.parquet", TRAJECTORIES, rows)
+        out = tmp_path / "out"
+        figures = filter_trajectories(
+            tmp_path / "trajectories",
+            tmp_path / "problems",
+            FilterSettings.check(changes, "filter"),
+            experts_out=out / "experts",
+            dropped_out=out / "dropped",
+            report_out=out / "report.json",
+            page_out=out / "page.html",
+        )
+        return {
+            "figures": figures,
+            "report": json.loads((out / "report.json").read_text()),
+            "experts": pq.read_table(out / "experts" / "experts.parquet").to_pylist(),
+            "dropped": pq.read_table(out / "dropped" / "dropped.parquet").to_pylist(),
+        }
+
+    return filter_rows
+
+
+@pytest.fixture
+def trajectory(rollout: Any) -> Any:
+    def make(problem_id: str, completion: str, success_rate: float | None = 0.5, **changes: Any) -> dict[str, Any]:
+        extra = {"verdict": True, "success_rate": success_rate, "dropped_because": None}
+        return rollout(problem_id, completion=completion, **changes) | extra
+
+    return make
+
+
+def test_each_gate_leaves_out_what_it_should(run: Any, trajectory: Any) -> None:
+    rows = [
+        trajectory("a", SOLUTIONS[0]),
+        trajectory("a", WRONG),  # recorded as right: it is graded again
+        trajectory("a", SOLUTIONS[1], finish_reason="length"),
+        trajectory("b", SOLUTIONS[0], success_rate=0.9),
+        trajectory("a", SOLUTIONS[0].replace(",", ", "), step=3),
+        trajectory("a", SOLUTIONS[0], step=3),
+        trajectory("c", SOLUTIONS[0], success_rate=None),
+    ]
+    got = run(rows)
+    assert [row["completion"] for row in got["experts"]] == [SOLUTIONS[0], SOLUTIONS[0].replace(",", ", ")]
+    assert [row["dropped_because"] for row in got["dropped"]] == [
+        "not_correct", "not_finished", "not_hard", "duplicate", "not_scorable",
+    ]  # fmt: skip
+    assert [row["verdict"] for row in got["dropped"]] == [False, True, True, True, True]
+    assert [gate["gate"] for gate in got["report"]["funnel"]] == list(GATES)
+    assert got["report"]["funnel"][-1]["left"] == got["report"]["experts"] == 2
+
+
+def test_a_problem_at_the_threshold_is_hard(run: Any, trajectory: Any) -> None:
+    rows = [trajectory("a", SOLUTIONS[0], success_rate=0.8), trajectory("b", SOLUTIONS[0], success_rate=0.81)]
+    assert [row["problem_id"] for row in run(rows, max_success_rate=0.8)["experts"]] == ["a"]
+
+
+def test_the_cap_keeps_early_and_different_solutions(run: Any, trajectory: Any) -> None:
+    rows = [trajectory("a", text, step=9 - i) for i, text in enumerate(SOLUTIONS)]
+    got = run(rows, max_per_problem=2)
+    assert len(got["experts"]) == 2
+    assert {row["step"] for row in got["experts"]} >= {4}  # the earliest
+    assert Counter(row["dropped_because"] for row in got["dropped"]) == {"over_cap": 4}
+
+
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("abc"), st.sampled_from([*SOLUTIONS, WRONG]), st.integers(0, 3)),
+        min_size=1,
+        max_size=25,
+    ),
+    st.integers(1, 3),
+)
+def test_laws(run: Any, trajectory: Any, drawn: list[tuple[str, str, int]], cap: int) -> None:
+    rows = [trajectory(p, text, step=step, sample_index=i) for i, (p, text, step) in enumerate(drawn)]
+    if all(text == WRONG for _, text, _ in drawn):
+        with pytest.raises(InputError, match="not_correct"):
+            run(rows, max_per_problem=cap)
+        return
+    got = run(rows, max_per_problem=cap)
+    experts, dropped = got["experts"], got["dropped"]
+    # Nothing is lost or made: each trajectory is in one table, as it was but for what filtering says of it.
+    assert sorted(r["sample_index"] for r in experts + dropped) == list(range(len(rows)))
+    for row in experts + dropped:
+        original = rows[row["sample_index"]]
+        assert {k: v for k, v in row.items() if k not in ("verdict", "dropped_because")} == {
+            k: v for k, v in original.items() if k not in ("verdict", "dropped_because")
+        }
+    assert all(row["dropped_because"] is None and row["verdict"] for row in experts)
+    assert all(row["dropped_because"] in GATES for row in dropped)
+    assert len({(r["problem_id"], r["completion"]) for r in experts}) == len(experts)
+    assert max(Counter(r["problem_id"] for r in experts).values()) <= cap
+    # Filtering the experts again keeps them all.
+    assert len(run(experts, max_per_problem=cap)["experts"]) == len(experts)
+
+
+@pytest.mark.parametrize(
+    ("completion", "changes", "gate", "remedy"),
+    [
+        (WRONG, {}, "not_correct", "choose easier problems"),
+        (SOLUTIONS[0], {"finish_reason": "length"}, "not_finished", "raise rl.max_completion_tokens"),
+        (SOLUTIONS[0], {"success_rate": 0.95}, "not_hard", r"raise filter.max_success_rate \(now 0.8\)"),
+    ],
+)
+def test_an_empty_set_names_the_gate_that_emptied_it(
+    run: Any, trajectory: Any, completion: str, changes: dict[str, Any], gate: str, remedy: str
+) -> None:
+    with pytest.raises(InputError, match=f"gate '{gate}' emptied the set; .*{remedy}"):
+        run([trajectory("a", completion, **changes), trajectory("a", WRONG)])
+
+
+def test_a_trajectory_of_an_unknown_problem_is_an_error(run: Any, trajectory: Any) -> None:
+    with pytest.raises(InputError, match="problem z is not among the training problems"):
+        run([trajectory("z", SOLUTIONS[0])])
