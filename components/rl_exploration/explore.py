@@ -87,7 +87,7 @@ def explore(
         """Prints a progress line after each RL step."""
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-            if logs and "reward" in logs and state.global_step % settings.updates_per_step == 0:
+            if logs and "reward" in logs:
                 progress.advance(1, f"reward {float(logs['reward']):.3f}, entropy {float(logs['entropy']):.2f}")
 
     with tempfile.TemporaryDirectory() as work, Grader(seconds=settings.grading_seconds) as grader:
@@ -175,17 +175,25 @@ def explore(
 
 
 def _steps(history: list[dict[str, Any]], updates_per_step: int) -> list[dict[str, Any]]:
-    """One row of figures an RL step: means over its updates, None where TRL logged nothing."""
-    updates = [entry for entry in history if "reward" in entry]
-    rows = []
-    for start in range(0, len(updates), updates_per_step):
-        entries = updates[start : start + updates_per_step]
-        row: dict[str, Any] = {"step": start // updates_per_step}
+    """One row of figures an RL step: means over its updates, None where TRL logged nothing.
+
+    TRL logs what concerns the samples at the step's first update alone, the rest at each.
+    """
+    values: dict[int, dict[str, list[float]]] = {}
+    for entry in history:
+        step = values.setdefault((entry["step"] - 1) // updates_per_step, {})
         for name, (logged, _) in STEP_FIGURES.items():
-            values = [float(entry[logged]) for entry in entries if logged in entry]
-            row[name] = sum(values) / len(values) if values else None
-        rows.append(row)
-    return rows
+            if logged in entry:
+                step.setdefault(name, []).append(float(entry[logged]))
+    return [
+        {"step": step, **{name: _mean(figures.get(name)) for name in STEP_FIGURES}}
+        for step, figures in sorted(values.items())
+        if "reward" in figures
+    ]
+
+
+def _mean(values: list[float] | None) -> float | None:
+    return sum(values) / len(values) if values else None
 
 
 def _write_page(path: str | Path, iteration: int, steps: list[dict[str, Any]]) -> None:

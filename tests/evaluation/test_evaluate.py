@@ -1,0 +1,107 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from components.evaluation.evaluate import evaluate
+from components.evaluation.settings import EvaluationSettings
+from components.shared import countdown
+from components.shared.errors import InputError
+from components.shared.pass_at_k import pass_at_k
+from components.shared.schema import BENCHMARK_ORDER, PROBLEMS, SAMPLES, write_table
+from components.shared.stage import write_json
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"samples": 8, "pass_at": [1, 32]}, "asks for pass@32, but eval.samples is 8: pass@k needs at least k samples"),
+        ({"pass_at": [0]}, "each k must be at least 1"),
+        ({"samples": 0}, "greater than or equal to 1"),
+    ],
+)
+def test_settings_that_cannot_work(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        EvaluationSettings.check(values, "eval")
+
+
+def test_pass_at_one_is_always_there() -> None:
+    assert EvaluationSettings.check({"samples": 8, "pass_at": [8, 4, 4]}, "eval").pass_at == [1, 4, 8]
+
+
+@pytest.fixture
+def benchmarks(tmp_path: Path) -> Path:
+    folder = tmp_path / "benchmarks"
+    for name, seed in (("zeta", 1), ("alpha", 2)):
+        rows = [
+            {
+                "problem_id": f"{name}{i}",
+                "prompt": problem.text,
+                "answer": problem.answer,
+                "source": name,
+                "verifier": "countdown",
+                "difficulty": None,
+            }
+            for i, problem in enumerate(countdown.generate("dev", 3, 1, 9, 6, seed))
+        ]
+        write_table(folder / f"{name}.parquet", PROBLEMS, rows)
+    write_json(folder / BENCHMARK_ORDER, ["zeta", "alpha"])
+    return folder
+
+
+def run(policy: Path, benchmarks: Path, out: Path, **changes: Any) -> dict[str, Any]:
+    values = {"samples": 8, "pass_at": [1, 4, 8], "max_completion_tokens": 30}
+    evaluate(
+        policy,
+        benchmarks,
+        EvaluationSettings.check(values | changes, "eval"),
+        name="base",
+        kind="base",
+        iteration=0,
+        seed=1,
+        samples_out=out / "samples",
+        evaluation_out=out / "evaluation.json",
+        page_out=out / "page.html",
+    )
+    evaluation: dict[str, Any] = json.loads((out / "evaluation.json").read_text())
+    return evaluation
+
+
+@pytest.mark.slow
+def test_the_figures_follow_from_the_samples(tiny_policy: Path, benchmarks: Path, tmp_path: Path) -> None:
+    evaluation = run(tiny_policy, benchmarks, tmp_path / "out")
+    assert [e["benchmark"] for e in evaluation["evaluations"]] == ["zeta", "alpha"]  # the recipe's order
+    table = pq.read_table(tmp_path / "out" / "samples" / "samples.parquet")
+    assert table.schema.equals(SAMPLES)
+    for e in evaluation["evaluations"]:
+        rows = [row for row in table.to_pylist() if row["benchmark"] == e["benchmark"]]
+        assert len(rows) == 6 * 8 and e["problems"] == 6 and e["n"] == 8
+        correct: dict[str, int] = {}
+        distinct: dict[str, set[str]] = {}
+        for row in rows:
+            correct[row["problem_id"]] = correct.get(row["problem_id"], 0) + row["correct"]
+            if row["correct"]:
+                distinct.setdefault(row["problem_id"], set()).add(row["completion"])
+        assert e["avg"] == pytest.approx(sum(correct.values()) / 48)
+        for k in (1, 4, 8):
+            assert e["pass_at_k"][str(k)] == pytest.approx(sum(pass_at_k(8, c, k) for c in correct.values()) / 6)
+        assert e["avg_interval"][0] <= e["avg"] <= e["avg_interval"][1]
+        assert e["distinct_correct"] == pytest.approx(sum(map(len, distinct.values())) / 6)
+        assert e["truncation_rate"] == sum(row["finish_reason"] == "length" for row in rows) / 48
+        assert e["mean_tokens"] == pytest.approx(sum(row["tokens"] for row in rows) / 48)
+    again = run(tiny_policy, benchmarks, tmp_path / "again")
+    assert again == evaluation
+
+
+@pytest.mark.slow
+def test_a_cut_completion_is_wrong_and_counted(tiny_policy: Path, benchmarks: Path, tmp_path: Path) -> None:
+    evaluation = run(tiny_policy, benchmarks, tmp_path / "out", max_completion_tokens=2)
+    assert all(e["truncation_rate"] == 1.0 and e["avg"] == 0.0 for e in evaluation["evaluations"])
+
+
+@pytest.mark.slow
+def test_a_completion_longer_than_the_context_is_an_error(tiny_policy: Path, benchmarks: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="more than the model's context of 2048"):
+        run(tiny_policy, benchmarks, tmp_path / "out", max_completion_tokens=2048)

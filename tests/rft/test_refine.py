@@ -1,0 +1,95 @@
+"""Real fine-tuning of the tiny policy on a few trajectories."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.rft.refine import refine
+from components.rft.settings import RFTSettings
+from components.shared import countdown
+from components.shared.errors import InputError
+from components.shared.policy import check_policy, load_model, load_tokenizer, policy_id, prompt_token_ids
+from components.shared.schema import TRAJECTORIES, write_table
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def experts(tmp_path: Path, rollout: Any, tokenizer: Any) -> Path:
+    rows = []
+    for i, problem in enumerate(countdown.generate("train", 3, 1, 9, 32, seed=1)):
+        row = rollout(f"p{i}", completion=countdown.solve(problem.answer), prompt=problem.text)
+        rows.append(row | {"verdict": True, "success_rate": 0.5, "dropped_because": None})
+    write_table(tmp_path / "experts" / "experts.parquet", TRAJECTORIES, rows)
+    return tmp_path / "experts"
+
+
+def run(policy: Path, experts: Path, out: Path, **changes: Any) -> Path:
+    values = {"learning_rate": 3e-4, "epochs": 8, "batch_size": 16}
+    refine(
+        policy,
+        experts,
+        RFTSettings.check(values | changes, "rft"),
+        iteration=1,
+        seed=1,
+        policy_out=out / "policy",
+        log_out=out / "log.json",
+        page_out=out / "page.html",
+    )
+    return out
+
+
+def test_learns_the_experts_and_leaves_the_initial_policy_alone(
+    tiny_policy: Path, experts: Path, tmp_path: Path
+) -> None:
+    before = {file.name: file.read_bytes() for file in tiny_policy.iterdir()}
+    out = run(tiny_policy, experts, tmp_path / "out")
+    log = json.loads((out / "log.json").read_text())
+    assert len(log["updates"]) == 16 and log["trajectories"] == 32
+    assert log["updates"][-1]["loss"] < log["updates"][0]["loss"]
+    check_policy(out / "policy", "rft")
+    assert policy_id(out / "policy") != policy_id(tiny_policy)
+    assert {file.name: file.read_bytes() for file in tiny_policy.iterdir()} == before
+    for name in before:
+        if not name.endswith(".safetensors"):
+            assert (out / "policy" / name).read_bytes() == before[name]
+
+
+def test_the_loss_is_that_of_the_completions_tokens_with_their_eos(
+    tiny_policy: Path, experts: Path, tmp_path: Path
+) -> None:
+    import pyarrow.parquet as pq
+    import torch
+
+    out = run(tiny_policy, experts, tmp_path / "out", batch_size=32, epochs=1)
+    (update,) = json.loads((out / "log.json").read_text())["updates"]
+    model, tokenizer = load_model(tiny_policy).eval(), load_tokenizer(tiny_policy)
+    total, tokens = 0.0, 0
+    for row in pq.read_table(experts / "experts.parquet").to_pylist():
+        (prompt,) = prompt_token_ids(tokenizer, [row["prompt"]])
+        ids = torch.tensor([prompt + row["completion_ids"]])
+        assert ids[0, -1] == tokenizer.eos_token_id
+        with torch.no_grad():
+            logits = model(ids).logits[0, len(prompt) - 1 : -1]
+        total += torch.nn.functional.cross_entropy(logits, ids[0, len(prompt) :], reduction="sum").item()
+        tokens += len(row["completion_ids"])
+    assert update["loss"] == pytest.approx(total / tokens, rel=1e-3)
+
+
+def test_the_policy_still_ends_its_answers(tiny_policy: Path, experts: Path, tmp_path: Path) -> None:
+    from components.shared.sampling import Sampler
+
+    out = run(tiny_policy, experts, tmp_path / "out")
+    sampler = Sampler(out / "policy", max_tokens=40, temperature=1.0, top_p=1.0, batch_size=64)
+    completions = list(sampler.sample(["Use 3 7 2 to make 13.", "Use 1 2 3 to make 6."], 16, seed=0))
+    assert sum(c.finish_reason == "stop" for c in completions) >= 30
+
+
+def test_a_trajectory_without_eos_is_an_error(tiny_policy: Path, tmp_path: Path, rollout: Any) -> None:
+    row = rollout(completion_ids=[5, 6]) | {"verdict": True, "success_rate": 0.5, "dropped_because": None}
+    write_table(tmp_path / "experts" / "experts.parquet", TRAJECTORIES, [row])
+    with pytest.raises(InputError, match="problem p0 does not end with the policy's EOS"):
+        run(tiny_policy, tmp_path / "experts", tmp_path / "out")
+    assert not (tmp_path / "out" / "policy").exists()
