@@ -41,4 +41,6 @@ def test_problems_from_one_template_are_told_apart() -> None:
 
 
 def test_another_text_is_not_found(index: OverlapIndex) -> None:
-    assert index.find("Natalia sold clips to 48 of her friends in April, and then she sold half as many in May.") is None
+    assert (
+        index.find("Natalia sold clips to 48 of her friends in April, and then she sold half as many in May.") is None
+    )

@@ -17,7 +17,10 @@ from components.shared.stage import write_json
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"samples": 8, "pass_at": [1, 32]}, "asks for pass@32, but eval.samples is 8: pass@k needs at least k samples"),
+        (
+            {"samples": 8, "pass_at": [1, 32]},
+            "asks for pass@32, but eval.samples is 8: pass@k needs at least k samples",
+        ),
         ({"pass_at": [0]}, "each k must be at least 1"),
         ({"samples": 0}, "greater than or equal to 1"),
     ],

@@ -37,7 +37,11 @@ def make(tmp_path: Path, grader: Grader) -> Any:
 
 
 def call(
-    recorder: RolloutRecorder, texts: list[str], global_step: int = 0, ids: list[list[int]] | None = None, **changes: Any
+    recorder: RolloutRecorder,
+    texts: list[str],
+    global_step: int = 0,
+    ids: list[list[int]] | None = None,
+    **changes: Any,
 ) -> list[float | None]:
     n = len(texts)
     arguments: dict[str, Any] = {
@@ -148,7 +152,10 @@ def test_one_useful_step_starts_the_count_again(make: Any) -> None:
     [
         ({"group_size": 1}, "rl.group_size.*greater than or equal to 2"),
         ({"prompts_per_step": 16, "prompts_per_update": 5}, "must be a multiple of rl.prompts_per_update"),
-        ({"prompts_per_step": 2, "group_size": 4, "completions_per_forward": 3}, "must divide an update's 8 completions"),
+        (
+            {"prompts_per_step": 2, "group_size": 4, "completions_per_forward": 3},
+            "must divide an update's 8 completions",
+        ),
     ],
 )
 def test_settings_that_cannot_work(values: dict[str, Any], message: str) -> None:

@@ -61,7 +61,9 @@ def test_an_endless_answer_costs_itself_alone() -> None:
 
 def test_memory_is_limited_in_the_worker() -> None:
     with Grader(workers=1, seconds=20.0, memory_bytes=1 << 30) as grader:
-        verdicts = grader.grade([GradingRow("math", "5", "\\boxed{" + "9" * 10 + "!}"), GradingRow("math", "5", "\\boxed{5}")])
+        verdicts = grader.grade(
+            [GradingRow("math", "5", "\\boxed{" + "9" * 10 + "!}"), GradingRow("math", "5", "\\boxed{5}")]
+        )
     assert verdicts == [False, True]
 
 

@@ -1,0 +1,110 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.data_preparation.settings import DataSettings
+from components.data_preparation.sources import read_source
+from components.data_preparation.text import problem_id
+from components.shared.errors import InputError
+from launch.recipe import data_version, load_recipe
+
+ROOT = Path(__file__).resolve().parents[2]
+LAPTOP = ROOT / "recipes" / "laptop.yaml"
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+def test_every_recipe_loads(path: Path) -> None:
+    assert load_recipe(path).iterations >= 1
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+def test_training_and_every_benchmark_are_disjoint(path: Path) -> None:
+    data: DataSettings = load_recipe(path).data
+    sets = {
+        name: {problem_id(p.text or "") for p in read_source(source, name)}
+        for name, source in [*((f"train.{i}", s) for i, s in enumerate(data.train)), *data.benchmarks.items()]
+    }
+    names = list(sets)
+    for i, a in enumerate(names):
+        for b in names[i + 1 :]:
+            assert not sets[a] & sets[b], f"{a} and {b} share problems"
+
+
+def test_set_changes_keys_at_any_depth() -> None:
+    recipe = load_recipe(
+        LAPTOP,
+        [
+            "rl.steps=7",
+            "rl.learning_rate=1e-4",
+            "eval.pass_at=[1, 4]",
+            "data.benchmarks.dev=x.jsonl",
+            "data.train.0=y.jsonl",
+            "report.validation=test",
+        ],
+        iterations=5,
+    )
+    assert (recipe.rl.steps, recipe.rl.learning_rate, recipe.eval.pass_at) == (7, 1e-4, [1, 4])
+    assert recipe.data.benchmarks["dev"].uri == "x.jsonl" and recipe.data.train[0].uri == "y.jsonl"
+    assert (recipe.iterations, recipe.report.validation) == (5, "test")
+    assert load_recipe(LAPTOP, ["data.train=[a.jsonl, b.jsonl]"]).data.train[1].uri == "b.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("rl.stepz=7", "unknown recipe key 'rl.stepz'. Did you mean 'steps'"),
+        ("rll.steps=7", "unknown recipe key 'rll'. Did you mean 'rl'"),
+        ("rl.steps", "--set takes KEY=VALUE"),
+        ("=3", "--set takes KEY=VALUE"),
+        ("rl.steps=many", "recipe key 'rl.steps': .*valid integer.*'many'"),
+        ("rl.steps.more=1", "'steps' is a value, not a section"),
+        ("rl.group_size=1", "recipe key 'rl.group_size'.*greater than or equal to 2"),
+        ("eval.samples=8", "asks for pass@32, but eval.samples is 8"),
+        ("data.train.9=x.jsonl", "'9' is none of the list's positions 0 to 0"),
+        ("data.benchmarks.dev.uri=x", "'dev' is a value, not a section"),
+        ("data.train=[{path: x.jsonl}]", "unknown recipe key 'data.train.0.path'"),
+        ("report.validation=tset", "is no benchmark. Did you mean 'test'"),
+        ("rl.steps=[", "is not YAML"),
+        ("seed=-1", "recipe key 'seed'"),
+    ],
+)
+def test_wrong_keys_and_values_are_named(override: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_recipe(LAPTOP, [override])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "cannot read the recipe"),
+        ("a: [", "is not YAML"),
+        ("- a", "must be a mapping of keys"),
+        ("rl: {steps: 1}\ndata: {train: a, benchmarks: b}", "recipe key 'base_policy' is missing"),
+        ("base_policy: x\nrl: {steps: 1}", "recipe key 'data' is missing"),
+        ("base_policy: x\nrl: {steps: 1}\ndata: {train: [], benchmarks: b}", "data.train.*at least 1 item"),
+    ],
+)
+def test_recipes_that_cannot_be_used(tmp_path: Path, text: str | None, message: str) -> None:
+    if text is not None:
+        (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(InputError, match=message):
+        load_recipe(tmp_path / "r.yaml")
+
+
+def test_an_empty_section_takes_its_defaults(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("base_policy: x\nrl: {steps: 1}\ndata: {train: a, benchmarks: b}\nrft:\n")
+    assert load_recipe(tmp_path / "r.yaml").rft.epochs == 3
+
+
+def test_the_data_version_follows_the_files_contents(tmp_path: Path) -> None:
+    def version(**files: str) -> str:
+        for name, text in files.items():
+            (tmp_path / f"{name}.jsonl").write_text(text)
+        settings: list[Any] = [f"data.train={tmp_path / 'a.jsonl'}", f"data.benchmarks={tmp_path / 'b.jsonl'}"]
+        return data_version(load_recipe(LAPTOP, settings))
+
+    first = version(a="1", b="2")
+    assert version(a="1", b="2") == first
+    assert len({first, version(a="x", b="2"), version(a="1", b="x")}) == 3

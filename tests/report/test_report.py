@@ -1,0 +1,156 @@
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.report.report import report
+from components.report.settings import ReportSettings
+from components.shared.errors import InputError
+from components.shared.policy import load_model, policy_id, save_policy
+from components.shared.stage import write_json
+
+
+def evaluation(name: str, kind: str, iteration: int, identity: str, avg: float, pass_at_8: float) -> dict[str, Any]:
+    def figures(benchmark: str, change: float) -> dict[str, Any]:
+        return {
+            "benchmark": benchmark,
+            "n": 8,
+            "problems": 10,
+            "not_scorable": 0,
+            "avg": avg + change,
+            "avg_interval": [avg - 0.1, avg + 0.1],
+            "pass_at_k": {"1": avg + change, "8": pass_at_8},
+            "pass_at_k_interval": {"1": [0.0, 1.0], "8": [0.0, 1.0]},
+            "truncation_rate": 0.0,
+            "mean_tokens": 12.5,
+            "distinct_correct": 1.5,
+        }
+
+    return {
+        "name": name,
+        "kind": kind,
+        "iteration": iteration,
+        "policy_id": identity,
+        "timed_out": 0,
+        "settings": {"samples": 8},
+        "evaluations": [figures("dev", 0.0), figures("test", -0.05)],
+    }
+
+
+@pytest.fixture
+def policies(tmp_path: Path, tiny_policy: Path) -> dict[str, Path]:
+    import torch
+
+    folders = {"base": Path(shutil.copytree(tiny_policy, tmp_path / "base"))}
+    model = load_model(tiny_policy)
+    for name in ("explored-1", "rloop-1", "explored-2", "rloop-2"):
+        with torch.no_grad():
+            next(model.parameters()).add_(0.01)
+        save_policy(model, tiny_policy, tmp_path / name)
+        folders[name] = tmp_path / name
+    return folders
+
+
+@pytest.fixture
+def run(tmp_path: Path, policies: dict[str, Path]) -> Any:
+    write_json(
+        tmp_path / "data.json",
+        {
+            "base_policy": "tiny<script>",
+            "benchmarks": {"dev": 10, "test": 10},
+            "settings": {"train": []},
+            "reasons": {"no_answer": "no answer"},
+            "sources": [{"name": "t", "role": "train", "rows": 3, "kept": 2, "dropped": {"no_answer": 1}}],
+        },
+    )
+    base = evaluation("base", "base", 0, policy_id(policies["base"]), 0.3, 0.9)
+
+    def add(
+        iteration: int,
+        explored: tuple[float, float],
+        rloop: tuple[float, float],
+        results: Path,
+        best: Path,
+        **settings: Any,
+    ) -> Path:
+        out = tmp_path / f"report-{iteration}"
+        files = []
+        for kind, figures in (("base", None), ("explored", explored), ("rloop", rloop)):
+            name = f"{kind}-{iteration}"
+            value = base if figures is None else evaluation(name, kind, iteration, policy_id(policies[name]), *figures)
+            write_json(tmp_path / f"{name}.json", value)
+            files.append(tmp_path / f"{name}.json")
+        steps = [{"step": i, "reward": 0.1 * i, "entropy": 0.5} for i in range(4)]
+        gates = [{"gate": "not_correct", "because": "wrong", "dropped": 7, "left": 3}]
+        write_json(tmp_path / "log.json", {"steps": steps, "seed": 1, "settings": {"steps": 4}})
+        write_json(tmp_path / "harvest.json", {"trajectories": 10})
+        write_json(
+            tmp_path / "filter.json",
+            {"trajectories": 10, "experts": 3, "problems": 2, "funnel": gates, "settings": {"max_per_problem": 8}},
+        )
+        write_json(tmp_path / "rft.json", {"updates": [{"update": 0, "loss": 0.3}], "settings": {"epochs": 3}})
+        report(
+            ReportSettings.check(settings, "report"),
+            iteration=iteration,
+            previous_results=results,
+            previous_policy=best,
+            explored_policy=policies[f"explored-{iteration}"],
+            rloop_policy=policies[f"rloop-{iteration}"],
+            evaluations=files,
+            exploration_log=tmp_path / "log.json",
+            harvesting_report=tmp_path / "harvest.json",
+            filtering_report=tmp_path / "filter.json",
+            rft_log=tmp_path / "rft.json",
+            results_out=out / "results",
+            page_out=out / "page.html",
+            policy_out=out / "policy",
+        )
+        return out
+
+    return add
+
+
+def test_results_grow_with_the_iterations_and_the_best_policy_is_kept(
+    run: Any, tmp_path: Path, policies: dict[str, Path]
+) -> None:
+    first = run(1, (0.4, 0.7), (0.6, 0.9), tmp_path / "data.json", policies["base"])
+    summary = json.loads((first / "results" / "summary.json").read_text())
+    assert [(p["name"], p["kind"], p["iteration"]) for p in summary["policies"]] == [
+        ("base", "base", 0), ("explored-1", "explored", 1), ("rloop-1", "rloop", 1),
+    ]  # fmt: skip
+    assert summary["chosen_policy"] == "rloop-1"
+    second = run(2, (0.5, 0.6), (0.55, 0.95), first / "results", first / "policy")
+    summary = json.loads((second / "results" / "summary.json").read_text())
+    assert [p["name"] for p in summary["policies"]] == ["base", "explored-1", "rloop-1", "explored-2", "rloop-2"]
+    assert [it["iteration"] for it in summary["iterations"]] == [1, 2]
+    assert summary["chosen_policy"] == "rloop-1"
+    assert policy_id(second / "policy") == policy_id(policies["rloop-1"])
+    assert summary["policies"][0]["evaluations"][0]["pass_at_k"]["8"] == 0.9
+    assert summary["settings"]["rl"] == {"steps": 4} and summary["settings"]["iterations"] == 2
+
+
+def test_chooses_by_the_validation_benchmark_and_figure_asked_for(
+    run: Any, tmp_path: Path, policies: dict[str, Path]
+) -> None:
+    out = run(1, (0.4, 0.7), (0.6, 0.8), tmp_path / "data.json", policies["base"], choose_by="pass_at_k")
+    assert json.loads((out / "results" / "summary.json").read_text())["chosen_policy"] == "base"
+    assert policy_id(out / "policy") == policy_id(policies["base"])
+    out = run(1, (0.7, 0.7), (0.6, 0.8), tmp_path / "data.json", policies["base"], validation="test")
+    assert json.loads((out / "results" / "summary.json").read_text())["chosen_policy"] == "explored-1"
+    with pytest.raises(InputError, match="report.validation 'tset' is no benchmark. Did you mean 'test'"):
+        run(1, (0.7, 0.7), (0.6, 0.8), tmp_path / "data.json", policies["base"], validation="tset")
+
+
+def test_the_page_is_self_contained_and_escapes_what_it_shows(
+    run: Any, tmp_path: Path, policies: dict[str, Path]
+) -> None:
+    out = run(1, (0.4, 0.7), (0.6, 0.9), tmp_path / "data.json", policies["base"])
+    page = (out / "page.html").read_text()
+    assert page.count("<svg") == 2
+    for foreign in ("<script", "<link", "<img", "src=", "@import", "url(http"):
+        assert foreign not in page
+    assert "tiny&lt;script&gt;" in page
+    for shown in ("rloop-1", "explored-1", "pass@8", "wrong", "no answer"):
+        assert shown in page

@@ -1,0 +1,136 @@
+"""The compiled pipeline: parsed strictly, nested as it should be, and the same for any N where it can be."""
+
+import ast
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner
+from google.protobuf import json_format
+from kfp.pipeline_spec import pipeline_spec_pb2
+
+from launch.images import STAGES, image
+from launch.local import _stages
+from pipeline import OWN_PARAMETERS, main
+
+ROOT = Path(__file__).resolve().parent.parent
+LAPTOP = str(ROOT / "recipes" / "laptop.yaml")
+STAGE_TASKS = {
+    "rl-exploration",
+    "rollout-harvesting",
+    "verification-filtering",
+    "rft",
+    "evaluation-explored",
+    "evaluation-rloop",
+    "report",
+}
+
+
+def compiled(tmp_path: Path, iterations: int, *more: str) -> Path:
+    output = tmp_path / f"rloop-{iterations}.yaml"
+    arguments = ["compile", "--recipe", LAPTOP, "--iterations", str(iterations), "--output", str(output), *more]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    return output
+
+
+def documents(path: Path) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all(path.read_text()))
+
+
+@pytest.mark.parametrize("iterations", [1, 3, 10])
+def test_parses_strictly_as_a_pipeline_of_nested_iterations(tmp_path: Path, iterations: int) -> None:
+    from kfp.kubernetes import kubernetes_executor_config_pb2
+
+    specification, *platforms = documents(compiled(tmp_path, iterations))
+    parsed = json_format.ParseDict(specification, pipeline_spec_pb2.PipelineSpec())  # an unknown field raises
+    assert parsed.pipeline_info.name == "rloop"
+    for platform in platforms:
+        for executor in platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values():
+            json_format.ParseDict(executor, kubernetes_executor_config_pb2.KubernetesExecutorConfig())
+    root = specification["root"]["dag"]["tasks"]
+    names = ["iteration", *(f"iteration-{i}" for i in range(2, iterations + 1))]
+    assert set(root) == {"data-preparation", "evaluation-base", *names}
+    for number, name in enumerate(names, 1):
+        assert root[name]["taskInfo"]["name"] == f"Iteration {number}"
+        inner = specification["components"][root[name]["componentRef"]["name"]]["dag"]["tasks"]
+        assert set(inner) == STAGE_TASKS
+        assert all(task["cachingOptions"] == {"enableCache": True} for task in inner.values())
+        policy = inner["rft"]["inputs"]["artifacts"]["policy"]
+        assert policy == {"componentInputArtifact": "policy"}  # the iteration's initial policy, never the explored one
+        assert inner["rl-exploration"]["inputs"]["artifacts"]["policy"] == policy
+        source = root[name]["inputs"]["artifacts"]["policy"]["taskOutputArtifact"]
+        before = {"outputArtifactKey": "rloop_policy", "producerTask": names[number - 2]}
+        assert source == ({"outputArtifactKey": "base_policy", "producerTask": "data-preparation"}, before)[number > 1]
+
+
+def test_an_iteration_is_the_same_whatever_n_is(tmp_path: Path) -> None:
+    few, many = _stages(compiled(tmp_path, 2)), _stages(compiled(tmp_path, 5))
+    assert few.items() <= many.items()
+    assert many["comp-rft-5"] == "iteration-5/rft" and many["comp-rft"] == "iteration-1/rft"
+
+
+def test_images_come_from_content_and_the_registry(tmp_path: Path) -> None:
+    specification = documents(compiled(tmp_path, 1, "--registry", "ghcr.io/me"))[0]
+    executors = specification["deploymentSpec"]["executors"]
+    used = {executor["container"]["image"] for executor in executors.values()}
+    assert used == {image(stage, "ghcr.io/me") for stage in STAGES}
+
+
+def test_every_parameter_has_a_default_and_a_description(tmp_path: Path) -> None:
+    parameters = documents(compiled(tmp_path, 1))[0]["root"]["inputDefinitions"]["parameters"]
+    for name, parameter in parameters.items():
+        assert "defaultValue" in parameter, name
+        assert parameter.get("description"), name
+    for section, own in OWN_PARAMETERS.items():
+        assert f"{section}_settings" in parameters
+        for key in own:
+            assert f"{section}_{key}" in parameters
+    assert parameters["rl_steps"]["defaultValue"] == 40
+    assert [b["name"] for b in parameters["data_benchmarks"]["defaultValue"]] == ["dev", "test", "four", "large"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "--recipe", "no.yaml"], "error: cannot read the recipe no.yaml"),
+        (["run", "--recipe", LAPTOP, "--set", "rl.stepz=1"], "error: unknown recipe key 'rl.stepz'. Did you mean"),
+        (["run", "--recipe", LAPTOP, "--until", "rtf"], "error: --until 'rtf' is no stage. Did you mean 'rft'"),
+        (["run", "--recipe", LAPTOP, "--output-dir", "{file}/x"], "error: cannot write to the output folder"),
+    ],
+)
+def test_bad_arguments_are_messages_before_anything_starts(tmp_path: Path, arguments: list[str], message: str) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    result = CliRunner().invoke(main, [argument.format(file=file) for argument in arguments])
+    assert result.exit_code == 2
+    assert message in result.output and "Traceback" not in result.output
+
+
+def test_stages_are_rooms() -> None:
+    """A stage imports components/shared, never another stage; kfp and torch stay where they belong."""
+    heavy = {"torch", "transformers", "trl", "vllm", "datasets", "accelerate"}
+    for file in (ROOT / "components").rglob("*.py"):
+        stage = file.relative_to(ROOT / "components").parts[0]
+        tree = ast.parse(file.read_text())
+        imports = {
+            name
+            for node in ast.walk(tree)
+            for name in (
+                [alias.name for alias in node.names]
+                if isinstance(node, ast.Import)
+                else [node.module or ""]
+                if isinstance(node, ast.ImportFrom)
+                else []
+            )
+        }
+        for name in imports:
+            if name.startswith("components."):
+                assert name.split(".")[1] in ("shared", stage), f"{file} imports {name}"
+            if name.split(".")[0] == "kfp":
+                assert file.name == "component.py", f"{file} imports kfp"
+        for node in tree.body:
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+                assert not heavy & {name.split(".")[0] for name in names}, f"{file} imports {names} at its top"
