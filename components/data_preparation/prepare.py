@@ -295,7 +295,7 @@ def _print_summary(reports: list[SourceReport]) -> None:
     train = [r for r in reports if r.role == "train"]
     kept, dropped = sum(r.kept for r in train), sum(r.dropped.total() for r in reports)
     benchmarks = ", ".join(f"{r.name} {r.kept}" for r in reports if r.role == "benchmark")
-    result(f"{kept} training problems; benchmarks: {benchmarks}; {dropped} rows dropped")
+    result(f"{kept} training problems; {benchmarks}; {dropped} rows dropped")
 
 
 def _write_page(path: str | Path, summary: dict[str, Any]) -> None:

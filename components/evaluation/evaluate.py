@@ -108,11 +108,8 @@ def evaluate(
     write_json(evaluation_out, evaluation)
     _write_page(page_out, evaluation)
     most = str(settings.pass_at[-1])
-    result(
-        "; ".join(
-            f"{e['benchmark']} avg@{e['n']} {e['avg']:.3f}, pass@{most} {e['pass_at_k'][most]:.3f}" for e in evaluations
-        )
-    )
+    figures = ", ".join(f"{e['benchmark']} {e['avg']:.3f}/{e['pass_at_k'][most]:.3f}" for e in evaluations)
+    result(f"avg@{settings.samples}/pass@{most}: {figures}")
     metrics: dict[str, float] = {"grading_timed_out": timed_out}
     for e in evaluations:
         metrics[f"{e['benchmark']}_avg_at_{e['n']}"] = e["avg"]
