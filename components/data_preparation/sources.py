@@ -119,7 +119,6 @@ def _hub_rows(uri: str, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
             split=options.get("split", "train"),
             revision=options.get("revision"),
             streaming=True,
-            trust_remote_code=False,
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(f"{key}: cannot load {repository!r} from the Hugging Face hub: {error}") from None

@@ -89,6 +89,14 @@ def test_reasoning_gym_tasks_with_their_own_scorer_or_another() -> None:
     assert other[0].answer == json.loads(own[0].answer or "")["answer"]
 
 
+def test_a_hub_data_set(tmp_path: Path) -> None:
+    """Through the hub's own library, which takes a folder for a repository too."""
+    write(tmp_path / "train.jsonl", [{"problem": "Q", "answer": "1"}])
+    assert [(p.row, p.text, p.answer) for p in read(f"hf://{tmp_path}")] == [("row 0", "Q", "1")]
+    with pytest.raises(InputError, match="Bad split: test"):
+        read(f"hf://{tmp_path}?split=test")
+
+
 def test_countdown_and_a_limit() -> None:
     problems = read("countdown://dev?numbers=3&low=1&high=9&count=50&seed=2", limit=4)
     assert len(problems) == 4 and problems[0].verifier == "countdown"
