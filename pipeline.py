@@ -27,6 +27,7 @@ from components.rft.component import rft
 from components.rl_exploration.component import rl_exploration
 from components.rollout_harvesting.component import rollout_harvesting
 from components.shared.errors import InputError
+from components.shared.stage import disk_problem
 from components.verification_filtering.component import verification_filtering
 from launch.images import STAGES, image
 from launch.local import run_locally
@@ -300,7 +301,6 @@ def parameter_defaults(recipe: Recipe) -> dict[str, Any]:
 
 def compile_pipeline(recipe: Recipe, output: Path, registry: str = "") -> None:
     """Compiles the pipeline of a recipe to a YAML file that Kubeflow and the local runner take."""
-    output.parent.mkdir(parents=True, exist_ok=True)
     compiler.Compiler().compile(build_pipeline(recipe, recipe.iterations, registry), str(output))
 
 
@@ -324,7 +324,11 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except InputError as error:
             click.echo(f"error: {error}", err=True)
-            ctx.exit(2)
+        except OSError as error:
+            if (message := disk_problem(error)) is None:
+                raise
+            click.echo(f"error: {message}", err=True)
+        ctx.exit(2)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -343,6 +347,12 @@ def compile_command(
 ) -> None:
     """Compile the pipeline to a YAML file, to upload to Kubeflow or to run."""
     recipe = load_recipe(recipe_path, overrides, iterations)
+    if output.suffix not in (".yaml", ".yml"):
+        raise InputError(f"--output {output}: expected a name that ends in .yaml")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise InputError(f"--output {output}: {output.parent} is not a folder") from None
     compile_pipeline(recipe, output, registry)
     click.echo(f"wrote {output}: pipeline {PIPELINE_NAME} with {recipe.iterations} iterations")
 

@@ -151,8 +151,14 @@ class _Run:
         self._display.stage_begins(path)
         with StageLog(log_path, self._display.stage_says) as log, contextlib.redirect_stdout(log):  # type: ignore[type-var]
             outputs, task_status = kfp_execute(**kwargs)
-        cached = log.is_empty  # nothing ran
         if task_status == status.Status.SUCCESS:
+            # The log lies beside the artifacts too: a stage from the cache shows the log of when those were made.
+            kept = Path(next(a.path for a in outputs.values() if isinstance(a, dsl.Artifact))).parent / "stage.log"
+            cached = log.is_empty
+            if cached:
+                shutil.copyfile(kept, log_path)
+            else:
+                shutil.copyfile(log_path, kept)
             self.outputs[path] = outputs
             self._name_outputs(path, outputs)
             self._display.stage_ends(path, cached, last_result(log_path))
@@ -228,6 +234,8 @@ def _exclusive(output_dir: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _temporary_folder(output_dir: Path) -> Iterator[None]:
     """Lets stages keep temporary files on the output's disk, and removes them at the end."""
+    for left in output_dir.glob(".tmp-*"):  # of a run that was killed; the lock says none is running
+        shutil.rmtree(left, ignore_errors=True)
     before = os.environ.get("TMPDIR")
     with tempfile.TemporaryDirectory(dir=output_dir, prefix=".tmp-", ignore_cleanup_errors=True) as folder:
         os.environ["TMPDIR"] = str(Path(folder).resolve())

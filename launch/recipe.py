@@ -66,7 +66,7 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = (), iterations: int
         values = yaml.safe_load(Path(path).read_text())
     except OSError as error:
         raise InputError(f"cannot read the recipe {path}: {error.strerror}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"the recipe {path} is not YAML: {error}") from None
     if not isinstance(values, dict):
         raise InputError(f"the recipe {path} must be a mapping of keys; see recipes/laptop.yaml")

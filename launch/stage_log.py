@@ -11,7 +11,7 @@ from components.shared.stage import ERROR_MARK, RESULT_MARK
 class StageLog(io.TextIOBase):
     """Where a stage's output goes: its log file, and line by line to a listener.
 
-    The file is made at the first line: a stage that comes from the cache keeps the log of when it ran.
+    The file is made at the first line: a stage that comes from the cache says nothing.
     """
 
     def __init__(self, path: Path, on_line: Callable[[str], None]) -> None:

@@ -98,6 +98,9 @@ def test_every_parameter_has_a_default_and_a_description(tmp_path: Path) -> None
         (["run", "--recipe", LAPTOP, "--set", "rl.stepz=1"], "error: unknown recipe key 'rl.stepz'. Did you mean"),
         (["run", "--recipe", LAPTOP, "--until", "rtf"], "error: --until 'rtf' is no stage. Did you mean 'rft'"),
         (["run", "--recipe", LAPTOP, "--output-dir", "{file}/x"], "error: cannot write to the output folder"),
+        (["compile", "--recipe", LAPTOP, "--output", "{file}/x.yaml"], "is not a folder"),
+        (["compile", "--recipe", LAPTOP, "--output", "x.txt"], "expected a name that ends in .yaml"),
+        (["compile", "--recipe", "{file}", "--output", "x.yaml"], "must be a mapping of keys"),
     ],
 )
 def test_bad_arguments_are_messages_before_anything_starts(tmp_path: Path, arguments: list[str], message: str) -> None:

@@ -19,12 +19,21 @@ from components.data_preparation.overlap import Overlap, OverlapIndex
 from components.data_preparation.settings import DataSettings, Source, source_name
 from components.data_preparation.sources import RawProblem, read_source
 from components.data_preparation.text import normalise, problem_id
-from components.shared import countdown, page
+from components.shared import page
 from components.shared.errors import InputError
 from components.shared.grading import Grader, GradingRow, check_verifier
-from components.shared.policy import check_policy, context_length, copy_policy, load_tokenizer, prompt_token_ids
+from components.shared.grading.verifiers import REASONING_GYM
+from components.shared.policy import (
+    check_policy,
+    context_length,
+    copy_policy,
+    eos_token_ids,
+    load_tokenizer,
+    prompt_token_ids,
+    template_end_token_id,
+)
 from components.shared.schema import BENCHMARK_ORDER, PROBLEMS, table_writer
-from components.shared.stage import result, write_json
+from components.shared.stage import read_json, result, write_json
 
 _BATCH = 512
 _EXAMPLES = 20
@@ -178,6 +187,7 @@ def _bring_policy(base_policy: str, policy_out: str | Path) -> None:
     if not base_policy.startswith("hf://"):
         check_policy(base_policy, base_policy)
         copy_policy(base_policy, policy_out)
+        _stop_where_the_template_does(policy_out)
         return
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
@@ -195,6 +205,22 @@ def _bring_policy(base_policy: str, policy_out: str | Path) -> None:
             raise InputError(f"base policy {base_policy!r} cannot be had from the Hugging Face hub: {error}") from None
         check_policy(folder, base_policy)
         copy_policy(folder, policy_out)
+        _stop_where_the_template_does(policy_out)
+
+
+def _stop_where_the_template_does(policy: str | Path) -> None:
+    """Lets generation stop at the token with which the template ends an answer, as well as at the policy's own.
+
+    Qwen's base models end a document with <|endoftext|> and a chat turn with <|im_end|>; a policy that has
+    learnt the template would otherwise never stop.
+    """
+    token = template_end_token_id(policy)
+    if token is None or token in (known := eos_token_ids(policy)):
+        return
+    file = Path(policy) / "generation_config.json"
+    config = read_json(file) if file.is_file() else {}
+    write_json(file, config | {"eos_token_id": [*sorted(known), token]})
+    print(f"generation stops at token {token} too, with which the chat template ends an answer")
 
 
 class _Cleaner:
@@ -216,17 +242,20 @@ class _Cleaner:
                     report.drop("no_text", problem.row)
                 elif not problem.answer:
                     report.drop("no_answer", problem.row)
-                elif (identity := problem_id(problem.text)) in seen:
-                    report.drop("duplicate", problem.row)
                 else:
-                    seen.add(identity)
-                    named.append((identity, problem))
-            gradable = self._grader.grade([_against_itself(problem) for _, problem in named])
+                    named.append((problem_id(problem.text), problem))
+            checks = [_self_check(problem) for _, problem in named]
+            gradable = [
+                verdict is right
+                for verdict, (_, right) in zip(self._grader.grade([row for row, _ in checks]), checks, strict=True)
+            ]
             prompts = [self._settings.prompt_template.replace("{problem}", problem.text or "") for _, problem in named]
             lengths = [len(ids) for ids in prompt_token_ids(self._tokenizer, prompts)] if prompts else []
             for (identity, problem), right, prompt, length in zip(named, gradable, prompts, lengths, strict=True):
                 if not right:
                     report.drop("answer_not_gradable", problem.row, str(problem.answer)[:80])
+                elif identity in seen:
+                    report.drop("duplicate", problem.row)
                 elif length > self._longest_prompt:
                     if self._settings.on_long_prompt == "error":
                         raise InputError(
@@ -236,6 +265,7 @@ class _Cleaner:
                         )
                     report.drop("prompt_too_long", problem.row, f"{length} tokens")
                 else:
+                    seen.add(identity)
                     assert problem.text
                     yield (
                         problem.row,
@@ -251,14 +281,22 @@ class _Cleaner:
                     )
 
 
-def _against_itself(problem: RawProblem) -> GradingRow:
-    """The gold answer as a completion: a verifier that does not accept it cannot judge the problem."""
+def _self_check(problem: RawProblem) -> tuple[GradingRow, bool]:
+    """A completion whose verdict is known, and that verdict: a verifier that errs here cannot judge the problem.
+
+    The gold answer is right. Where there is none, since any solution will do, an empty completion is wrong.
+    """
     assert problem.answer
     if problem.verifier == "math":
-        return GradingRow("math", problem.answer, f"\\boxed{{{problem.answer}}}")
-    if problem.verifier == "countdown":
-        return GradingRow("countdown", problem.answer, countdown.solve(problem.answer))
-    return GradingRow(problem.verifier, problem.answer, str(json.loads(problem.answer)["answer"]))
+        return GradingRow("math", problem.answer, f"\\boxed{{{problem.answer}}}"), True
+    if problem.verifier.startswith(REASONING_GYM):
+        try:
+            gold = json.loads(problem.answer).get("answer")
+        except (ValueError, AttributeError):  # the verifier will refuse it
+            gold = None
+        if gold is not None:
+            return GradingRow(problem.verifier, problem.answer, str(gold)), True
+    return GradingRow(problem.verifier, problem.answer, ""), False
 
 
 def _batches(items: Iterable[RawProblem], size: int) -> Iterator[list[RawProblem]]:
@@ -271,7 +309,8 @@ def _check_something_left(report: SourceReport, key: str) -> None:
     if report.kept:
         return
     counts = ", ".join(f"{count} {REASONS[reason]}" for reason, count in report.dropped.most_common())
-    remedy = "see the rows named in the report"
+    examples = [f"{row} ({REASONS[reason]})" for reason, rows in report.examples.items() for row in rows[:2]]
+    remedy = f"for example {'; '.join(examples)}"
     if report.dropped["in_benchmark"] + report.dropped["in_benchmark_ngram"] == report.rows:
         names = sorted({overlap["benchmark"] for overlap in report.overlaps})
         remedy = f"the training set and benchmark {', '.join(names)} are the same problems; give other training data"

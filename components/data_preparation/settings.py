@@ -28,6 +28,8 @@ ANSWER_COLUMNS: tuple[str, ...] = (
     "output",
     "solution",
 )
+# Of these, the ones that hold a worked solution; its answer is in the last box or behind `####`.
+WORKED_ANSWER_COLUMNS = ("output", "solution")
 
 
 class Source(Settings):
@@ -86,8 +88,10 @@ class DataSettings(Settings):
         if isinstance(value, list):
             named: dict[str, Any] = {}
             for entry in value:
+                if not isinstance(entry, str | dict):
+                    raise ValueError(f"a benchmark is a URI or a mapping with a uri, not {entry!r}")
                 source = {"uri": entry} if isinstance(entry, str) else entry
-                name = source.get("name") or source_name(source.get("uri", ""))
+                name = source.get("name") or source_name(str(source.get("uri", "")))
                 if name in named:
                     raise ValueError(f"two benchmarks would be called {name!r}; give them as a mapping of names")
                 named[name] = source

@@ -12,11 +12,12 @@ from urllib.parse import parse_qsl, urlsplit
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.data_preparation.settings import ANSWER_COLUMNS, PROMPT_COLUMNS, Source
+from components.data_preparation.settings import ANSWER_COLUMNS, PROMPT_COLUMNS, WORKED_ANSWER_COLUMNS, Source
 from components.shared import countdown
 from components.shared.errors import InputError, nearest
-from components.shared.grading.verifiers import boxed_answers
+from components.shared.grading.verifiers import boxed_answers, check_verifier
 
+_NOT_JSON = (json.JSONDecodeError, UnicodeDecodeError, RecursionError)
 _FILE_KINDS = (".jsonl", ".json", ".parquet")
 
 
@@ -41,7 +42,10 @@ def read_source(source: Source, key: str) -> Iterator[RawProblem]:
     Raises:
         InputError: the source or one of its columns is not there, or a row cannot be read.
     """
-    scheme = urlsplit(source.uri).scheme
+    try:
+        scheme = urlsplit(source.uri).scheme
+    except ValueError as error:
+        raise InputError(f"{key}: {source.uri!r} is no URI: {error}") from None
     if scheme == "countdown":
         problems = _countdown_problems(source, key)
     elif scheme == "reasoning-gym":
@@ -68,32 +72,31 @@ def _file_rows(path: Path, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
     if path.suffix not in _FILE_KINDS:
         raise InputError(f"{key}: {path}: expected a file that ends in {', '.join(_FILE_KINDS)}")
     if path.suffix == ".parquet":
-        try:
-            parquet = pq.ParquetFile(path)
-        except pa.ArrowInvalid as error:
-            raise InputError(f"{key}: {path} is not a Parquet file: {error}") from None
         index = 0
-        for batch in parquet.iter_batches(batch_size=1024):
-            for row in batch.to_pylist():
-                yield f"row {index}", row
-                index += 1
+        try:
+            for batch in pq.ParquetFile(path).iter_batches(batch_size=1024):
+                for row in batch.to_pylist():
+                    yield f"row {index}", row
+                    index += 1
+        except (pa.ArrowException, OSError) as error:
+            raise InputError(f"{key}: {path} is not a Parquet file, or broken: {error}") from None
     elif path.suffix == ".json":
         try:
             rows = json.loads(path.read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        except _NOT_JSON as error:
             raise InputError(f"{key}: {path} is not JSON: {error}") from None
         if not isinstance(rows, list):
             raise InputError(f"{key}: {path}: expected a JSON list of objects, found {type(rows).__name__}")
         for index, row in enumerate(rows):
             yield _object(row, path, f"row {index}", key)
     else:
-        with path.open(encoding="utf-8") as lines:
+        with path.open("rb") as lines:  # bytes: a line that is not UTF-8 is named like any other
             for number, line in enumerate(lines, 1):
                 if not line.strip():
                     continue
                 try:
                     row = json.loads(line)
-                except json.JSONDecodeError as error:
+                except _NOT_JSON as error:
                     raise InputError(f"{key}: {path}, line {number} is not JSON: {error}") from None
                 yield _object(row, path, f"line {number}", key)
 
@@ -120,10 +123,10 @@ def _hub_rows(uri: str, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
             revision=options.get("revision"),
             streaming=True,
         )
+        for index, row in enumerate(rows):
+            yield f"row {index}", row
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(f"{key}: cannot load {repository!r} from the Hugging Face hub: {error}") from None
-    for index, row in enumerate(rows):
-        yield f"row {index}", row
 
 
 def _options(source: Source, key: str, known: dict[str, type]) -> tuple[str, dict[str, Any]]:
@@ -171,7 +174,7 @@ def _reasoning_gym_problems(source: Source, key: str) -> Iterator[RawProblem]:
         raise InputError(f"{key}: {source.uri!r}: {error}") from None
     own = f"reasoning-gym/{task}"
     for index, entry in enumerate(tasks):
-        verifier = source.verifier or own
+        verifier = source.verifier or check_verifier(own)
         # The task's own scorer needs the whole entry; any other verifier needs the gold answer alone.
         answer = json.dumps(entry, default=str) if verifier == own else str(entry["answer"])
         yield RawProblem(f"problem {index}", entry["question"], answer, None, verifier)
@@ -188,7 +191,7 @@ def _mapped(rows: Iterator[tuple[str, dict[str, Any]]], source: Source, key: str
         yield RawProblem(
             where,
             _join_text(flat.get(column) for column in prompt_columns),
-            _plain_answer(flat.get(answer_column)),
+            _plain_answer(flat.get(answer_column), worked=answer_column.lower() in WORKED_ANSWER_COLUMNS),
             _difficulty(flat),
             source.verifier or "math",
         )
@@ -239,10 +242,15 @@ _NUMBER_WITH_UNIT = re.compile(r"(-?[\d.,/:]+)\s*\([^()]*\)")  # `9 (apples)`
 _THOUSANDS = re.compile(r"-?\d{1,3}(,\d{3})+(\.\d+)?")
 
 
-def _plain_answer(value: Any) -> str | None:
-    """The gold answer as text: out of a list, a solution's last box, behind `####`, without a unit in brackets."""
+def _plain_answer(value: Any, worked: bool = False) -> str | None:
+    """The gold answer as text: out of a list, a solution's last box, behind `####`, without a unit in brackets.
+
+    Args:
+        value: as the column holds it.
+        worked: it is a worked solution: without a box or `####` there is no telling the answer in its prose.
+    """
     if isinstance(value, list):
-        parts = [part for item in value if (part := _plain_answer(item))]
+        parts = [part for item in value if (part := _plain_answer(item, worked))]
         return ", ".join(parts) or None
     if value is None or isinstance(value, bool | dict):
         return None
@@ -253,6 +261,8 @@ def _plain_answer(value: Any) -> str | None:
         text = text.rsplit("####", 1)[1].strip()
     elif boxes := boxed_answers(text):
         text = boxes[-1]
+    elif worked:
+        return None
     if match := _NUMBER_WITH_UNIT.fullmatch(text):
         text = match[1]
     if _THOUSANDS.fullmatch(text):

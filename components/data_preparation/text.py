@@ -9,14 +9,15 @@ _TOKEN = re.compile(r"\w+|[^\w\s]")
 
 
 def normalise(text: str) -> str:
-    """A text without what only changes how it looks: case, white space, LaTeX layout, final punctuation."""
-    text = unicodedata.normalize("NFKC", text).lower()
+    """A text without what only changes how it looks: words' case, white space, LaTeX layout, a final stop."""
+    text = unicodedata.normalize("NFC", text)
     text = re.sub(r"\\[dt]frac", r"\\frac", _LATEX_LAYOUT.sub(" ", text))
     text = re.sub(r"([_^])\s*(\w)", r" \1 \2 ", text)  # as LaTeX reads it: \log_82 is \log_8 2
     tokens = _TOKEN.findall(text)
-    while tokens and tokens[-1] in ".?!:;,":
+    while tokens and tokens[-1] in ".?:;,":
         tokens.pop()
-    return " ".join(tokens)
+    # A single letter is a name in mathematics: f(A) is not f(a).
+    return " ".join(token if len(token) == 1 else token.lower() for token in tokens)
 
 
 def problem_id(text: str) -> str:

@@ -26,7 +26,7 @@ class ProblemTally:
     correct: int = 0
     truncated: int = 0
     tokens: int = 0
-    solutions: set[str] = field(default_factory=set)  # different correct completions
+    solutions: set[int] = field(default_factory=set)  # hashes of different correct completions
 
     def add(self, completion: Completion, verdict: bool | None) -> None:
         """Counts one sample; one that cannot be scored leaves the estimate alone."""
@@ -36,7 +36,7 @@ class ProblemTally:
             self.samples += 1
             self.correct += verdict
             if verdict:
-                self.solutions.add("".join(completion.text.split()))
+                self.solutions.add(hash("".join(completion.text.split())))
 
 
 def evaluate(

@@ -16,6 +16,7 @@ from components.shared.policy import (
     eos_token_ids,
     load_model,
     load_tokenizer,
+    policy_id,
     prompt_token_ids,
     save_policy,
     training_precision,
@@ -74,7 +75,8 @@ def refine(
     with tempfile.TemporaryDirectory() as work:
         dataset = Dataset.from_parquet([str(file) for file in parquet_files(experts)], cache_dir=work)
         dataset = dataset.map(tokens, batched=True, remove_columns=dataset.column_names)
-        updates = math.ceil(len(dataset) / settings.batch_size * settings.epochs)
+        # As the trainer counts: the last batch of an epoch may be smaller.
+        updates = math.ceil(math.ceil(len(dataset) / settings.batch_size) * settings.epochs)
         progress = Progress(updates, "updates")
 
         class UpdateProgress(TrainerCallback):
@@ -91,10 +93,10 @@ def refine(
             train_dataset=dataset,
             args=SFTConfig(
                 output_dir=work,
-                max_steps=updates,
+                num_train_epochs=settings.epochs,
                 learning_rate=settings.learning_rate,
                 lr_scheduler_type=settings.lr_schedule,
-                warmup_steps=math.ceil(updates * settings.warmup_share),
+                warmup_steps=int(updates * settings.warmup_share),
                 weight_decay=settings.weight_decay,
                 max_grad_norm=settings.max_grad_norm,
                 per_device_train_batch_size=per_forward,
@@ -116,6 +118,8 @@ def refine(
     if not all(torch.isfinite(parameter).all() for parameter in model.parameters()):
         raise InputError("the fine-tuned policy's weights are not finite; lower rft.learning_rate")
     save_policy(model, policy, policy_out)
+    if policy_id(policy_out) == policy_id(policy):
+        raise InputError("fine-tuning changed no weight; raise rft.learning_rate or rft.epochs")
     log = [
         {"update": i, "loss": float(e["loss"]), "grad_norm": float(e["grad_norm"])}
         for i, e in enumerate(entry for entry in trainer.state.log_history if "loss" in entry)

@@ -104,7 +104,7 @@ def explore(
             eos_ids=eos_token_ids(policy),
             updates_per_step=settings.updates_per_step,
             max_completion_tokens=settings.max_completion_tokens,
-            patience=settings.patience,
+            patience=min(settings.patience, settings.steps),  # a short run must not pass for one that learnt
         )
         model = load_model(policy)
         trainer = GRPOTrainer(

@@ -16,7 +16,9 @@ class ExplorationSettings(Settings):
 
     steps: int = Field(ge=1, description="RL steps of an iteration; each samples one batch of prompts.")
     learning_rate: float = Field(1e-6, ge=0, description="Of AdamW, constant after the warm-up.")
-    prompts_per_step: int = Field(512, ge=1, description="Prompts sampled at each step.")
+    prompts_per_step: int = Field(
+        512, ge=1, description="Prompts sampled at each step, with all their completions at once."
+    )
     group_size: int = Field(
         16, ge=2, description="Completions a prompt; advantages compare them, so a group of one teaches nothing."
     )

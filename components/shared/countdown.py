@@ -117,8 +117,13 @@ def score(answer: str, completion: str) -> bool:
     Args:
         answer: `Problem.answer` of the problem.
         completion: the policy's text, without special tokens.
+
+    Raises:
+        ValueError: the answer is no problem's.
     """
     problem = json.loads(answer)
+    if not isinstance(problem, dict) or not isinstance(problem.get("numbers"), list) or "target" not in problem:
+        raise ValueError(f"expected JSON with numbers and a target, got {answer[:80]!r}")
     text = completion.strip()
     if not text.endswith(".") or len(text) > _LONGEST_COMPLETION:
         return False
@@ -136,30 +141,3 @@ def score(answer: str, completion: str) -> bool:
             return False
         available.append(value)
     return available == [problem["target"]]
-
-
-def solve(answer: str) -> str:
-    """A completion that solves the problem, found by trying; empty where there is none.
-
-    Args:
-        answer: `Problem.answer` of the problem.
-    """
-    problem = json.loads(answer)
-
-    def search(available: list[int], steps: list[str]) -> str:
-        if len(available) == 1:
-            return ",".join(steps) + "." if available[0] == problem["target"] else ""
-        for i, left in enumerate(available):
-            for j, right in enumerate(available):
-                if i == j:
-                    continue
-                rest = [n for k, n in enumerate(available) if k not in (i, j)]
-                for operator in _OPERATORS:
-                    value = apply(left, operator, right)
-                    if 0 <= value <= _LARGEST_VALUE and (
-                        found := search([*rest, value], [*steps, f"{left}{operator}{right}={value}"])
-                    ):
-                        return found
-        return ""
-
-    return search(list(problem["numbers"]), [])

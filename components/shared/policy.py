@@ -13,6 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jinja2.exceptions import TemplateError
+
 from components.shared.errors import InputError
 from components.shared.stage import whole_folder
 
@@ -49,12 +51,21 @@ def check_policy(path: str | Path, name: str) -> None:
             f"base policy {name!r} has no tokenizer (tokenizer.json, tokenizer.model or vocab.json); "
             f"save one beside the weights with tokenizer.save_pretrained({name!r})"
         )
-    tokenizer = load_tokenizer(path)
+    _check_config(path, name)
+    _check_weights(path, name)
+    try:
+        tokenizer = load_tokenizer(path)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"base policy {name!r}: its tokenizer cannot be loaded: {_first_line(error)}") from None
     if not tokenizer.chat_template:
         raise InputError(
             f"base policy {name!r} has no chat template; add a chat_template.jinja file or set "
             f"tokenizer.chat_template and save the tokenizer beside the weights"
         )
+    try:
+        prompt_token_ids(tokenizer, ["1 + 1?"])
+    except (TemplateError, ValueError, TypeError) as error:
+        raise InputError(f"base policy {name!r}: its chat template fails: {_first_line(error)}") from None
     if tokenizer.eos_token_id is None:
         raise InputError(f"base policy {name!r}: the tokenizer has no EOS token, so a completion could never end")
     if tokenizer.eos_token_id not in eos_token_ids(path):
@@ -63,6 +74,51 @@ def check_policy(path: str | Path, name: str) -> None:
             f"among the generation config's {sorted(eos_token_ids(path))}; generation would not stop where "
             f"fine-tuning says it ends. Set eos_token_id in generation_config.json to a list with both"
         )
+
+
+def _check_config(path: Path, name: str) -> None:
+    from transformers import CONFIG_MAPPING
+
+    try:
+        config = json.loads((path / "config.json").read_text())
+        kind = config.get("model_type")
+    except (ValueError, AttributeError) as error:
+        raise InputError(f"base policy {name!r}: config.json cannot be read: {_first_line(error)}") from None
+    if kind not in CONFIG_MAPPING:
+        raise InputError(
+            f"base policy {name!r}: this version of transformers has no model type {kind!r}; code that comes with a "
+            f"model is not run"
+        )
+    # A kernel's name with a slash would be fetched from the hub and run.
+    for key in ("attn_implementation", "_attn_implementation"):
+        if "/" in str(config.get(key, "")):
+            raise InputError(f"base policy {name!r}: config.json asks for foreign code in {key}; remove it")
+
+
+def _check_weights(path: Path, name: str) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    for file in sorted(path.glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="numpy") as weights:
+                weights.keys()
+        except SafetensorError as error:
+            pointer = " (it is a git-lfs pointer: fetch the file itself)" if file.stat().st_size < 1024 else ""
+            raise InputError(f"base policy {name!r}: {file.name} is not safetensors: {error}{pointer}") from None
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:300]
+
+
+def template_end_token_id(path: str | Path) -> int | None:
+    """The special token with which the policy's chat template ends an assistant's answer, if there is one."""
+    tokenizer = load_tokenizer(path)
+    answered = [*conversation("1 + 1?"), {"role": "assistant", "content": "2"}]
+    text = tokenizer.apply_chat_template(answered, tokenize=False)
+    special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
+    ids = tokenizer.encode(text[text.rindex("2") + 1 :], add_special_tokens=False)
+    return next((token for token in ids if token in special), None)
 
 
 def load_tokenizer(path: str | Path) -> "PreTrainedTokenizerBase":
@@ -77,18 +133,24 @@ def load_tokenizer(path: str | Path) -> "PreTrainedTokenizerBase":
 
 
 def load_model(path: str | Path, precision: str = "float32") -> "PreTrainedModel":
-    """The policy's model, on the CPU.
+    """The policy's model, on the CPU, with a generation config that says where to stop and nothing else.
 
     Args:
         path: of the policy.
         precision: of the weights: `float32` or `bfloat16`.
     """
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, GenerationConfig
 
-    return AutoModelForCausalLM.from_pretrained(
+    model = AutoModelForCausalLM.from_pretrained(
         str(path), dtype=getattr(torch, precision), use_safetensors=True, trust_remote_code=False
     )
+    # Where it ends is the policy's; how it is sampled is the recipe's. Without this, transformers fills what
+    # a caller leaves open from the checkpoint's file: a repetition penalty here and none in RL.
+    model.generation_config = GenerationConfig(
+        eos_token_id=sorted(eos_token_ids(path)), pad_token_id=load_tokenizer(path).pad_token_id
+    )
+    return model
 
 
 def eos_token_ids(path: str | Path) -> set[int]:
@@ -206,5 +268,11 @@ def training_precision(precision: str) -> dict[str, Any]:
     import torch
 
     on_gpu = torch.cuda.is_available()
-    bf16 = precision == "bfloat16" or (precision == "auto" and on_gpu and torch.cuda.is_bf16_supported())
-    return {"bf16": bf16, "use_cpu": not on_gpu}
+    return {"bf16": precision == "bfloat16" or (precision == "auto" and gpu_has_bfloat16()), "use_cpu": not on_gpu}
+
+
+def gpu_has_bfloat16() -> bool:
+    """Whether there is a GPU that computes in bfloat16 itself; emulation is slow."""
+    import torch
+
+    return bool(torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False))

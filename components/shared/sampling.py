@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.shared.policy import eos_token_ids, load_model, load_tokenizer, prompt_token_ids
+from components.shared.policy import eos_token_ids, gpu_has_bfloat16, load_model, load_tokenizer, prompt_token_ids
 from components.shared.stage import Progress
 
 
@@ -36,7 +36,7 @@ class Sampler:
 
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._tokenizer = load_tokenizer(policy)
-        self._model = load_model(policy, "bfloat16" if self._device == "cuda" else "float32").to(self._device).eval()
+        self._model = load_model(policy, "bfloat16" if gpu_has_bfloat16() else "float32").to(self._device).eval()
         self._eos = eos_token_ids(policy)
         self._batch_size = batch_size
         self._options = {

@@ -1,14 +1,18 @@
 """What every stage does around its work: messages without tracebacks, progress lines, whole files."""
 
 import contextlib
+import errno
 import json
 import os
+import re
 import shutil
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from components.shared.errors import InputError
 
@@ -34,23 +38,33 @@ def stage(name: str) -> Iterator[None]:
     except InputError as error:
         print(f"{ERROR_MARK} {name}: {error}", flush=True)
         sys.exit(1)
-    except OSError as error:
-        if error.errno in _DISK_ERRORS:
-            print(
-                f"{ERROR_MARK} {name}: cannot write {error.filename or 'a file'}: {error.strerror}. "
-                f"{_DISK_ERRORS[error.errno]}",
-                flush=True,
-            )
-            sys.exit(1)
-        raise
+    except (OSError, shutil.Error, SafetensorError) as error:
+        if (message := disk_problem(error)) is None:
+            raise
+        print(f"{ERROR_MARK} {name}: {message}", flush=True)
+        sys.exit(1)
 
 
-_DISK_ERRORS = {
-    28: "Free some space, or choose another output folder.",  # ENOSPC
-    122: "The disk quota is used up: free some space, or choose another output folder.",  # EDQUOT
-    13: "Check the folder's permissions, or choose another output folder.",  # EACCES
-    30: "The file system is read-only: choose another output folder.",  # EROFS
+_DISK_PROBLEMS = {
+    errno.ENOSPC: "the disk is full. Free some space, or choose another output folder",
+    errno.EDQUOT: "the disk quota is used up. Free some space, or choose another output folder",
+    errno.EACCES: "permission denied. Change the folder's permissions, or choose another output folder",
+    errno.EROFS: "the file system is read-only. Choose another output folder",
 }
+
+
+def disk_problem(error: Exception) -> str | None:
+    """What an error says about a disk that cannot be written, and the remedy; None for any other error.
+
+    Some libraries wrap the system's error and leave its number in the text alone.
+    """
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None and (match := re.search(r"\[Errno (\d+)\]|os error (\d+)", str(error))):
+        number = int(match[1] or match[2])
+    if number not in _DISK_PROBLEMS:
+        return None
+    name = f"cannot write {error.filename}: " if isinstance(error, OSError) and error.filename else ""
+    return f"{name}{_DISK_PROBLEMS[number]}"
 
 
 def result(text: str) -> None:

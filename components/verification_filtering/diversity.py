@@ -2,12 +2,13 @@
 
 import hashlib
 import re
+from array import array
 from collections.abc import Sequence
 
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 _SKETCH_SIZE = 48
 
-Sketch = tuple[int, ...]
+Sketch = Sequence[int]
 
 
 def solution_text(completion: str) -> str:
@@ -23,7 +24,7 @@ def sketch(completion: str) -> Sketch:
     tokens = _TOKEN.findall(completion.lower())
     grams = {" ".join(tokens[i : i + 3]) for i in range(max(1, len(tokens) - 2))}
     hashes = sorted(int.from_bytes(hashlib.blake2b(g.encode(), digest_size=6).digest(), "big") for g in grams)
-    return tuple(hashes[:_SKETCH_SIZE])
+    return array("Q", hashes[:_SKETCH_SIZE])  # 384 bytes: one is kept for each correct trajectory
 
 
 def similarity(a: Sketch, b: Sketch) -> float:

@@ -37,9 +37,12 @@ def hub(tiny_policy: Path) -> Iterator[str]:
 
         def answer(self, body: bool) -> None:
             parts = self.path.split("?")[0].strip("/").split("/")
-            if parts[:4] == ["api", "models", "me", "tiny"]:
+            if parts[:5] == ["api", "models", "me", "tiny", "tree"]:
+                tree = [{"type": "file", "path": n, "size": len(c), "oid": SHA} for n, c in files.items()]
+                content: bytes | None = json.dumps(tree).encode()
+            elif parts[:4] == ["api", "models", "me", "tiny"]:
                 found = {"id": "me/tiny", "sha": SHA, "siblings": [{"rfilename": name} for name in files]}
-                content: bytes | None = json.dumps(found).encode()
+                content = json.dumps(found).encode()
             else:
                 content = files.get(parts[-1]) if parts[:2] == ["me", "tiny"] else None
             self.send_response(200 if content is not None else 404)

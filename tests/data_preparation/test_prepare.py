@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ LONG = "Every morning Aya goes for a 9-kilometer-long walk and stops at a coffee
 @pytest.fixture
 def prepare(tmp_path: Path, tiny_policy: Path) -> Any:
     def run(
-        train: list[dict[str, Any]], benchmark: list[dict[str, Any]], policy: Path = tiny_policy, **settings: Any
+        rows: list[dict[str, Any]], benchmark: list[dict[str, Any]], policy: Path = tiny_policy, **settings: Any
     ) -> dict[str, Any]:
-        for name, rows in (("train", train), ("test", benchmark)):
-            (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        for name, table in (("train", rows), ("test", benchmark)):
+            (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in table))
         prepare_data(
             str(policy),
             DataSettings.check(
@@ -125,6 +126,44 @@ def test_a_missing_file_is_named_before_any_work(prepare: Any, tmp_path: Path) -
     with pytest.raises(InputError, match=r"data.benchmarks.aime: no such file: aime.jsonl"):
         prepare([{"problem": "Q", "answer": "4"}], BENCHMARK, benchmarks={"aime": "aime.jsonl"})
     assert not (tmp_path / "out").exists()
+
+
+def test_an_ungradable_copy_does_not_push_out_the_good_one(prepare: Any) -> None:
+    rows = [{"problem": "What is 2 + 2?", "answer": "}"}, {"problem": "What is 2 + 2?", "answer": "4"}]
+    report = prepare(rows, BENCHMARK)
+    assert report["problems_table"]["answer"].to_pylist() == ["4"]
+    assert report["sources"][-1]["dropped"] == {"answer_not_gradable": 1}
+
+
+def test_rows_that_a_tasks_scorer_cannot_judge_are_counted(prepare: Any, tmp_path: Path) -> None:
+    rows = [
+        {"problem": "Use 1 2 to make 3.", "answer": '{"numbers": [1, 2], "target": 3}'},
+        {"problem": "Use 1 2 to make 4.", "answer": "4"},
+    ]
+    train = {"uri": str(tmp_path / "train.jsonl"), "verifier": "countdown"}
+    report = prepare(rows, BENCHMARK, train=[train])
+    assert report["problems"] == 1 and report["sources"][-1]["dropped"] == {"answer_not_gradable": 1}
+    with pytest.raises(InputError, match="none of its 2 rows can be used .*for example line 1"):
+        prepare(rows, BENCHMARK, train=[{**train, "verifier": "reasoning-gym/chain_sum"}])
+
+
+def test_tasks_without_a_gold_answer_are_kept(prepare: Any) -> None:
+    report = prepare(
+        [], BENCHMARK, train=["reasoning-gym://graph_color?size=3&seed=1", "reasoning-gym://countdown?size=3&seed=1"]
+    )
+    assert report["problems"] == 6
+
+
+def test_generation_stops_where_the_template_ends_an_answer(prepare: Any, tmp_path: Path, tiny_policy: Path) -> None:
+    policy = Path(shutil.copytree(tiny_policy, tmp_path / "other"))
+    template = (policy / "chat_template.jinja").read_text()
+    (policy / "chat_template.jinja").write_text(template.replace("{{ eos_token }}", "<|pad|>"))
+    prepare([{"problem": "What is 2 + 2?", "answer": "4"}], BENCHMARK, policy=policy)
+    config = json.loads((tmp_path / "out" / "policy" / "generation_config.json").read_text())
+    assert config["eos_token_id"] == [1, 0]
+    assert json.loads((policy / "generation_config.json").read_text())["eos_token_id"] == [
+        1
+    ]  # the user's is left alone
 
 
 def test_the_base_policy_is_checked_and_copied(prepare: Any, tmp_path: Path, tiny_policy: Path) -> None:

@@ -57,6 +57,8 @@ def test_every_kind_of_file(tmp_path: Path, kind: str) -> None:
         ({"problem": "Q", "answer": []}, "Q", None),
         ({"problem": "Q", "answer": float("nan")}, "Q", None),
         ({"problem": None, "answer": "1"}, None, "1"),
+        ({"problem": "Q", "solution": "We add 3 and 4 to get 7."}, "Q", None),
+        ({"problem": "Q", "output": "thinking\n#### 7"}, "Q", "7"),
     ],
 )  # fmt: skip
 def test_the_usual_spellings(tmp_path: Path, row: dict[str, Any], text: str | None, answer: str | None) -> None:
@@ -128,6 +130,8 @@ def test_bad_files_say_where_and_what_to_do(tmp_path: Path, content: str, name: 
     [
         ("nowhere.jsonl", {}, "no such file: nowhere.jsonl"),
         ("ftp://x/y", {}, "unknown kind of source ftp://"),
+        ("hf://[bad", {}, "is no URI"),
+        ("reasoning-gym://simple_integration", {}, "what a policy writes must not run"),
         ("reasoning-gym://chain_sums", {}, "no task 'chain_sums'. Did you mean 'chain_sum'"),
         ("reasoning-gym://chain_sum?min_term=2", {}, "unknown option 'min_term'. Did you mean 'min_terms'"),
         ("reasoning-gym://chain_sum?min_terms=two", {}, "min_terms must be int, not 'two'"),
@@ -139,6 +143,21 @@ def test_bad_files_say_where_and_what_to_do(tmp_path: Path, content: str, name: 
 def test_bad_uris(uri: str, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         read(uri, **settings)
+
+
+def test_unreadable_lines_and_pages_are_named(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'{"problem": "Q", "answer": "1"}\n{"problem": "\xff", "answer": "1"}\n')
+    with pytest.raises(InputError, match="line 2 is not JSON"):
+        read(str(tmp_path / "a.jsonl"))
+    (tmp_path / "b.jsonl").write_text("[" * 200_000)
+    with pytest.raises(InputError, match="line 1 is not JSON"):
+        read(str(tmp_path / "b.jsonl"))
+    uri = write(tmp_path / "c.parquet", [{"problem": "Q" * 500, "answer": "1"}] * 50)
+    content = bytearray(Path(uri).read_bytes())
+    content[10:40] = b"\xff" * 30
+    Path(uri).write_bytes(content)
+    with pytest.raises(InputError, match="is not a Parquet file, or broken"):
+        read(uri)
 
 
 def test_a_wrong_column_suggests_the_nearest(tmp_path: Path) -> None:

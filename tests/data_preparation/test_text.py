@@ -30,6 +30,9 @@ def test_what_only_looks_different_is_the_same_problem(a: str, b: str) -> None:
         ("\\frac{2n - 1}{n}", "\\frac{2n + 1}{n}"),
         ("Use 1 23 to make 4.", "Use 12 3 to make 4."),
         ("0.5", "05"),
+        ("Compute 5!", "Compute 5"),
+        ("Compute 2²", "Compute 22"),
+        ("Find $f(A)$", "Find $f(a)$"),
     ],
 )
 def test_what_means_something_else_is_another_problem(a: str, b: str) -> None:

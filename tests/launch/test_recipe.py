@@ -67,6 +67,7 @@ def test_set_changes_keys_at_any_depth() -> None:
         ("data.train=[{path: x.jsonl}]", "unknown recipe key 'data.train.0.path'"),
         ("report.validation=tset", "is no benchmark. Did you mean 'test'"),
         ("rl.steps=[", "is not YAML"),
+        ("data.benchmarks=[null]", "a benchmark is a URI or a mapping with a uri, not None"),
         ("seed=-1", "recipe key 'seed'"),
     ],
 )

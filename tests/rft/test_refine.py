@@ -12,6 +12,7 @@ from components.shared import countdown
 from components.shared.errors import InputError
 from components.shared.policy import check_policy, load_model, load_tokenizer, policy_id, prompt_token_ids
 from components.shared.schema import TRAJECTORIES, write_table
+from tests.countdown_solver import solve
 
 pytestmark = pytest.mark.slow
 
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.slow
 def experts(tmp_path: Path, rollout: Any, tokenizer: Any) -> Path:
     rows = []
     for i, problem in enumerate(countdown.generate("train", 3, 1, 9, 32, seed=1)):
-        row = rollout(f"p{i}", completion=countdown.solve(problem.answer), prompt=problem.text)
+        row = rollout(f"p{i}", completion=solve(problem.answer), prompt=problem.text)
         rows.append(row | {"verdict": True, "success_rate": 0.5, "dropped_because": None})
     write_table(tmp_path / "experts" / "experts.parquet", TRAJECTORIES, rows)
     return tmp_path / "experts"
@@ -85,6 +86,20 @@ def test_the_policy_still_ends_its_answers(tiny_policy: Path, experts: Path, tmp
     sampler = Sampler(out / "policy", max_tokens=40, temperature=1.0, top_p=1.0, batch_size=64)
     completions = list(sampler.sample(["Use 3 7 2 to make 13.", "Use 1 2 3 to make 6."], 16, seed=0))
     assert sum(c.finish_reason == "stop" for c in completions) >= 30
+
+
+@pytest.mark.parametrize(("batch_size", "epochs", "updates"), [(32, 1, 1), (24, 2, 4), (5, 1, 7), (64, 0.5, 1)])
+def test_epochs_are_passes_and_even_one_update_learns(
+    tiny_policy: Path, experts: Path, tmp_path: Path, batch_size: int, epochs: float, updates: int
+) -> None:
+    out = run(tiny_policy, experts, tmp_path / "out", batch_size=batch_size, epochs=epochs)
+    assert len(json.loads((out / "log.json").read_text())["updates"]) == updates
+    assert policy_id(out / "policy") != policy_id(tiny_policy)
+
+
+def test_fine_tuning_that_changes_nothing_is_an_error(tiny_policy: Path, experts: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="changed no weight"):
+        run(tiny_policy, experts, tmp_path / "out", learning_rate=1e-30)
 
 
 def test_a_trajectory_without_eos_is_an_error(tiny_policy: Path, tmp_path: Path, rollout: Any) -> None:

@@ -88,6 +88,11 @@ def test_all_truncated_stops_with_an_explanation(run: Any, tmp_path: Path) -> No
     assert not (tmp_path / "out" / "policy").exists()
 
 
+def test_a_run_shorter_than_the_patience_does_not_pass_for_one_that_learnt(run: Any) -> None:
+    with pytest.raises(InputError, match="in the last 3 steps every completion was cut"):
+        run(max_completion_tokens=3, steps=3, patience=20)
+
+
 def test_too_few_problems_is_an_error(run: Any) -> None:
     with pytest.raises(InputError, match=r"16 training problems are fewer than rl.prompts_per_step \(32\)"):
         run(prompts_per_step=32)

@@ -1,13 +1,17 @@
 import json
+import signal
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import psutil
 import pytest
 
 from components.shared.errors import InputError
 from components.shared.grading import Grader, GradingRow, check_verifier
-from components.shared.grading.verifiers import boxed_answers
+from components.shared.grading.verifiers import RUNS_ANSWERS, boxed_answers
 
 TOWER = "\\boxed{5^{5^{5^{5^5}}}}"  # runs for more than half a minute if it is let
 
@@ -59,11 +63,17 @@ def test_an_endless_answer_costs_itself_alone() -> None:
 
 
 def test_memory_is_limited_in_the_worker() -> None:
-    with Grader(workers=1, seconds=20.0, memory_bytes=1 << 30) as grader:
-        verdicts = grader.grade(
-            [GradingRow("math", "5", "\\boxed{" + "9" * 10 + "!}"), GradingRow("math", "5", "\\boxed{5}")]
-        )
-    assert verdicts == [False, True]
+    program = (
+        "import components.shared.grading.verifiers as v; v.verdict = lambda *_: bool(bytearray(3 << 30))\n"
+        "from components.shared.grading.worker import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(2 << 30), "30"],
+        input='["math", "1", "1"]\n',
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1 and "MemoryError" in done.stderr and done.stdout == ""
 
 
 def test_order_is_kept_and_equal_rows_are_judged_once(grader: Grader) -> None:
@@ -94,6 +104,96 @@ def test_text_is_never_executed(grader: Grader, tmp_path) -> None:
     assert not flag.exists()
 
 
+def test_the_tasks_scorers_run_no_answer(grader: Grader, tmp_path: Path) -> None:
+    """Every task of reasoning-gym: an attack never runs, and where there is a gold answer it is right."""
+    import reasoning_gym
+    from reasoning_gym.factory import DATASETS
+
+    flag = tmp_path / "executed"
+    attacks = [
+        f"__import__('os').system('touch {flag}')",
+        f"[__import__('os').system('touch {flag}')]",
+        f"__import__('pathlib').Path('{flag}').touch()",
+    ]
+    no_gold = {"boxnet", "graph_color", "propositional_logic", "rubiks_cube", "rush_hour"}
+    lost_in_json = {"arc_agi", "rearc"}  # their scorers compare tuples, which JSON turns into lists
+    garbage_is_right = {"game_of_life_halting"}
+    judged = 0
+    for task in sorted(set(DATASETS) - {"composite"}):
+        if RUNS_ANSWERS.get(task, 1) is None:
+            continue
+        entry = reasoning_gym.create_dataset(task, size=1, seed=0)[0]
+        texts = [*attacks, str(entry["answer"])]
+        verdicts = grader.grade([GradingRow(f"reasoning-gym/{task}", json.dumps(entry, default=str), t) for t in texts])
+        assert not flag.exists(), task
+        if task not in garbage_is_right:
+            assert verdicts[:3] == [False] * 3, task
+        if task not in no_gold | lost_in_json:
+            assert verdicts[3] is True, task
+        judged += 1
+    assert judged > 90
+
+
+@pytest.mark.parametrize("task", ["countdown", "spiral_matrix", "polynomial_multiplication", "number_sorting"])
+def test_should_a_scorer_run_an_answer_it_can_do_nothing(task: str, tmp_path: Path) -> None:
+    """The second line: with the first one taken away, the worker starts no process and writes no file."""
+    import reasoning_gym
+
+    program = (
+        "import components.shared.grading.verifiers as v; v.RUNS_ANSWERS = {}\n"
+        "from components.shared.grading.worker import main; main()"
+    )
+    flag = tmp_path / "executed"
+    entry = json.dumps(reasoning_gym.create_dataset(task, size=1, seed=0)[0], default=str)
+    attacks = [f"__import__('os').system('touch {flag}')", f"__import__('pathlib').Path('{flag}').touch()"]
+    questions = [[f"reasoning-gym/{task}", None, None], *([f"reasoning-gym/{task}", entry, a] for a in attacks)]
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(4 << 30), "30"],
+        input="".join(json.dumps(q) + "\n" for q in questions),
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.splitlines() == ["true", "false", "false"]
+    assert not flag.exists()
+
+
+def test_a_worker_ends_by_itself_when_its_parent_is_gone() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "components.shared.grading.worker", str(2 << 30), "-4"],  # ends a second later
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+    )
+    assert process.stdin
+    for question in (["math", None, None], ["math", "5", TOWER]):
+        process.stdin.write(json.dumps(question).encode() + b"\n")
+    process.stdin.flush()
+    assert process.wait(60) == -signal.SIGALRM
+    process.stdin.close()
+
+
+@pytest.mark.parametrize(
+    ("verifier", "answer"),
+    [
+        ("countdown", "13"),
+        ("countdown", "not JSON"),
+        ("countdown", '{"a": 1}'),
+        ("reasoning-gym/chain_sum", "not JSON"),
+        ("reasoning-gym/chain_sum", "[1]"),
+        ("reasoning-gym/chain_sum", '{"numbers": [1], "target": 1}'),
+    ],
+)
+def test_an_answer_that_is_not_the_tasks_is_not_scorable(grader: Grader, verifier: str, answer: str) -> None:
+    assert grader.grade([GradingRow(verifier, answer, "1")]) == [None]
+
+
+def test_golds_that_never_end_cost_themselves_alone() -> None:
+    gold = "\\binom{100000000}{50000000}"
+    with Grader(workers=1, seconds=1.0) as grader:
+        rows = [GradingRow("math", gold, "\\boxed{1}"), GradingRow("math", gold, "\\boxed{2}")]
+        assert grader.grade([*rows, GradingRow("math", "3", "\\boxed{3}")]) == [False, False, True]
+        assert grader.timed_out == 2
+
+
 def test_boxes_are_matched_by_their_braces() -> None:
     assert boxed_answers("\\boxed{\\frac{1}{2}} and \\boxed{ 3 } and \\boxed{4") == ["\\frac{1}{2}", "3"]
 
@@ -102,3 +202,7 @@ def test_an_unknown_verifier_is_an_error_that_suggests_one() -> None:
     assert check_verifier("reasoning-gym/countdown")
     with pytest.raises(InputError, match="unknown verifier 'maths'. Did you mean 'math'"):
         check_verifier("maths")
+    with pytest.raises(InputError, match="no task 'chain_sun'. Did you mean 'chain_sum'"):
+        check_verifier("reasoning-gym/chain_sun")
+    with pytest.raises(InputError, match="what a policy writes must not run"):
+        check_verifier("reasoning-gym/simple_integration")

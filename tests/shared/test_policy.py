@@ -17,6 +17,7 @@ from components.shared.policy import (
     policy_id,
     prompt_token_ids,
     save_policy,
+    template_end_token_id,
 )
 
 TEXTS = ["Use 3 7 2 to make 13.", "3*2=6,6+7=13.", "what is 12345 + 678?\n\\frac{1}{2} é ∑", ""]
@@ -123,3 +124,38 @@ def test_a_prompt_without_room_for_a_completion_is_an_error(tiny_policy: Path) -
     check_room(tiny_policy, ["Use 3 7 2 to make 13."], 2034, "rl")
     with pytest.raises(InputError, match="takes 14 tokens; with rl.max_completion_tokens"):
         check_room(tiny_policy, ["Use 3 7 2 to make 13."], 2035, "rl")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("config.json", "{", "config.json cannot be read"),
+        ("config.json", '{"model_type": "mystery"}', "no model type 'mystery'"),
+        ("config.json", '{"model_type": "qwen2", "attn_implementation": "me/kernel"}', "asks for foreign code"),
+        ("model.safetensors", "version https://git-lfs.github.com/spec/v1", "git-lfs pointer: fetch the file itself"),
+        ("tokenizer.json", "{", "its tokenizer cannot be loaded"),
+        ("chat_template.jinja", "{{ raise_exception('no') }}", "its chat template fails"),
+        ("chat_template.jinja", "{% for", "its chat template fails"),
+    ],
+)
+def test_a_broken_file_is_named(broken: Path, file: str, content: str, message: str) -> None:
+    (broken / file).write_text(content)
+    with pytest.raises(InputError, match=message):
+        check_policy(broken, "my-model")
+
+
+def test_the_checkpoints_own_sampling_is_not_ours(broken: Path) -> None:
+    config = {"eos_token_id": 1, "repetition_penalty": 1.3, "min_p": 0.3, "top_k": 5, "no_repeat_ngram_size": 2}
+    (broken / "generation_config.json").write_text(json.dumps(config))
+    generation = load_model(broken).generation_config
+    assert generation.eos_token_id == [1] and generation.pad_token_id == 0
+    assert not generation.repetition_penalty and not generation.min_p and not generation.no_repeat_ngram_size
+
+
+def test_the_token_that_ends_an_answer_in_the_template(broken: Path) -> None:
+    assert template_end_token_id(broken) == 1
+    template = (broken / "chat_template.jinja").read_text()
+    (broken / "chat_template.jinja").write_text(template.replace("{{ eos_token }}", "<|pad|>"))
+    assert template_end_token_id(broken) == 0
+    (broken / "chat_template.jinja").write_text(template.replace("{{ eos_token }}", ""))
+    assert template_end_token_id(broken) is None

@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -24,7 +25,14 @@ def test_a_full_or_closed_disk_is_a_message_too(capsys, number: int) -> None:
         raise OSError(number, os.strerror(number), "/out/policy")
     out = capsys.readouterr().out
     assert out.startswith("[error] RFT: cannot write /out/policy")
-    assert "choose another output folder" in out
+    assert "hoose another output folder" in out
+
+
+@pytest.mark.parametrize("text", ["[('a', 'b', '[Errno 28] No space left on device')]", "I/O error: x (os error 28)"])
+def test_a_full_disk_is_known_from_its_number_in_the_text(capsys, text: str) -> None:
+    with pytest.raises(SystemExit), stage("RFT"):
+        raise shutil.Error(text)
+    assert "the disk is full" in capsys.readouterr().out
 
 
 def test_a_defect_of_ours_keeps_its_traceback() -> None:

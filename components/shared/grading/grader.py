@@ -83,11 +83,11 @@ class _Worker:
 
     def _judge(self, row: GradingRow) -> bool | None:
         if row.verifier not in self._warm:
-            # An empty completion makes the worker import what it needs, outside the answer's own time.
-            if not self._ask(row._replace(completion=""), self._IMPORT_SECONDS):
+            # Without a completion the worker imports what the verifier needs, outside the answer's own time.
+            if not self._ask((row.verifier, None, None), self._IMPORT_SECONDS):
                 raise RuntimeError(f"the grading worker cannot run verifier {row.verifier!r}")
             self._warm.add(row.verifier)
-        reply = self._ask(row, self._seconds)
+        reply = self._ask(tuple(row), self._seconds)
         if not reply:
             self.stop()
             self.timed_out += 1
@@ -95,12 +95,12 @@ class _Worker:
         judged: bool | None = json.loads(reply)
         return judged
 
-    def _ask(self, row: GradingRow, seconds: float) -> bytes:
+    def _ask(self, question: tuple[str | None, ...], seconds: float) -> bytes:
         """The worker's reply, empty where it died or was too slow."""
         process = self._start()
         assert process.stdin and process.stdout and self._selector
         try:
-            process.stdin.write(json.dumps(row).encode() + b"\n")
+            process.stdin.write(json.dumps(question).encode() + b"\n")
             process.stdin.flush()
         except BrokenPipeError:
             return b""
@@ -109,7 +109,13 @@ class _Worker:
     def _start(self) -> subprocess.Popen[bytes]:
         if self._process is None:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "components.shared.grading.worker", str(self._memory_bytes)],
+                [
+                    sys.executable,
+                    "-m",
+                    "components.shared.grading.worker",
+                    str(self._memory_bytes),
+                    str(self._seconds),
+                ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
