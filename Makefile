@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow lint format compile base-policy clean
+.PHONY: help run test test-slow bench lint format compile base-policy clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -18,6 +18,9 @@ test: $(READY) ## Run the tests that take seconds
 
 test-slow: $(READY) ## Run the tests that train, and the loop end to end
 	@$(BIN)/pytest -m slow
+
+bench: $(READY) ## Time the stages beside the plain libraries (4 minutes)
+	@$(BIN)/python bench/stages.py
 
 lint: $(READY) ## Check style, format and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
@@ -39,5 +42,5 @@ clean: ## Remove the environment, the runs and the caches
 $(READY): pyproject.toml constraints.txt
 	@echo "setting up .venv (about two minutes, once)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[train,dev]'
+	@$(BIN)/pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[train,dev]'
 	@touch $@

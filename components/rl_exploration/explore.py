@@ -201,6 +201,8 @@ def _write_page(path: str | Path, iteration: int, steps: list[dict[str, Any]]) -
     for axis, (name, (_, label)) in zip(axes, STEP_FIGURES.items(), strict=True):
         axis.plot([row["step"] for row in steps], [row[name] for row in steps])
         axis.set_title(label, fontsize=9)
+        if label.startswith("share"):
+            axis.set_ylim(-0.03, 1.03)
         axis.set_xlabel("RL step", fontsize=8)
     page.page(
         path,

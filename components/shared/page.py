@@ -15,10 +15,10 @@ _STYLE = """
 :root { color-scheme: light; }
 body { font: 15px/1.5 system-ui, sans-serif; color: #1c2330; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; margin-bottom: .2rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
-p.lead { color: #465064; margin-top: 0; } p.note { color: #465064; font-size: .92rem; }
+p.lead { color: #465064; margin-top: 0; } .note { color: #465064; font-size: .92rem; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .92rem; margin: .6rem 0; }
-th, td { padding: .3rem .7rem; border-bottom: 1px solid #dde2ea; text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; } td.text { text-align: left; white-space: normal; }
+th, td { padding: .3rem .5rem; border-bottom: 1px solid #dde2ea; text-align: right; white-space: nowrap; }
+.text { text-align: left; }
 thead th { border-bottom: 2px solid #8a94a6; } tr.chosen td { background: #e9f5ec; font-weight: 600; }
 figure { margin: .6rem 0; } svg { max-width: 100%; height: auto; }
 code, pre { font: .85rem/1.4 ui-monospace, monospace; } pre { background: #f4f6f9; padding: .8rem; overflow-x: auto; }
@@ -63,15 +63,21 @@ def preformatted(text: str) -> str:
 def table(headers: Sequence[str], rows: Iterable[Sequence[Any]], chosen: int | None = None) -> str:
     """A table; the row with index `chosen` is set off.
 
-    Numbers are aligned right; floats show three decimals.
+    Numbers are aligned right, words left; floats show three decimals.
     """
-    head = "".join(f"<th>{escape(h)}</th>" for h in headers)
-    body = []
-    for index, row in enumerate(rows):
-        cells = "".join(f"<td>{escape(_cell(value))}</td>" for value in row)
-        body.append(f'<tr class="chosen">{cells}</tr>' if index == chosen else f"<tr>{cells}</tr>")
-    rows_html = "".join(body)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows_html}</tbody></table></div>'
+    rows = list(rows)
+    words = [any(isinstance(row[i], str) and not row[i][:1].isdigit() for row in rows) for i in range(len(headers))]
+    kinds = [' class="text"' if is_words else "" for is_words in words]
+
+    def line(tag: str, cells: Iterable[str]) -> str:
+        return "".join(f"<{tag}{kind}>{escape(cell)}</{tag}>" for kind, cell in zip(kinds, cells, strict=True))
+
+    body = "".join(
+        f"<tr{' class=chosen' if index == chosen else ''}>{line('td', map(_cell, row))}</tr>"
+        for index, row in enumerate(rows)
+    )
+    head = line("th", headers)
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _cell(value: Any) -> str:

@@ -1,0 +1,181 @@
+"""What the stages cost beside the plain libraries: `make bench`.
+
+Exploration against a bare TRL script with the same settings and the scorer called in the process; evaluation
+against a bare `generate` loop over the same prompts. The two sides run in turn, each in a process of its own;
+the ratio of their medians is what to look at, since machines differ and drift.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from components.shared import countdown
+from components.shared.schema import BENCHMARK_ORDER, PROBLEMS, write_table
+from components.shared.stage import write_json
+
+ROOT = Path(__file__).resolve().parent.parent
+POLICY = ROOT / "recipes" / "tiny" / "countdown"
+RL = {"steps": 20, "learning_rate": 1e-4, "prompts_per_step": 16, "group_size": 16, "max_completion_tokens": 40}
+EVAL = {"samples": 32, "pass_at": [1, 32], "max_completion_tokens": 40, "sequences_per_batch": 1024}
+
+
+def write_problems(path: Path, count: int, split: str) -> None:
+    """Countdown problems as a table."""
+    write_table(
+        path,
+        PROBLEMS,
+        (
+            {
+                "problem_id": f"{split}{i}",
+                "prompt": problem.text,
+                "answer": problem.answer,
+                "source": split,
+                "verifier": "countdown",
+                "difficulty": None,
+            }
+            for i, problem in enumerate(countdown.generate(split, 3, 1, 9, count, seed=1))
+        ),
+    )
+
+
+def stage_exploration(work: Path) -> None:
+    """Our stage, everything recorded."""
+    from components.rl_exploration.explore import explore
+    from components.rl_exploration.settings import ExplorationSettings
+
+    explore(
+        POLICY,
+        work / "problems",
+        ExplorationSettings.check({**RL, "warmup_steps": 0, "weight_decay": 0.0}, "rl"),
+        iteration=1,
+        seed=1,
+        rollouts_out=work / "rollouts",
+        policy_out=work / "policy",
+        log_out=work / "log.json",
+        page_out=work / "page.html",
+    )
+
+
+def plain_exploration(work: Path) -> None:
+    """TRL alone: nothing recorded, completions scored in the process."""
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import GRPOConfig, GRPOTrainer
+
+    def reward(completions: Any, answer: Any, **_: Any) -> list[float]:
+        return [float(countdown.score(a, c[0]["content"])) for a, c in zip(answer, completions, strict=True)]
+
+    dataset = Dataset.from_parquet(str(work / "problems" / "problems.parquet"), cache_dir=str(work / "cache"))
+    dataset = dataset.map(lambda row: {"prompt": [{"role": "user", "content": row["prompt"]}]})
+    batch = RL["prompts_per_step"] * RL["group_size"]
+    trainer = GRPOTrainer(
+        model=AutoModelForCausalLM.from_pretrained(POLICY),
+        processing_class=AutoTokenizer.from_pretrained(POLICY, padding_side="left"),
+        reward_funcs=reward,
+        train_dataset=dataset,
+        args=GRPOConfig(
+            output_dir=str(work / "trl"),
+            max_steps=int(RL["steps"]),
+            learning_rate=RL["learning_rate"],
+            lr_scheduler_type="constant",
+            num_generations=int(RL["group_size"]),
+            per_device_train_batch_size=int(batch),
+            max_completion_length=int(RL["max_completion_tokens"]),
+            epsilon_high=0.28,
+            gradient_checkpointing=False,
+            bf16=False,
+            use_cpu=True,
+            seed=2,
+            logging_steps=1,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+        ),
+    )
+    trainer.train()
+
+
+def stage_evaluation(work: Path) -> None:
+    """Our stage: sampled, judged, every sample written."""
+    from components.evaluation.evaluate import evaluate
+    from components.evaluation.settings import EvaluationSettings
+
+    evaluate(
+        POLICY,
+        work / "benchmarks",
+        EvaluationSettings.check(EVAL, "eval"),
+        name="base",
+        kind="base",
+        iteration=0,
+        seed=1,
+        samples_out=work / "samples",
+        evaluation_out=work / "evaluation.json",
+        page_out=work / "evaluation.html",
+    )
+
+
+def plain_evaluation(work: Path) -> None:
+    """transformers' generate over the same prompts in the same batches, nothing judged or written."""
+    import pyarrow.parquet as pq
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(POLICY), AutoTokenizer.from_pretrained(POLICY)
+    tokenizer.padding_side = "left"
+    prompts = pq.read_table(work / "benchmarks" / "dev.parquet")["prompt"].to_pylist()
+    chats = [[{"role": "user", "content": p}] for p in prompts for _ in range(int(str(EVAL["samples"])))]
+    size = int(str(EVAL["sequences_per_batch"]))
+    for start in range(0, len(chats), size):
+        batch = tokenizer.apply_chat_template(
+            chats[start : start + size],
+            add_generation_prompt=True,
+            padding=True,
+            return_tensors="pt",
+            return_dict=True,
+        )
+        with torch.inference_mode():
+            out = model.generate(**batch, max_new_tokens=int(str(EVAL["max_completion_tokens"])), top_k=0)
+        tokenizer.batch_decode(out, skip_special_tokens=True)
+
+
+SIDES = {f.__name__: f for f in (stage_exploration, plain_exploration, stage_evaluation, plain_evaluation)}
+
+
+@click.command()
+@click.option("--side", type=click.Choice(sorted(SIDES)), hidden=True)
+@click.option("--work", type=click.Path(path_type=Path), hidden=True)
+@click.option("--runs", default=3, show_default=True, help="Runs of each side.")
+def main(side: str | None, work: Path | None, runs: int) -> None:
+    """Times the stages beside the plain libraries and prints the ratios."""
+    if side and work:
+        SIDES[side](work)
+        return
+    for name in ("exploration", "evaluation"):
+        seconds: dict[str, list[float]] = {"stage": [], "plain": []}
+        for _ in range(runs):
+            for kind in seconds:
+                with tempfile.TemporaryDirectory() as folder:
+                    write_problems(Path(folder) / "problems" / "problems.parquet", 256, "train")
+                    write_problems(Path(folder) / "benchmarks" / "dev.parquet", 150, "dev")
+                    write_json(Path(folder) / "benchmarks" / BENCHMARK_ORDER, ["dev"])
+                    began = time.monotonic()
+                    subprocess.run(
+                        [sys.executable, __file__, "--side", f"{kind}_{name}", "--work", folder],
+                        check=True,
+                        capture_output=True,
+                    )
+                    seconds[kind].append(time.monotonic() - began)
+        medians = {kind: round(statistics.median(values), 2) for kind, values in seconds.items()}
+        ratio = round(medians["stage"] / medians["plain"], 3)
+        click.echo(json.dumps({"what": name, "median_seconds": medians, "ratio": ratio, "runs": runs}))
+
+
+if __name__ == "__main__":
+    main()
