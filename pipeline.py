@@ -3,7 +3,7 @@
     python pipeline.py compile --recipe recipes/laptop.yaml --iterations 3 --output rloop.yaml
     python pipeline.py run --recipe recipes/laptop.yaml
 
-The graph: data preparation and the evaluation of the base policy, then one nested pipeline an iteration:
+The graph: preflight, data preparation and the evaluation of the base policy, then one nested pipeline an iteration:
 RL exploration, rollout harvesting, verification filtering, RFT from the iteration's initial policy, the
 evaluation of both policies, and the report. N iterations are unrolled when the pipeline is compiled, since
 KFP has no loop that carries state.
@@ -12,6 +12,7 @@ KFP has no loop that carries state.
 import copy
 import dataclasses
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,15 +23,20 @@ from pydantic import BaseModel
 
 from components.data_preparation.component import data_preparation
 from components.evaluation.component import evaluation
+from components.preflight.check import preflight as check_run
+from components.preflight.component import preflight
+from components.preflight.settings import RunSize
 from components.report.component import report
 from components.rft.component import rft
 from components.rl_exploration.component import rl_exploration
 from components.rollout_harvesting.component import rollout_harvesting
 from components.shared.errors import InputError
+from components.shared.sources import keyed_sources
 from components.shared.stage import disk_problem
 from components.verification_filtering.component import verification_filtering
 from launch.images import STAGES, image
 from launch.local import run_locally
+from launch.pools import place
 from launch.recipe import Recipe, load_recipe
 
 PIPELINE_NAME = "rloop"  # KFP looks cached results up by pipeline name: it never changes
@@ -77,8 +83,9 @@ def build_pipeline(recipe: Recipe, iterations: int, registry: str = "") -> Calla
         registry: where the stages' images are; empty for a local run.
     """
 
-    def named(task: dsl.PipelineTask, stage: str, display_name: str) -> dsl.PipelineTask:
-        return task.set_container_image(image(stage, registry)).set_display_name(display_name)
+    def prepared(task: dsl.PipelineTask, stage: str, display_name: str, pools: dict[str, Any]) -> None:
+        task.set_container_image(image(stage, registry)).set_display_name(display_name)
+        place(task, stage, recipe.pools, pools, recipe.caching)
 
     @dsl.pipeline(name="iteration", display_name="RLoop iteration")
     def iteration_pipeline(
@@ -104,7 +111,21 @@ def build_pipeline(recipe: Recipe, iterations: int, registry: str = "") -> Calla
         eval_samples: int,
         eval_settings: dict,
         report_settings: dict,
+        pool_cpu_node_selector: dict,
+        pool_cpu_tolerations: list,
+        pool_training_node_selector: dict,
+        pool_training_tolerations: list,
+        pool_inference_node_selector: dict,
+        pool_inference_tolerations: list,
     ) -> IterationOutputs:
+        pools = {
+            "pool_cpu_node_selector": pool_cpu_node_selector,
+            "pool_cpu_tolerations": pool_cpu_tolerations,
+            "pool_training_node_selector": pool_training_node_selector,
+            "pool_training_tolerations": pool_training_tolerations,
+            "pool_inference_node_selector": pool_inference_node_selector,
+            "pool_inference_tolerations": pool_inference_tolerations,
+        }
         exploration = rl_exploration(
             policy=policy,
             problems=problems,
@@ -116,9 +137,9 @@ def build_pipeline(recipe: Recipe, iterations: int, registry: str = "") -> Calla
             group_size=rl_group_size,
             settings=rl_settings,
         )
-        named(exploration, "rl_exploration", "RL exploration")
+        prepared(exploration, "rl_exploration", "RL exploration", pools)
         harvesting = rollout_harvesting(rollouts=exploration.outputs["rollouts"])
-        named(harvesting, "rollout_harvesting", "Rollout harvesting")
+        prepared(harvesting, "rollout_harvesting", "Rollout harvesting", pools)
         filtering = verification_filtering(
             trajectories=harvesting.outputs["trajectories"],
             problems=problems,
@@ -126,7 +147,7 @@ def build_pipeline(recipe: Recipe, iterations: int, registry: str = "") -> Calla
             max_per_problem=filter_max_per_problem,
             settings=filter_settings,
         )
-        named(filtering, "verification_filtering", "Verification filtering")
+        prepared(filtering, "verification_filtering", "Verification filtering", pools)
         refining = rft(
             policy=policy,
             experts=filtering.outputs["experts"],
@@ -136,7 +157,7 @@ def build_pipeline(recipe: Recipe, iterations: int, registry: str = "") -> Calla
             epochs=rft_epochs,
             settings=rft_settings,
         )
-        named(refining, "rft", "RFT")
+        prepared(refining, "rft", "RFT", pools)
         evaluations = {}
         for kind, trained in (
             ("explored", exploration.outputs["explored_policy"]),
@@ -151,7 +172,7 @@ def build_pipeline(recipe: Recipe, iterations: int, registry: str = "") -> Calla
                 samples=eval_samples,
                 settings=eval_settings,
             )
-            named(evaluations[kind], "evaluation", f"Evaluation: {kind} policy")
+            prepared(evaluations[kind], "evaluation", f"Evaluation: {kind} policy", pools)
         reporting = report(
             previous_results=previous_results,
             previous_policy=previous_policy,
@@ -167,7 +188,7 @@ def build_pipeline(recipe: Recipe, iterations: int, registry: str = "") -> Calla
             iteration=iteration,
             settings=report_settings,
         )
-        named(reporting, "report", "Report")
+        prepared(reporting, "report", "Report", pools)
         return IterationOutputs(
             rloop_policy=refining.outputs["rloop_policy"],
             results=reporting.outputs["results"],
@@ -183,7 +204,6 @@ def build_pipeline(recipe: Recipe, iterations: int, registry: str = "") -> Calla
         data_train: list = defaults["data_train"],
         data_benchmarks: list = defaults["data_benchmarks"],
         data_completion_tokens: int = defaults["data_completion_tokens"],
-        data_version: str = "",
         data_settings: dict = defaults["data_settings"],
         rl_steps: int = defaults["rl_steps"],
         rl_learning_rate: float = defaults["rl_learning_rate"],
@@ -199,6 +219,14 @@ def build_pipeline(recipe: Recipe, iterations: int, registry: str = "") -> Calla
         eval_samples: int = defaults["eval_samples"],
         eval_settings: dict = defaults["eval_settings"],
         report_settings: dict = defaults["report_settings"],
+        pool_cpu_node_selector: dict = defaults["pool_cpu_node_selector"],
+        pool_cpu_tolerations: list = defaults["pool_cpu_tolerations"],
+        pool_training_node_selector: dict = defaults["pool_training_node_selector"],
+        pool_training_tolerations: list = defaults["pool_training_tolerations"],
+        pool_training_accelerator_memory_gib: float = defaults["pool_training_accelerator_memory_gib"],
+        pool_inference_node_selector: dict = defaults["pool_inference_node_selector"],
+        pool_inference_tolerations: list = defaults["pool_inference_tolerations"],
+        refresh: str = "",
     ) -> None:
         """RL on verifiable rewards in a loop: explore with RL, keep correct rollouts on hard problems, fine-tune
         the iteration's initial policy on them, and start again from there (arXiv 2511.04285).
@@ -209,7 +237,6 @@ def build_pipeline(recipe: Recipe, iterations: int, registry: str = "") -> Calla
             data_train: Sources of training problems, each with a uri and, where needed, verifier and columns.
             data_benchmarks: Benchmarks, each with a name and a uri.
             data_completion_tokens: Tokens that a completion may take, in training or evaluation; longer prompts go.
-            data_version: Any text; a new one makes data preparation look at the sources again.
             data_settings: Further keys of the recipe's data section.
             rl_steps: RL steps of each iteration.
             rl_learning_rate: Of RL.
@@ -225,16 +252,44 @@ def build_pipeline(recipe: Recipe, iterations: int, registry: str = "") -> Calla
             eval_samples: Completions a problem in evaluation: the n of avg@n.
             eval_settings: Further keys of the recipe's eval section.
             report_settings: Keys of the recipe's report section.
+            pool_cpu_node_selector: Labels of the nodes for preparing, harvesting, filtering and reporting.
+            pool_cpu_tolerations: Taints of those nodes that pods accept.
+            pool_training_node_selector: Labels of the nodes for RL exploration and RFT.
+            pool_training_tolerations: Taints of those nodes that pods accept.
+            pool_training_accelerator_memory_gib: Memory of one accelerator there, for preflight; 0 if not known.
+            pool_inference_node_selector: Labels of the nodes for evaluation.
+            pool_inference_tolerations: Taints of those nodes that pods accept.
+            refresh: Any text; a new one makes preflight look at the data and the base policy again.
         """
+        pools = {
+            "pool_cpu_node_selector": pool_cpu_node_selector,
+            "pool_cpu_tolerations": pool_cpu_tolerations,
+            "pool_training_node_selector": pool_training_node_selector,
+            "pool_training_tolerations": pool_training_tolerations,
+            "pool_inference_node_selector": pool_inference_node_selector,
+            "pool_inference_tolerations": pool_inference_tolerations,
+        }
+        checking = preflight(
+            base_policy_uri=base_policy,
+            train=data_train,
+            benchmarks=data_benchmarks,
+            steps=rl_steps,
+            prompts_per_step=rl_prompts_per_step,
+            group_size=rl_group_size,
+            settings=rl_settings,
+            accelerator_memory_gib=pool_training_accelerator_memory_gib,
+            refresh=refresh,
+        )
+        prepared(checking, "preflight", "Preflight", pools)
         preparation = data_preparation(
             base_policy_uri=base_policy,
             train=data_train,
             benchmarks=data_benchmarks,
             completion_tokens=data_completion_tokens,
-            data_version=data_version,
+            data_version=checking.outputs["data_version"],
             settings=data_settings,
         )
-        named(preparation, "data_preparation", "Data preparation")
+        prepared(preparation, "data_preparation", "Data preparation", pools)
         base_evaluation = EVALUATION_OF["base"](
             policy=preparation.outputs["base_policy"],
             benchmark_problems=preparation.outputs["benchmark_problems"],
@@ -244,7 +299,7 @@ def build_pipeline(recipe: Recipe, iterations: int, registry: str = "") -> Calla
             samples=eval_samples,
             settings=eval_settings,
         )
-        named(base_evaluation, "evaluation", "Evaluation: base policy")
+        prepared(base_evaluation, "evaluation", "Evaluation: base policy", pools)
         policy = best_policy = preparation.outputs["base_policy"]
         results = preparation.outputs["report"]
         for number in range(1, iterations + 1):
@@ -271,6 +326,7 @@ def build_pipeline(recipe: Recipe, iterations: int, registry: str = "") -> Calla
                 eval_samples=eval_samples,
                 eval_settings=eval_settings,
                 report_settings=report_settings,
+                **pools,
             )
             iteration.set_display_name(f"Iteration {number}")
             policy, results = iteration.outputs["rloop_policy"], iteration.outputs["results"]
@@ -293,6 +349,10 @@ def parameter_defaults(recipe: Recipe) -> dict[str, Any]:
         if own:
             defaults |= {f"{section}_{key}": values.pop(key) for key in own}
         defaults[f"{section}_settings"] = values
+    for name, pool in recipe.pools:
+        defaults[f"pool_{name}_node_selector"] = dict(pool.node_selector)
+        defaults[f"pool_{name}_tolerations"] = list(pool.tolerations)
+    defaults["pool_training_accelerator_memory_gib"] = recipe.pools.training.accelerator_memory_gib or 0.0
     # A list, since a mapping that passes through KFP loses its order.
     defaults["data_benchmarks"] = [{**source, "name": name} for name, source in defaults["data_benchmarks"].items()]
     defaults["report_settings"]["validation"] = recipe.report.validation or next(iter(recipe.data.benchmarks))
@@ -355,6 +415,26 @@ def compile_command(
         raise InputError(f"--output {output}: {output.parent} is not a folder") from None
     compile_pipeline(recipe, output, registry)
     click.echo(f"wrote {output}: pipeline {PIPELINE_NAME} with {recipe.iterations} iterations")
+
+
+@main.command("check")
+@recipe_option
+@set_option
+def check_command(recipe_path: Path, overrides: tuple[str, ...]) -> None:
+    """Look at everything a run needs, as its first stage does: data, base policy, memory, disk."""
+    recipe = load_recipe(recipe_path, overrides)
+    defaults = parameter_defaults(recipe)
+    with tempfile.TemporaryDirectory() as folder:
+        version, figures = check_run(
+            recipe.base_policy,
+            keyed_sources(defaults["data_train"], defaults["data_benchmarks"]),
+            RunSize.check(recipe.rl.model_dump(), "rl"),
+            accelerator_memory_gib=defaults["pool_training_accelerator_memory_gib"],
+            page_out=Path(folder) / "page.html",
+        )
+    click.echo(f"everything that could be looked at is in order; data version {version}")
+    for name, value in figures.items():
+        click.echo(f"  {name.removesuffix('_gib').replace('_', ' '):<20} {value:8.2f} GiB")
 
 
 @main.command("run")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = (
+    "preflight",
     "data_preparation",
     "rl_exploration",
     "rollout_harvesting",

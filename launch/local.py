@@ -78,7 +78,7 @@ def run_locally(
         )
         run = _Run(stages, output_dir, display, until)
         try:
-            run.execute(compiled, {"data_version": data_version(recipe)})
+            run.execute(compiled, {"refresh": data_version(recipe)})
         except _StopHere:
             display.stopped(until or "")
             return _DONE
@@ -150,6 +150,7 @@ class _Run:
         log_path.parent.mkdir(exist_ok=True)
         self._display.stage_begins(path)
         with StageLog(log_path, self._display.stage_says) as log, contextlib.redirect_stdout(log):  # type: ignore[type-var]
+            kwargs["task_spec"].retry_policy.Clear()  # here a person retries, and need not wait for the back-off
             outputs, task_status = kfp_execute(**kwargs)
         if task_status == status.Status.SUCCESS:
             # The log lies beside the artifacts too: a stage from the cache shows the log of when those were made.

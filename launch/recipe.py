@@ -16,6 +16,7 @@ from components.rl_exploration.settings import ExplorationSettings
 from components.shared.errors import InputError, nearest
 from components.shared.settings import Settings
 from components.verification_filtering.settings import FilterSettings
+from launch.pools import Pools
 
 
 class Recipe(Settings):
@@ -33,7 +34,10 @@ class Recipe(Settings):
     eval: EvaluationSettings = Field(EvaluationSettings.model_construct(), description="Measuring the policies.")
     report: ReportSettings = Field(ReportSettings.model_construct(), description="Choosing the run's policy.")
 
-    @field_validator("data", "rl", "filter", "rft", "eval", "report", mode="before")
+    pools: Pools = Field(Pools(), description="Resources of the stages' pods and where they run.")
+    caching: bool = Field(True, description="Whether a stage's result may come from an earlier run of the same.")
+
+    @field_validator("data", "rl", "filter", "rft", "eval", "report", "pools", mode="before")
     @classmethod
     def _empty_section(cls, value: Any) -> Any:
         return {} if value is None else value  # a section whose keys are all commented out

@@ -1,6 +1,7 @@
 """The compiled pipeline: parsed strictly, nested as it should be, and the same for any N where it can be."""
 
 import ast
+import json
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def test_parses_strictly_as_a_pipeline_of_nested_iterations(tmp_path: Path, iter
             json_format.ParseDict(executor, kubernetes_executor_config_pb2.KubernetesExecutorConfig())
     root = specification["root"]["dag"]["tasks"]
     names = ["iteration", *(f"iteration-{i}" for i in range(2, iterations + 1))]
-    assert set(root) == {"data-preparation", "evaluation-base", *names}
+    assert set(root) == {"preflight", "data-preparation", "evaluation-base", *names}
     for number, name in enumerate(names, 1):
         assert root[name]["taskInfo"]["name"] == f"Iteration {number}"
         inner = specification["components"][root[name]["componentRef"]["name"]]["dag"]["tasks"]
@@ -63,6 +64,42 @@ def test_parses_strictly_as_a_pipeline_of_nested_iterations(tmp_path: Path, iter
         source = root[name]["inputs"]["artifacts"]["policy"]["taskOutputArtifact"]
         before = {"outputArtifactKey": "rloop_policy", "producerTask": names[number - 2]}
         assert source == ({"outputArtifactKey": "base_policy", "producerTask": "data-preparation"}, before)[number > 1]
+
+
+def test_pods_have_a_place_resources_and_retries(tmp_path: Path) -> None:
+    sets = (
+        "pools.training={accelerators: 1, memory: 64Gi, shared_memory: 16Gi, timeout_hours: 2, "
+        "node_selector: {rloop.dev/pool: gpu-training}}"
+    )
+    specification, platform = documents(compiled(tmp_path, 1, "--set", sets))
+    executors = specification["deploymentSpec"]["executors"]
+    resources = executors["exec-rft"]["container"]["resources"]
+    assert resources["accelerator"]["resourceType"] == "nvidia.com/gpu"
+    assert resources["accelerator"]["resourceCount"] == "1" and resources["resourceMemoryLimit"] == "64Gi"
+    assert "accelerator" not in executors["exec-report"]["container"]["resources"]
+    pods = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert pods["exec-rft"]["activeDeadlineSeconds"] == "7200"
+    assert pods["exec-rft"]["emptyDirMounts"][0]["sizeLimit"] == "16Gi"
+    assert pods["exec-rft"]["podMetadata"]["labels"]["rloop.dev/pool"] == "gpu-training"
+    assert pods["exec-evaluation-base"]["podMetadata"]["labels"]["rloop.dev/pool"] == "gpu-inference"
+    parameters = specification["root"]["inputDefinitions"]["parameters"]
+    assert parameters["pool_training_node_selector"]["defaultValue"] == {"rloop.dev/pool": "gpu-training"}
+    inner = specification["components"]["comp-iteration"]["dag"]["tasks"]
+    assert all(task["retryPolicy"]["maxRetryCount"] == 3 for task in inner.values())
+
+
+def test_caching_can_be_turned_off(tmp_path: Path) -> None:
+    specification = documents(compiled(tmp_path, 1, "--set", "caching=false"))[0]
+    inner = specification["components"]["comp-iteration"]["dag"]["tasks"]
+    assert not any(task["cachingOptions"].get("enableCache") for task in inner.values())
+
+
+def test_no_mutable_tag_and_small_enough_for_argo(tmp_path: Path) -> None:
+    for iterations in (1, 10, 30):
+        text = compiled(tmp_path, iterations).read_text()
+        assert ":latest" not in text
+        root = json.dumps(documents(tmp_path / f"rloop-{iterations}.yaml")[0]["root"])
+        assert len(root) < 128 * 1024 * 0.8, "the root DAG is one argument of the driver: 128 KiB at most"
 
 
 def test_an_iteration_is_the_same_whatever_n_is(tmp_path: Path) -> None:

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from components.data_preparation.overlap import Overlap, OverlapIndex
-from components.data_preparation.settings import DataSettings, Source, source_name
-from components.data_preparation.sources import RawProblem, read_source
+from components.data_preparation.settings import DataSettings
 from components.data_preparation.text import normalise, problem_id
 from components.shared import page
 from components.shared.errors import InputError
@@ -33,6 +32,7 @@ from components.shared.policy import (
     template_end_token_id,
 )
 from components.shared.schema import BENCHMARK_ORDER, PROBLEMS, table_writer
+from components.shared.sources import RawProblem, Source, read_source, source_name
 from components.shared.stage import read_json, result, write_json
 
 _BATCH = 512

@@ -5,52 +5,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from components.shared.settings import Settings
-
-# The usual spellings, in order of preference; lower and upper case alike. Several columns are joined.
-PROMPT_COLUMNS: tuple[tuple[str, ...], ...] = (
-    ("body", "question"),
-    ("problem",),
-    ("question",),
-    ("prompt",),
-    ("input",),
-    ("query",),
-    ("instruction",),
-)
-ANSWER_COLUMNS: tuple[str, ...] = (
-    "answer",
-    "final_answer",
-    "target",
-    "gold",
-    "ground_truth",
-    "expected_answer",
-    "reward_model.ground_truth",
-    "label",
-    "output",
-    "solution",
-)
-# Of these, the ones that hold a worked solution; its answer is in the last box or behind `####`.
-WORKED_ANSWER_COLUMNS = ("output", "solution")
-
-
-class Source(Settings):
-    """Where problems come from, and how they are judged."""
-
-    uri: str = Field(
-        description="A path (.jsonl, .json, .parquet), hf://ORG/NAME?config=C&split=S&revision=R, "
-        "reasoning-gym://TASK?size=N&seed=S&KEY=VALUE, or "
-        "countdown://SPLIT?numbers=3&low=1&high=9&count=N&seed=S."
-    )
-    name: str | None = Field(None, description="What reports call it; from the URI if left out.")
-    verifier: str | None = Field(
-        None, description="What judges a completion: math, countdown, reasoning-gym/TASK. The source's own if left out."
-    )
-    prompt_columns: list[str] = Field(
-        [], description="Columns that hold the problem, joined by a space; the usual spellings are tried if empty."
-    )
-    answer_column: str | None = Field(
-        None, description="Column that holds the answer, a.b for a nested one; the usual spellings are tried if empty."
-    )
-    limit: int | None = Field(None, ge=1, description="Take this many rows at most, the first ones.")
+from components.shared.sources import Source, source_name
 
 
 class DataSettings(Settings):
@@ -114,10 +69,3 @@ class DataSettings(Settings):
         if "{problem}" not in value:
             raise ValueError("must contain {problem}, which stands for the problem's text")
         return value
-
-
-def source_name(uri: str) -> str:
-    """A short name for a source: a file's stem, a data set's or a task's name."""
-    path = uri.split("?")[0].rstrip("/")
-    name = path.rsplit("/", 1)[-1]
-    return name.rsplit(".", 1)[0] if "." in name and "://" not in uri else name

@@ -54,7 +54,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 def test_shows_every_stage_and_the_table(finished: tuple[Path, str]) -> None:
     output, text = finished
-    assert len(stages_that_ran(text)) == 16
+    assert len(stages_that_ran(text)) == 17
     for policy in ("base", "explored-1", "rloop-1", "explored-2", "rloop-2"):
         assert any(line.startswith(policy) for line in text.splitlines())
     assert "avg@4" in text and "pass@4" in text and str(output / "report.html") in text
@@ -187,7 +187,7 @@ def test_a_run_that_is_stopped_in_rft_goes_on_from_there(tmp_path: Path, stop: s
 
 def test_until_stops_after_the_stage(tmp_path: Path) -> None:
     text = run(tmp_path / "run", "--until", "data_preparation")
-    assert len(stages_that_ran(text)) == 1 and "stopped after data_preparation" in text
+    assert stages_that_ran(text) == ["preflight", "data preparation"] and "stopped after data_preparation" in text
     assert not (tmp_path / "run" / "summary.json").exists()
     report = json.loads((tmp_path / "run" / "stages" / "data-preparation" / "report.json").read_text())
     assert report["benchmarks"] == {"dev": 20, "test": 20}
@@ -197,7 +197,7 @@ def test_bad_data_ends_with_its_message_and_the_way_on(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_text('{"problem": "What is 1 + 1?", "anwser": "2"}\n')
     text = run(tmp_path / "run", "--set", f"data.train={tmp_path / 'train.jsonl'}", status=1)
     assert "is known to hold the answer" in text and "answer_column" in text
-    assert str(tmp_path / "run" / "logs" / "data-preparation.log") in text
+    assert str(tmp_path / "run" / "logs" / "preflight.log") in text
 
 
 def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:

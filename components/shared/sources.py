@@ -11,14 +11,80 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import Field
 
-from components.data_preparation.settings import ANSWER_COLUMNS, PROMPT_COLUMNS, WORKED_ANSWER_COLUMNS, Source
 from components.shared import countdown
 from components.shared.errors import InputError, nearest
 from components.shared.grading.verifiers import boxed_answers, check_verifier
+from components.shared.settings import Settings
+
+# The usual spellings, in order of preference; lower and upper case alike. Several columns are joined.
+PROMPT_COLUMNS: tuple[tuple[str, ...], ...] = (
+    ("body", "question"),
+    ("problem",),
+    ("question",),
+    ("prompt",),
+    ("input",),
+    ("query",),
+    ("instruction",),
+)
+ANSWER_COLUMNS: tuple[str, ...] = (
+    "answer",
+    "final_answer",
+    "target",
+    "gold",
+    "ground_truth",
+    "expected_answer",
+    "reward_model.ground_truth",
+    "label",
+    "output",
+    "solution",
+)
+# Of these, the ones that hold a worked solution; its answer is in the last box or behind `####`.
+WORKED_ANSWER_COLUMNS = ("output", "solution")
+
+
+class Source(Settings):
+    """Where problems come from, and how they are judged."""
+
+    uri: str = Field(
+        description="A path (.jsonl, .json, .parquet), hf://ORG/NAME?config=C&split=S&revision=R, "
+        "reasoning-gym://TASK?size=N&seed=S&KEY=VALUE, or "
+        "countdown://SPLIT?numbers=3&low=1&high=9&count=N&seed=S."
+    )
+    name: str | None = Field(None, description="What reports call it; from the URI if left out.")
+    verifier: str | None = Field(
+        None, description="What judges a completion: math, countdown, reasoning-gym/TASK. The source's own if left out."
+    )
+    prompt_columns: list[str] = Field(
+        [], description="Columns that hold the problem, joined by a space; the usual spellings are tried if empty."
+    )
+    answer_column: str | None = Field(
+        None, description="Column that holds the answer, a.b for a nested one; the usual spellings are tried if empty."
+    )
+    limit: int | None = Field(None, ge=1, description="Take this many rows at most, the first ones.")
+
+
+def source_name(uri: str) -> str:
+    """A short name for a source: a file's stem, a data set's or a task's name."""
+    path = uri.split("?")[0].rstrip("/")
+    name = path.rsplit("/", 1)[-1]
+    return name.rsplit(".", 1)[0] if "." in name and "://" not in uri else name
+
 
 _NOT_JSON = (json.JSONDecodeError, UnicodeDecodeError, RecursionError)
 _FILE_KINDS = (".jsonl", ".json", ".parquet")
+
+
+def keyed_sources(train: list[dict[str, Any]], benchmarks: list[dict[str, Any]]) -> dict[str, Source]:
+    """The sources that pipeline parameters hold, by the recipe key that names them.
+
+    Raises:
+        InputError: an unknown key, or one that is missing.
+    """
+    keyed = {f"data.train.{number}": values for number, values in enumerate(train)}
+    keyed |= {f"data.benchmarks.{values.get('name')}": values for values in benchmarks}
+    return {key: Source.check(values, key) for key, values in keyed.items()}
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from components.data_preparation.settings import DataSettings, Source
-from components.data_preparation.sources import RawProblem, read_source
+from components.data_preparation.settings import DataSettings
 from components.shared.errors import InputError
+from components.shared.sources import RawProblem, Source, read_source
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> str:

@@ -1,0 +1,205 @@
+"""Preflight: looks at everything a run needs, in a minute, before the first GPU is asked for.
+
+Reads one row of every source, checks the base policy, estimates memory and disk, and names the version of the
+data: a digest of what the sources and the base policy hold now. The stages after it run again when that
+digest changes, and come from the cache when it does not; a scheduled run with nothing new ends here.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from components.preflight.estimate import GIB, ModelSize, generation_bytes, rollout_bytes, training_bytes
+from components.preflight.settings import RunSize
+from components.shared import page
+from components.shared.errors import InputError
+from components.shared.grading import check_verifier
+from components.shared.policy import check_policy, context_length
+from components.shared.sources import Source, read_source
+from components.shared.stage import result, whole_file
+
+_PROMPT_TOKENS = 512  # assumed of a prompt, where the context allows it
+
+
+def preflight(
+    base_policy: str,
+    sources: dict[str, Source],
+    size: RunSize,
+    *,
+    accelerator_memory_gib: float,
+    page_out: str | Path,
+) -> tuple[str, dict[str, float]]:
+    """Checks what a run needs.
+
+    Args:
+        base_policy: a Hugging Face model folder, or hf://ORG/NAME[@REVISION].
+        sources: of training problems and benchmarks, by the recipe key that names them.
+        size: of the run.
+        accelerator_memory_gib: of one accelerator of the training pool; 0 if it has none or is not known.
+        page_out: HTML page to write: what was found.
+
+    Returns:
+        The version of the data, and figures for KFP metrics.
+
+    Raises:
+        InputError: everything that is wrong, not just the first thing.
+    """
+    problems: list[str] = []
+    found: list[tuple[str, str]] = []
+    digest = hashlib.sha256()
+
+    for key, source in sources.items():
+        try:
+            if source.verifier:
+                check_verifier(source.verifier)
+            first = next(iter(read_source(source, key)), None)
+            if first is None:
+                raise InputError(f"{key}: {source.uri} holds no rows")
+            version = _source_version(source.uri, key)
+        except InputError as error:
+            problems.append(str(error))
+            continue
+        digest.update(f"{key}\0{version}\0".encode())
+        found.append((key, f"{source.uri}: readable, judged by {first.verifier}"))
+
+    figures: dict[str, float] = {}
+    try:
+        model, context, version = _base_policy(base_policy)
+        digest.update(version.encode())
+        figures = _estimates(model, context, size)
+        found.append(
+            ("base_policy", f"{base_policy}: {model.parameters / 1e6:,.1f} million parameters, context {context}")
+        )
+        problems += _too_large(figures, size, context, accelerator_memory_gib)
+    except InputError as error:
+        problems.append(str(error))
+
+    if problems:
+        count = "one thing is" if len(problems) == 1 else f"{len(problems)} things are"
+        raise InputError(f"{count} in the way of this run:\n" + "\n".join(f"- {problem}" for problem in problems))
+    data_version = digest.hexdigest()[:16]
+    _write_page(page_out, data_version, found, figures)
+    result(
+        f"data version {data_version}; {len(sources)} sources readable; RL {figures['rl_training_gib']:.1f} GiB, "
+        f"sampling {figures['rl_sampling_gib']:.1f} GiB of accelerator memory"
+    )
+    return data_version, figures
+
+
+def _source_version(uri: str, key: str) -> str:
+    """What tells whether a source has changed: a file's digest, a hub data set's commit, else the URI itself."""
+    if uri.startswith("hf://"):
+        repository, _, query = uri.removeprefix("hf://").partition("?")
+        if Path(repository).exists():  # a folder in a repository's place
+            return _files_digest(sorted(p for p in Path(repository).rglob("*") if p.is_file()))
+        revision = dict(part.partition("=")[::2] for part in query.split("&")).get("revision")
+        return f"{uri} {_hub_commit('dataset', repository, revision, key)}"
+    return uri if "://" in uri else f"{uri} {_files_digest([Path(uri)])}"
+
+
+def _base_policy(base_policy: str) -> tuple[ModelSize, int, str]:
+    """Its size, its context and what tells whether it has changed."""
+    if not base_policy.startswith("hf://"):
+        check_policy(base_policy, base_policy)
+        weights = sorted(Path(base_policy).glob("*.safetensors"))
+        config = json.loads((Path(base_policy) / "config.json").read_text())
+        size = ModelSize.from_config(config, sum(file.stat().st_size for file in weights))
+        files = sorted(file for file in Path(base_policy).iterdir() if file.is_file())
+        return size, context_length(base_policy), _files_digest(files)
+    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    repository, _, revision = base_policy.removeprefix("hf://").partition("@")
+    commit = _hub_commit("model", repository, revision or None, "base_policy")
+    try:
+        names = {
+            entry.path: entry.size for entry in HfApi().list_repo_tree(repository, revision=commit) if _is_file(entry)
+        }
+        config = json.loads(Path(hf_hub_download(repository, "config.json", revision=commit)).read_text())
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise InputError(f"base policy {base_policy!r} cannot be looked at on the hub: {error}") from None
+    weights = [size for name, size in names.items() if name.endswith(".safetensors")]
+    if not weights:
+        raise InputError(f"base policy {base_policy!r} has no *.safetensors weights")
+    context = config.get("text_config", config).get("max_position_embeddings", 0)
+    return ModelSize.from_config(config, sum(weights)), context, commit
+
+
+def _is_file(entry: Any) -> bool:
+    return getattr(entry, "size", None) is not None
+
+
+def _hub_commit(kind: str, repository: str, revision: str | None, key: str) -> str:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        sha: str | None = HfApi().repo_info(repository, repo_type=kind, revision=revision).sha
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise InputError(f"{key}: {kind} {repository!r} cannot be looked at on the hub: {error}") from None
+    return sha or ""
+
+
+def _files_digest(files: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as handle:
+            digest.update(f"{file.name}\0".encode() + hashlib.file_digest(handle, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _estimates(model: ModelSize, context: int, size: RunSize) -> dict[str, float]:
+    tokens = min(context, _PROMPT_TOKENS + size.max_completion_tokens)
+    training = training_bytes(model, size.forward_completions, tokens, size.gradient_checkpointing)
+    sampling = generation_bytes(model, size.completions, tokens)
+    rollouts = rollout_bytes(size.steps, size.completions, size.max_completion_tokens)
+    # The launcher copies a stage's inputs to the pod's disk and its outputs from there: two policies and the rollouts.
+    disk = 2 * model.parameters * 4 + rollouts
+    names = ("rl_training_gib", "rl_sampling_gib", "rollouts_gib", "training_pod_disk_gib")
+    return dict(zip(names, (bytes_ / GIB for bytes_ in (training, sampling, rollouts, disk)), strict=True))
+
+
+def _too_large(figures: dict[str, float], size: RunSize, context: int, accelerator_gib: float) -> Iterator[str]:
+    if size.max_completion_tokens >= context:
+        yield (
+            f"rl.max_completion_tokens is {size.max_completion_tokens}, but the model's context is {context} tokens, "
+            f"prompt included; lower it"
+        )
+    for figure, remedy in (
+        (
+            "rl_training_gib",
+            "lower rl.completions_per_forward, turn on rl.gradient_checkpointing, or take a larger one",
+        ),
+        ("rl_sampling_gib", "lower rl.prompts_per_step or rl.max_completion_tokens, or take a larger one"),
+    ):
+        if accelerator_gib and figures[figure] > accelerator_gib:
+            what = "training" if figure == "rl_training_gib" else "sampling a step's completions at once"
+            yield (
+                f"{what} is estimated at {figures[figure]:.0f} GiB, but an accelerator of the training pool has "
+                f"{accelerator_gib:.0f} GiB (pools.training.accelerator_memory_gib); {remedy}"
+            )
+
+
+def write_version(path: str | Path, version: str) -> None:
+    """Writes the version of the data where KFP reads an output parameter."""
+    with whole_file(path) as temporary:
+        temporary.write_text(version)
+
+
+def _write_page(path: str | Path, version: str, found: list[tuple[str, str]], figures: dict[str, float]) -> None:
+    page.page(
+        path,
+        "Preflight",
+        f"Everything that could be looked at is in order; data version {version}.",
+        page.heading("Found"),
+        page.table(["what", "how it is"], found),
+        page.heading("Estimates"),
+        page.table(
+            ["figure", "GiB"], [[name.removesuffix("_gib").replace("_", " "), value] for name, value in figures.items()]
+        ),
+        page.note(
+            "Round figures for one accelerator that holds the whole model; see components/preflight/estimate.py."
+        ),
+    )

@@ -1,0 +1,29 @@
+"""What preflight reads of the recipe: the keys that decide how much memory and disk a run takes."""
+
+from pydantic import ConfigDict, Field
+
+from components.shared.settings import Settings
+
+
+class RunSize(Settings):
+    """Keys of the recipe's `rl`, `rft` and `eval` sections, and what the training pool has."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)  # the other keys are the stages' to check
+
+    steps: int = Field(ge=1, description="rl.steps")
+    prompts_per_step: int = Field(ge=1, description="rl.prompts_per_step")
+    group_size: int = Field(ge=1, description="rl.group_size")
+    completions_per_forward: int | None = Field(None, description="rl.completions_per_forward")
+    prompts_per_update: int | None = Field(None, description="rl.prompts_per_update")
+    max_completion_tokens: int = Field(ge=1, description="rl.max_completion_tokens")
+    gradient_checkpointing: bool = Field(False, description="rl.gradient_checkpointing")
+
+    @property
+    def completions(self) -> int:
+        """Completions of one RL step, sampled at once."""
+        return self.prompts_per_step * self.group_size
+
+    @property
+    def forward_completions(self) -> int:
+        """Completions of one forward and backward pass."""
+        return self.completions_per_forward or (self.prompts_per_update or self.prompts_per_step) * self.group_size

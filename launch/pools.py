@@ -1,0 +1,75 @@
+"""Node pools: what the pods of a stage family ask for, and where they run."""
+
+from typing import Any
+
+from kfp import dsl, kubernetes
+from pydantic import Field
+
+from components.shared.settings import Settings
+
+# The label of nodes and pods, and its value for each pool; the manifests use them too.
+POOL_LABEL = "rloop.dev/pool"
+LABEL_OF = {"cpu": "cpu", "training": "gpu-training", "inference": "gpu-inference"}
+# Stages by the pool they run on.
+POOL_OF = {
+    "preflight": "cpu",
+    "data_preparation": "cpu",
+    "rl_exploration": "training",
+    "rollout_harvesting": "cpu",
+    "verification_filtering": "cpu",
+    "rft": "training",
+    "evaluation": "inference",
+    "report": "cpu",
+}
+
+
+class Pool(Settings):
+    """One family of stages. Selectors and tolerations are the defaults of pipeline parameters."""
+
+    cpu: str = Field("1", description="CPU request of a pod, such as 4 or 500m.")
+    memory: str = Field("4Gi", description="Memory request and limit of a pod.")
+    accelerator: str = Field("nvidia.com/gpu", description="Resource name of the pool's accelerators.")
+    accelerators: int = Field(0, ge=0, description="Accelerators of a pod.")
+    accelerator_memory_gib: float | None = Field(
+        None, gt=0, description="Memory of one accelerator; preflight compares its estimate with it."
+    )
+    shared_memory: str | None = Field(None, description="Size of /dev/shm, such as 16Gi; the node's default if null.")
+    node_selector: dict[str, str] = Field({}, description="Labels that a node of the pool has; empty: any node.")
+    tolerations: list[dict[str, str]] = Field([], description="Taints of the pool's nodes that pods accept.")
+    timeout_hours: float = Field(24.0, gt=0, description="A pod that runs for longer is stopped.")
+    retries: int = Field(3, ge=0, description="Further attempts after a failure, such as a spot node taken back.")
+
+
+class Pools(Settings):
+    """The recipe's `pools` section."""
+
+    cpu: Pool = Field(Pool(), description="Preparing, harvesting, filtering, reporting.")
+    training: Pool = Field(Pool(), description="RL exploration and RFT.")
+    inference: Pool = Field(Pool(), description="Evaluation.")
+
+
+def place(task: dsl.PipelineTask, stage: str, pools: Pools, parameters: dict[str, Any], caching: bool) -> None:
+    """Gives a stage's task its resources, its place, its retries and its labels.
+
+    Args:
+        task: of the stage.
+        stage: its name, as in `launch.images.STAGES`.
+        pools: the recipe's section.
+        parameters: the pipeline's parameters `pool_POOL_node_selector` and `pool_POOL_tolerations`.
+        caching: whether KFP may take the result of an earlier run.
+    """
+    name = POOL_OF[stage]
+    pool: Pool = getattr(pools, name)
+    task.set_cpu_request(pool.cpu).set_memory_request(pool.memory).set_memory_limit(pool.memory)
+    if pool.accelerators:
+        task.set_accelerator_type(pool.accelerator).set_accelerator_limit(pool.accelerators)
+    if pool.shared_memory:
+        kubernetes.empty_dir_mount(task, "shm", "/dev/shm", medium="Memory", size_limit=pool.shared_memory)
+    kubernetes.add_node_selector_json(task, parameters[f"pool_{name}_node_selector"])
+    kubernetes.add_toleration_json(task, parameters[f"pool_{name}_tolerations"])
+    kubernetes.set_timeout(task, round(pool.timeout_hours * 3600))
+    kubernetes.add_pod_label(task, POOL_LABEL, LABEL_OF[name])
+    kubernetes.add_pod_label(task, "app.kubernetes.io/part-of", "rloop")
+    if pool.retries:
+        task.set_retry(pool.retries, "60s", 2.0, "600s")
+    task.set_caching_options(caching)

@@ -1,0 +1,78 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.preflight.check import preflight
+from components.preflight.settings import RunSize
+from components.shared.errors import InputError
+from components.shared.sources import keyed_sources
+
+TRAIN = [{"uri": "countdown://train?count=3"}]
+BENCHMARKS = [{"name": "dev", "uri": "countdown://dev?count=3"}]
+
+
+@pytest.fixture
+def check(tmp_path: Path, tiny_policy: Path) -> Any:
+    def run(
+        train: list[dict[str, Any]] = TRAIN, policy: str | Path = tiny_policy, memory: float = 0.0, **changes: Any
+    ) -> tuple[str, dict[str, float]]:
+        size = {"steps": 4, "prompts_per_step": 16, "group_size": 16, "max_completion_tokens": 40, "clip_low": 0.2}
+        return preflight(
+            str(policy),
+            keyed_sources(train, BENCHMARKS),
+            RunSize.check(size | changes, "rl"),
+            accelerator_memory_gib=memory,
+            page_out=tmp_path / "page.html",
+        )
+
+    return run
+
+
+def test_in_order(check: Any, tmp_path: Path) -> None:
+    version, figures = check()
+    assert len(version) == 16
+    assert 0 < figures["rl_sampling_gib"] < figures["rl_training_gib"] < 4
+    page = (tmp_path / "page.html").read_text()
+    assert version in page and "countdown://train?count=3: readable" in page
+
+
+def test_the_version_follows_what_the_sources_hold(check: Any, tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+
+    def version(text: str) -> str:
+        file.write_text(text)
+        return check([{"uri": str(file)}])[0]
+
+    first = version('{"problem": "Q", "answer": "1"}\n')
+    assert version('{"problem": "Q", "answer": "1"}\n') == first
+    assert version('{"problem": "Q", "answer": "2"}\n') != first
+    assert check()[0] == check(steps=9)[0]  # settings are the stages' own to look at
+
+
+def test_everything_wrong_is_named_at_once(check: Any) -> None:
+    with pytest.raises(InputError) as raised:
+        check([{"uri": "no.jsonl"}, {"uri": "reasoning-gym://chain_sums"}], policy="no/policy")
+    message = str(raised.value)
+    assert message.startswith("3 things are in the way of this run:")
+    assert "data.train.0: no such file: no.jsonl" in message
+    assert "data.train.1" in message and "Did you mean 'chain_sum'" in message
+    assert "no/policy" in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"memory": 1.0}, "training is estimated at 2 GiB, .* has 1 GiB .*lower rl.completions_per_forward"),
+        ({"max_completion_tokens": 2048}, "the model's context is 2048 tokens, prompt included; lower it"),
+        ({"memory": 2.0, "prompts_per_step": 4096, "completions_per_forward": 1}, "sampling a step.s completions"),
+    ],
+)  # fmt: skip
+def test_what_cannot_fit_says_which_key_to_change(check: Any, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        check(**changes)
+
+
+def test_an_unknown_key_of_a_source_is_an_error() -> None:
+    with pytest.raises(InputError, match="unknown recipe key 'data.benchmarks.dev.url'. Did you mean 'uri'"):
+        keyed_sources([], [{"name": "dev", "uri": "x.jsonl", "url": "x"}])
