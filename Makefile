@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow bench lint format compile base-policy clean
+.PHONY: help run test test-slow bench lint format compile docs base-policy clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -30,6 +30,9 @@ format: $(READY) ## Put style and format in order
 
 compile: $(READY) ## Compile the pipeline to build/rloop.yaml, to upload to Kubeflow
 	@$(BIN)/python pipeline.py compile --recipe $(RECIPE) --output build/rloop.yaml
+
+docs: $(READY) ## Write docs/parameters.md from where the keys are defined
+	@$(BIN)/python docs/make_parameters.py
 
 base-policy: $(READY) ## Make the tiny base policies anew (15 minutes); they are committed
 	@$(BIN)/python recipes/tiny/make_base_policy.py countdown

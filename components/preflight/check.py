@@ -103,9 +103,9 @@ def _base_policy(base_policy: str) -> tuple[ModelSize, int, str]:
     """Its size, its context and what tells whether it has changed."""
     if not base_policy.startswith("hf://"):
         check_policy(base_policy, base_policy)
-        weights = sorted(Path(base_policy).glob("*.safetensors"))
+        weight_bytes = sum(file.stat().st_size for file in Path(base_policy).glob("*.safetensors"))
         config = json.loads((Path(base_policy) / "config.json").read_text())
-        size = ModelSize.from_config(config, sum(file.stat().st_size for file in weights))
+        size = ModelSize.from_config(config, weight_bytes)
         files = sorted(file for file in Path(base_policy).iterdir() if file.is_file())
         return size, context_length(base_policy), _files_digest(files)
     from huggingface_hub import HfApi, hf_hub_download
