@@ -34,6 +34,7 @@ from components.shared.errors import InputError
 from components.shared.sources import keyed_sources
 from components.shared.stage import disk_problem
 from components.verification_filtering.component import verification_filtering
+from launch.cluster_commands import cancel, retry, schedule, status, submit
 from launch.images import STAGES, image
 from launch.local import run_locally
 from launch.pools import place
@@ -391,7 +392,7 @@ class Commands(click.Group):
         ctx.exit(2)
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "obj": compile_pipeline})
 def main() -> None:
     """RLoop post-training as a Kubeflow Pipeline."""
 
@@ -458,6 +459,9 @@ def run_command(
     output_dir = output_dir or Path("runs") / recipe_path.stem
     sys.exit(run_locally(recipe, recipe_path, output_dir, until, compile_pipeline))
 
+
+for command in (submit, schedule, retry, status, cancel):
+    main.add_command(command)
 
 if __name__ == "__main__":
     main()

@@ -10,6 +10,7 @@ from components.shared.settings import Settings
 # The label of nodes and pods, and its value for each pool; the manifests use them too.
 POOL_LABEL = "rloop.dev/pool"
 LABEL_OF = {"cpu": "cpu", "training": "gpu-training", "inference": "gpu-inference"}
+IMAGE_USER = 10001  # of the images: images/packages.Dockerfile
 # Stages by the pool they run on.
 POOL_OF = {
     "preflight": "cpu",
@@ -67,6 +68,7 @@ def place(task: dsl.PipelineTask, stage: str, pools: Pools, parameters: dict[str
         kubernetes.empty_dir_mount(task, "shm", "/dev/shm", medium="Memory", size_limit=pool.shared_memory)
     kubernetes.add_node_selector_json(task, parameters[f"pool_{name}_node_selector"])
     kubernetes.add_toleration_json(task, parameters[f"pool_{name}_tolerations"])
+    kubernetes.set_security_context(task, run_as_user=IMAGE_USER, run_as_non_root=True)
     kubernetes.set_timeout(task, round(pool.timeout_hours * 3600))
     kubernetes.add_pod_label(task, POOL_LABEL, LABEL_OF[name])
     kubernetes.add_pod_label(task, "app.kubernetes.io/part-of", "rloop")

@@ -1,0 +1,395 @@
+"""A small, strict server that speaks what the commands use of Kubeflow Pipelines' v2beta1 REST API.
+
+Requests are checked against kfp_server_api's own models: an unknown field, a wrong type or a missing required
+field is a 400. Answers are those models. Rules and states follow the API server's source: unique names of
+pipelines and versions, one namespace a user or none at all, which runs can be retried or terminated, and runs'
+nodes as a flat list without parents, with the year 1 for what has not ended.
+"""
+
+import email.message
+import email.parser
+import email.policy
+import json
+import re
+import threading
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import kfp_server_api as api
+import yaml
+
+from tests.launch.kfp_models import Refusal, checked, listed
+
+_WIRE = api.ApiClient()
+SECRET = "s3cr3t-token"  # in no output
+_NEVER = datetime(1, 1, 1, tzinfo=UTC)
+_LIST = {"page_token", "page_size", "sort_by", "filter"}
+
+
+@dataclass
+class Fault:
+    """Something that goes wrong with the next `times` requests that match."""
+
+    method: str
+    path: str
+    kind: str  # status, hang, drop, drop-after, html or redirect
+    status: int = 500
+    message: str = "the database is away"
+    times: int = 1
+
+
+@dataclass
+class FakeKfp:
+    """What the server knows, and levers for tests."""
+
+    multi_user: bool = False
+    token: str = ""
+    cookie: str = ""
+    clock: datetime = datetime(2026, 11, 25, 3, 0, tzinfo=UTC)
+    pipelines: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, Any] = field(default_factory=dict)
+    experiments: dict[str, Any] = field(default_factory=dict)
+    runs: dict[str, Any] = field(default_factory=dict)
+    schedules: dict[str, Any] = field(default_factory=dict)
+    deletions: list[str] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+    requests: list[tuple[str, str]] = field(default_factory=list)
+    scripts: dict[str, list[Callable[[], None]]] = field(default_factory=dict)
+    closing: threading.Event = field(default_factory=threading.Event)
+
+    def __enter__(self) -> "FakeKfp":
+        fake = self
+
+        class Handler(_Handler):
+            kfp = fake
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._http.daemon_threads = True
+        threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True).start()
+        self.host = f"http://127.0.0.1:{self._http.server_address[1]}"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.closing.set()
+        self._http.shutdown()
+        self._http.server_close()
+
+    def writes(self) -> list[tuple[str, str]]:
+        """The requests that were no GET."""
+        return [request for request in self.requests if request[0] != "GET"]
+
+    # What happens in the cluster
+
+    def spec(self, run_id: str) -> dict[str, Any]:
+        run = self.runs[run_id]
+        spec = run.pipeline_spec or self.versions[run.pipeline_version_reference.pipeline_version_id].pipeline_spec
+        return spec.get("pipeline_spec", spec)
+
+    def begin(self, run_id: str, name: str) -> None:
+        """A stage's driver has run, and its container starts."""
+        run = self.runs[run_id]
+        run.state = "RUNNING"
+        driver = self._node(run, f"{name}-driver", "SUCCEEDED")
+        driver.end_time = self.clock = self.clock + timedelta(seconds=5)
+        self._node(run, name, "RUNNING")
+
+    def end(self, run_id: str, name: str, state: str = "SUCCEEDED", seconds: int = 60, message: str = "") -> None:
+        """A stage that began ends; 0 seconds for one that came from the cache."""
+        run = self.runs[run_id]
+        node = next(n for n in run.run_details.task_details if n.display_name == name and n.state == "RUNNING")
+        executor = self._node(run, "executor", "SKIPPED" if seconds == 0 else state)
+        self.clock += timedelta(seconds=seconds)
+        node.end_time = executor.end_time = self.clock
+        node.state = state
+        if message:
+            node.error = api.GoogleRpcStatus(code=2, message=message)
+
+    def finish(self, run_id: str, state: str) -> None:
+        """The workflow ends."""
+        run = self.runs[run_id]
+        run.state, run.finished_at = state, self.clock
+
+    def _node(self, run: Any, name: str, state: str) -> Any:
+        node = api.V2beta1PipelineTaskDetail(
+            run_id=run.run_id,
+            task_id=str(uuid.uuid4()),
+            display_name=name,
+            create_time=run.created_at,
+            start_time=self.clock,
+            end_time=_NEVER,
+            state=state,
+            pod_name=f"rloop-{name}-{len(run.run_details.task_details)}",
+        )
+        run.run_details.task_details.append(node)
+        return node
+
+    # The API
+
+    def answer(self, method: str, path: str, query: dict[str, str], body: Any) -> Any:
+        for verb, pattern, allowed, action in self._routes():
+            match = re.fullmatch(pattern, path)
+            if verb == method and match:
+                if unknown := query.keys() - allowed:
+                    raise Refusal(400, f"unknown query parameters {sorted(unknown)}")
+                return action(*match.groups(), query, body)
+        raise Refusal(404, f"Not Found: {method} {path}")
+
+    def _routes(self) -> list[tuple[str, str, set[str], Callable[..., Any]]]:
+        at = "/apis/v2beta1"
+        return [
+            ("GET", f"{at}/healthz", set(), self._health),
+            ("GET", f"{at}/pipelines", {*_LIST, "namespace"}, self._list_pipelines),
+            ("POST", f"{at}/pipelines", set(), self._create_pipeline),
+            ("POST", f"{at}/pipelines/upload", {"name", "display_name", "description", "namespace"}, self._upload),
+            (
+                "POST",
+                f"{at}/pipelines/upload_version",
+                {"name", "display_name", "pipelineid", "description"},
+                self._upload_version,
+            ),
+            ("GET", f"{at}/pipelines/([^/]+)/versions", _LIST, self._list_versions),
+            ("GET", f"{at}/pipelines/([^/]+)/versions/([^/]+)", set(), self._get_version),
+            ("GET", f"{at}/experiments", {*_LIST, "namespace"}, self._list_experiments),
+            ("POST", f"{at}/experiments", set(), self._create_experiment),
+            ("GET", f"{at}/runs", {*_LIST, "namespace", "experiment_id"}, self._list_runs),
+            ("POST", f"{at}/runs", {"experiment_id"}, self._create_run),
+            ("GET", f"{at}/runs/([^/:]+)", set(), self._get_run),
+            ("POST", f"{at}/runs/([^/:]+):retry", set(), self._retry),
+            ("POST", f"{at}/runs/([^/:]+):terminate", set(), self._terminate),
+            ("GET", f"{at}/recurringruns", {*_LIST, "namespace", "experiment_id"}, self._list_schedules),
+            ("POST", f"{at}/recurringruns", set(), self._create_schedule),
+            ("POST", f"{at}/recurringruns/([^/:]+):(enable|disable)", set(), self._switch),
+            ("DELETE", f"{at}/recurringruns/([^/:]+)", {"propagation_policy"}, self._delete_schedule),
+        ]
+
+    def _health(self, query: dict[str, str], body: Any) -> Any:
+        return api.V2beta1GetHealthzResponse(multi_user=self.multi_user, pipeline_store="database")
+
+    def _list_pipelines(self, query: dict[str, str], body: Any) -> Any:
+        self._check_namespace(query.get("namespace"))
+        found = [p for p in self.pipelines.values() if (p.namespace or "") == query.get("namespace", "")]
+        return api.V2beta1ListPipelinesResponse(pipelines=listed(found, query))
+
+    def _create_pipeline(self, query: dict[str, str], body: Any) -> Any:
+        wanted = checked(body, "V2beta1Pipeline", {"display_name"})
+        self._check_namespace(wanted.namespace)
+        name = wanted.name or wanted.display_name
+        if any((p.name, p.namespace) == (name, wanted.namespace) for p in self.pipelines.values()):
+            raise Refusal(409, f"Already exist error: The name {name} already exist")
+        wanted.pipeline_id, wanted.created_at = str(uuid.uuid4()), self.clock
+        return self.pipelines.setdefault(wanted.pipeline_id, wanted)
+
+    def _upload(self, query: dict[str, str], body: Any) -> Any:
+        name = query.get("name") or query.get("display_name")
+        pipeline = self._create_pipeline({}, {"name": name, "display_name": name} | _only(query, "namespace"))
+        self._upload_version({"name": name, "pipelineid": pipeline.pipeline_id}, body)
+        return pipeline
+
+    def _upload_version(self, query: dict[str, str], body: Any) -> Any:
+        pipeline_id, name = query.get("pipelineid", ""), query.get("name", "")
+        if pipeline_id not in self.pipelines or not isinstance(body, email.message.Message) or not name:
+            raise Refusal(400, "Failed to create a pipeline version")
+        parts = {p.get_param("name", header="content-disposition"): p for p in body.iter_parts()}
+        if set(parts) != {"uploadfile"} or not str(parts["uploadfile"].get_filename()).endswith(".yaml"):
+            raise Refusal(400, "Failed to create a pipeline version. Error parsing pipeline spec filename")
+        documents = list(yaml.safe_load_all(parts["uploadfile"].get_payload(decode=True)))
+        if any((v.name, v.pipeline_id) == (name, pipeline_id) for v in self.versions.values()):
+            raise Refusal(409, "Failed to create a pipeline version")
+        spec = documents[0]
+        if len(documents) > 1:
+            spec = {"pipeline_spec": documents[0], "platform_spec": documents[1]}
+        version = api.V2beta1PipelineVersion(
+            pipeline_id=pipeline_id,
+            pipeline_version_id=str(uuid.uuid4()),
+            name=name,
+            display_name=query.get("display_name", name),
+            created_at=self.clock,
+            pipeline_spec=spec,
+        )
+        return self.versions.setdefault(version.pipeline_version_id, version)
+
+    def _list_versions(self, pipeline_id: str, query: dict[str, str], body: Any) -> Any:
+        found = [v for v in self.versions.values() if v.pipeline_id == pipeline_id]
+        return api.V2beta1ListPipelineVersionsResponse(pipeline_versions=listed(found, query))
+
+    def _get_version(self, pipeline_id: str, version_id: str, query: dict[str, str], body: Any) -> Any:
+        if version_id not in self.versions:
+            raise Refusal(404, f"PipelineVersion {version_id} not found")
+        return self.versions[version_id]
+
+    def _list_experiments(self, query: dict[str, str], body: Any) -> Any:
+        self._check_namespace(query.get("namespace"))
+        found = [e for e in self.experiments.values() if (e.namespace or "") == query.get("namespace", "")]
+        return api.V2beta1ListExperimentsResponse(experiments=listed(found, query))
+
+    def _create_experiment(self, query: dict[str, str], body: Any) -> Any:
+        wanted = checked(body, "V2beta1Experiment", {"display_name"})
+        self._check_namespace(wanted.namespace)
+        wanted.experiment_id, wanted.created_at = str(uuid.uuid4()), self.clock
+        return self.experiments.setdefault(wanted.experiment_id, wanted)
+
+    def _list_runs(self, query: dict[str, str], body: Any) -> Any:
+        self._check_namespace(query.get("namespace"))
+        newest_first = sorted(self.runs.values(), key=lambda run: run.created_at, reverse=True)
+        return api.V2beta1ListRunsResponse(runs=listed(newest_first, query))
+
+    def _create_run(self, query: dict[str, str], body: Any) -> Any:
+        run = checked(body, "V2beta1Run", {"display_name", "experiment_id"})
+        self._check_source(run)
+        run.run_id, run.created_at, run.state = str(uuid.uuid4()), self.clock, "PENDING"
+        run.finished_at = datetime(1970, 1, 1, tzinfo=UTC)
+        run.run_details = api.V2beta1RunDetails(task_details=[])
+        self.runs[run.run_id] = run
+        self._check_parameters(run, self.spec(run.run_id))
+        return run
+
+    def _get_run(self, run_id: str, query: dict[str, str], body: Any) -> Any:
+        if self.scripts.get(run_id):
+            self.scripts[run_id].pop(0)()
+        return self._run(run_id)
+
+    def _retry(self, run_id: str, query: dict[str, str], body: Any) -> Any:
+        run = self._run(run_id)
+        if run.state not in ("FAILED", "CANCELED"):
+            raise Refusal(409, f"Failed to retry run {run_id}: Workflow must be Failed/Error to retry")
+        run.state = "RUNNING"
+        run.run_details.task_details = [n for n in run.run_details.task_details if n.state == "SUCCEEDED"]
+        return {}
+
+    def _terminate(self, run_id: str, query: dict[str, str], body: Any) -> Any:
+        run = self._run(run_id)
+        if run.state not in ("PENDING", "RUNNING", "PAUSED"):
+            raise Refusal(400, f"Invalid input error: Failed to terminate a run {run_id}. Row not found")
+        run.state = "CANCELING"
+        return {}
+
+    def _list_schedules(self, query: dict[str, str], body: Any) -> Any:
+        self._check_namespace(query.get("namespace"))
+        return api.V2beta1ListRecurringRunsResponse(recurring_runs=listed(list(self.schedules.values()), query))
+
+    def _create_schedule(self, query: dict[str, str], body: Any) -> Any:
+        wanted = checked(body, "V2beta1RecurringRun", {"display_name", "trigger", "mode", "max_concurrency"})
+        self._check_source(wanted)
+        if not 1 <= int(wanted.max_concurrency) <= 10:
+            raise Refusal(400, "Max concurrency of a recurring run must be at least 1 and at most 10")
+        fields = wanted.trigger.cron_schedule.cron.split()
+        if len(fields) != 6 or not all(re.fullmatch(r"[\d*?/,a-z-]+", each) for each in fields):
+            raise Refusal(400, "Schedule cron is not a supported format(https://godoc.org/github.com/robfig/cron)")
+        self._check_parameters(wanted, self._version_of(wanted).pipeline_spec)
+        wanted.recurring_run_id, wanted.created_at = str(uuid.uuid4()), self.clock
+        wanted.status = "ENABLED" if wanted.mode == "ENABLE" else "DISABLED"
+        return self.schedules.setdefault(wanted.recurring_run_id, wanted)
+
+    def _switch(self, schedule_id: str, way: str, query: dict[str, str], body: Any) -> Any:
+        if schedule_id not in self.schedules:
+            raise Refusal(404, f"Job {schedule_id} not found")
+        self.schedules[schedule_id].status = way.upper() + "D"
+        return {}
+
+    def _delete_schedule(self, schedule_id: str, query: dict[str, str], body: Any) -> Any:
+        if self.schedules.pop(schedule_id, None) is None:
+            raise Refusal(404, f"Job {schedule_id} not found")
+        self.deletions.append(query.get("propagation_policy", ""))
+        return {}
+
+    def _run(self, run_id: str) -> Any:
+        if run_id not in self.runs:
+            raise Refusal(404, f"Run {run_id} not found")
+        return self.runs[run_id]
+
+    def _version_of(self, thing: Any) -> Any:
+        return self.versions[thing.pipeline_version_reference.pipeline_version_id]
+
+    def _check_namespace(self, namespace: str | None) -> None:
+        if self.multi_user != bool(namespace):
+            raise Refusal(400, f"Invalid input error: namespace {namespace!r} in this mode")
+
+    def _check_source(self, thing: Any) -> None:
+        if (thing.pipeline_spec is None) == (thing.pipeline_version_reference is None):
+            raise Refusal(400, "Invalid input error: exactly one pipeline source is needed")
+        if thing.pipeline_version_reference and (
+            thing.pipeline_version_reference.pipeline_version_id not in self.versions
+            or self._version_of(thing).pipeline_id != thing.pipeline_version_reference.pipeline_id
+        ):
+            raise Refusal(404, "Failed to get the latest pipeline version: PipelineVersion not found")
+        if thing.experiment_id not in self.experiments:
+            raise Refusal(404, f"Experiment {thing.experiment_id} not found")
+
+    @staticmethod
+    def _check_parameters(thing: Any, spec: dict[str, Any]) -> None:
+        known = spec.get("pipeline_spec", spec)["root"].get("inputDefinitions", {}).get("parameters", {})
+        given = (thing.runtime_config and thing.runtime_config.parameters) or {}
+        if unknown := given.keys() - known.keys():
+            raise Refusal(400, f"invalid pipeline job inputs: parameters {sorted(unknown)} are not defined")
+
+
+def _only(query: dict[str, str], *keys: str) -> dict[str, str]:
+    return {key: query[key] for key in keys if key in query}
+
+
+class _Handler(BaseHTTPRequestHandler):
+    kfp: FakeKfp
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def _serve(self) -> None:
+        length = int(self.headers.get("content-length") or 0)
+        raw = self.rfile.read(length)
+        url = urlsplit(self.path)
+        self.kfp.requests.append((self.command, url.path))
+        fault = next(
+            (f for f in self.kfp.faults if f.times and f.method == self.command and re.search(f.path, url.path)), None
+        )
+        if fault:
+            fault.times -= 1
+            if fault.kind == "drop-after":
+                self._result(url.path, url.query, raw)
+            if fault.kind in ("drop", "drop-after"):
+                self.close_connection = True
+                return self.connection.close()
+            if fault.kind == "hang":
+                self.kfp.closing.wait(20)
+                self.close_connection = True
+                return None
+            if fault.kind == "html":
+                return self._send(200, b"<html><title>Log in</title></html>", "text/html")
+            if fault.kind == "redirect":
+                return self._send(302, b"", "text/html", location="https://login.example.com/dex/auth?state=SECRET")
+            return self._send(fault.status, json.dumps({"code": 13, "message": fault.message}).encode())
+        status, answer = self._result(url.path, url.query, raw)
+        return self._send(status, json.dumps(answer).encode())
+
+    def _result(self, path: str, query: str, raw: bytes) -> tuple[int, Any]:
+        if self.kfp.token and self.headers.get("authorization") != f"Bearer {self.kfp.token}":
+            return 401, {"code": 16, "message": "Request header error: there is no user identity header"}
+        if self.kfp.cookie and self.headers.get("cookie") != self.kfp.cookie:
+            return 401, {"code": 16, "message": "no session"}
+        try:
+            return 200, _WIRE.sanitize_for_serialization(
+                self.kfp.answer(self.command, unquote(path), dict(parse_qsl(query)), self._body(raw))
+            )
+        except Refusal as refusal:
+            return refusal.status, {"code": 3, "message": refusal.message}
+
+    def _body(self, raw: bytes) -> Any:
+        kind = self.headers.get("content-type", "")
+        if kind.startswith("multipart/form-data"):
+            head = f"content-type: {kind}\r\n\r\n".encode()
+            return email.parser.BytesParser(policy=email.policy.HTTP).parsebytes(head + raw)
+        return json.loads(raw) if raw else None
+
+    def _send(self, status: int, body: bytes, kind: str = "application/json", **headers: str) -> None:
+        self.send_response(status)
+        for name, value in {"content-type": kind, "content-length": str(len(body)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_GET = do_POST = do_DELETE = _serve
