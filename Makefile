@@ -2,10 +2,12 @@
 PYTHON ?= python3
 RECIPE ?= recipes/laptop.yaml
 BIN := .venv/bin
+IMAGE_OPTIONS = $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(VARIANT),--variant $(VARIANT)) \
+	$(if $(BASE_IMAGE),--base-image $(BASE_IMAGE))
 READY := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow bench lint format compile docs base-policy clean
+.PHONY: help run test test-slow test-docker bench lint format compile images push lock docs base-policy clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -14,10 +16,13 @@ run: $(READY) ## Run the loop here: RECIPE=recipes/laptop.yaml
 	@$(BIN)/python pipeline.py run --recipe $(RECIPE)
 
 test: $(READY) ## Run the tests that take seconds
-	@$(BIN)/pytest -m "not slow"
+	@$(BIN)/pytest -m "not slow and not docker"
 
 test-slow: $(READY) ## Run the tests that train, and the loop end to end
 	@$(BIN)/pytest -m slow
+
+test-docker: $(READY) ## Build the images and run the loop in containers (needs Docker; 6 minutes)
+	@$(BIN)/pytest -m docker
 
 bench: $(READY) ## Time the stages beside the plain libraries (4 minutes)
 	@$(BIN)/python bench/stages.py
@@ -30,6 +35,15 @@ format: $(READY) ## Put style and format in order
 
 compile: $(READY) ## Compile the pipeline to build/rloop.yaml, to upload to Kubeflow
 	@$(BIN)/python pipeline.py compile --recipe $(RECIPE) --output build/rloop.yaml
+
+images: $(READY) ## Build the stages' images: REGISTRY=ghcr.io/me VARIANT=cuda|cpu BASE_IMAGE=...
+	@$(BIN)/python images/build.py $(IMAGE_OPTIONS)
+
+push: $(READY) ## Build and push what the registry does not have: REGISTRY=ghcr.io/me
+	@$(BIN)/python images/build.py $(IMAGE_OPTIONS) --push
+
+lock: $(READY) ## Pin the images' packages anew, after a change of pyproject.toml or constraints.txt
+	@$(BIN)/python images/lock.py
 
 docs: $(READY) ## Write docs/parameters.md from where the keys are defined
 	@$(BIN)/python docs/make_parameters.py

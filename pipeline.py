@@ -15,7 +15,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import click
 from kfp import compiler, dsl
@@ -35,7 +35,7 @@ from components.shared.sources import keyed_sources
 from components.shared.stage import disk_problem
 from components.verification_filtering.component import verification_filtering
 from launch.cluster_commands import cancel, retry, schedule, status, submit
-from launch.images import STAGES, image
+from launch.images import STAGES, VARIANTS, image, require_images
 from launch.local import run_locally
 from launch.pools import place
 from launch.recipe import Recipe, load_recipe
@@ -75,17 +75,18 @@ class IterationOutputs(NamedTuple):
 EVALUATION_OF = {kind: variant(evaluation, f"evaluation-{kind}") for kind in ("base", "explored", "rloop")}
 
 
-def build_pipeline(recipe: Recipe, iterations: int, registry: str = "") -> Callable[..., Any]:
+def build_pipeline(recipe: Recipe, iterations: int, registry: str = "", variant: str = "") -> Callable[..., Any]:
     """The `rloop` pipeline of N iterations, its parameters' defaults taken from a recipe.
 
     Args:
         recipe: gives the defaults.
         iterations: N.
         registry: where the stages' images are; empty for a local run.
+        variant: of the training stages' images, cuda or cpu; empty: cuda for a registry, else cpu.
     """
 
     def prepared(task: dsl.PipelineTask, stage: str, display_name: str, pools: dict[str, Any]) -> None:
-        task.set_container_image(image(stage, registry)).set_display_name(display_name)
+        task.set_container_image(image(stage, registry, variant)).set_display_name(display_name)
         place(task, stage, recipe.pools, pools, recipe.caching)
 
     @dsl.pipeline(name="iteration", display_name="RLoop iteration")
@@ -360,9 +361,9 @@ def parameter_defaults(recipe: Recipe) -> dict[str, Any]:
     return defaults
 
 
-def compile_pipeline(recipe: Recipe, output: Path, registry: str = "") -> None:
+def compile_pipeline(recipe: Recipe, output: Path, registry: str = "", variant: str = "") -> None:
     """Compiles the pipeline of a recipe to a YAML file that Kubeflow and the local runner take."""
-    compiler.Compiler().compile(build_pipeline(recipe, recipe.iterations, registry), str(output))
+    compiler.Compiler().compile(build_pipeline(recipe, recipe.iterations, registry, variant), str(output))
 
 
 recipe_option = click.option(
@@ -402,9 +403,17 @@ def main() -> None:
 @iterations_option
 @set_option
 @click.option("--registry", default="", help="Where the stages' images are, such as ghcr.io/me.")
+@click.option("--variant", type=click.Choice(VARIANTS), help="Of the training stages' images; cuda for a registry.")
+@click.option("--allow-missing-images", is_flag=True, help="Do not ask the registry whether it has the images.")
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="YAML file to write.")
 def compile_command(
-    recipe_path: Path, iterations: int | None, overrides: tuple[str, ...], registry: str, output: Path
+    recipe_path: Path,
+    iterations: int | None,
+    overrides: tuple[str, ...],
+    registry: str,
+    variant: str | None,
+    allow_missing_images: bool,
+    output: Path,
 ) -> None:
     """Compile the pipeline to a YAML file, to upload to Kubeflow or to run."""
     recipe = load_recipe(recipe_path, overrides, iterations)
@@ -414,16 +423,21 @@ def compile_command(
         output.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise InputError(f"--output {output}: {output.parent} is not a folder") from None
-    compile_pipeline(recipe, output, registry)
+    if registry and not allow_missing_images:
+        require_images(registry, variant or "")
+    compile_pipeline(recipe, output, registry, variant or "")
     click.echo(f"wrote {output}: pipeline {PIPELINE_NAME} with {recipe.iterations} iterations")
 
 
 @main.command("check")
 @recipe_option
 @set_option
-def check_command(recipe_path: Path, overrides: tuple[str, ...]) -> None:
-    """Look at everything a run needs, as its first stage does: data, base policy, memory, disk."""
+@click.option("--registry", default="", help="Look whether this registry has the stages' images too.")
+def check_command(recipe_path: Path, overrides: tuple[str, ...], registry: str) -> None:
+    """Look at everything a run needs, as its first stage does: data, base policy, memory, images."""
     recipe = load_recipe(recipe_path, overrides)
+    if registry:
+        require_images(registry)
     defaults = parameter_defaults(recipe)
     with tempfile.TemporaryDirectory() as folder:
         version, figures = check_run(
@@ -443,12 +457,20 @@ def check_command(recipe_path: Path, overrides: tuple[str, ...]) -> None:
 @iterations_option
 @set_option
 @click.option("--output-dir", type=click.Path(path_type=Path), help="Folder of the run; runs/RECIPE if left out.")
+@click.option(
+    "--runner",
+    type=click.Choice(["subprocess", "docker"]),
+    default="subprocess",
+    show_default=True,
+    help="What runs a stage: a process of this environment, or a container of its image.",
+)
 @click.option("--until", metavar="STAGE", help=f"Stop after the first run of a stage: {', '.join(STAGES)}.")
 def run_command(
     recipe_path: Path,
     iterations: int | None,
     overrides: tuple[str, ...],
     output_dir: Path | None,
+    runner: Literal["subprocess", "docker"],
     until: str | None,
 ) -> None:
     """Compile the pipeline and run that very file here, without a cluster.
@@ -457,7 +479,7 @@ def run_command(
     """
     recipe = load_recipe(recipe_path, overrides, iterations)
     output_dir = output_dir or Path("runs") / recipe_path.stem
-    sys.exit(run_locally(recipe, recipe_path, output_dir, until, compile_pipeline))
+    sys.exit(run_locally(recipe, recipe_path, output_dir, until, compile_pipeline, runner))
 
 
 for command in (submit, schedule, retry, status, cancel):

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from components.shared.errors import InputError
 from launch.cluster import PIPELINE_NAME, Cluster, version_name
+from launch.images import require_images
 from launch.recipe import Recipe, load_recipe
 from launch.run_display import as_json, follow, new_console, print_schedule, print_stages, print_status, state_in_words
 from launch.run_stages import FINISHED, rerun_from, stages_of
@@ -100,6 +101,9 @@ def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a recipe key: rl.steps=20."
             ),
             click.option("--registry", default="", help="Where the stages' images are, such as ghcr.io/me."),
+            click.option(
+                "--allow-missing-images", is_flag=True, help="Do not ask the registry whether it has the images."
+            ),
             click.option("--experiment", default=PIPELINE_NAME, show_default=True, help="Experiment to run in."),
             click.option(
                 "--service-account",
@@ -126,6 +130,7 @@ def submit(
     iterations: int | None,
     overrides: tuple[str, ...],
     registry: str,
+    allow_missing_images: bool,
     experiment: str,
     service_account: str | None,
     run_name: str | None,
@@ -140,7 +145,9 @@ def submit(
     console = new_console()
     name = run_name or f"{recipe_path.stem} {datetime.now():%Y-%m-%d %H:%M:%S}"
     with tempfile.TemporaryDirectory() as folder:
-        compiled = _compile(compile_pipeline, recipe_path, overrides, iterations, registry, folder)
+        compiled = _compile(
+            compile_pipeline, recipe_path, overrides, iterations, registry, allow_missing_images, folder
+        )
         cluster = Cluster(connection)
         if dry_run:
             console.print(f"on {cluster.host}:")
@@ -175,6 +182,7 @@ def schedule(
     iterations: int | None,
     overrides: tuple[str, ...],
     registry: str,
+    allow_missing_images: bool,
     experiment: str,
     service_account: str | None,
     cron_text: str,
@@ -196,7 +204,9 @@ def schedule(
     cron_there = in_cluster_zone(cron, zone, cluster_zone)
     name = name or f"{PIPELINE_NAME} {recipe_path.stem}"
     with tempfile.TemporaryDirectory() as folder:
-        compiled = _compile(compile_pipeline, recipe_path, overrides, iterations, registry, folder)
+        compiled = _compile(
+            compile_pipeline, recipe_path, overrides, iterations, registry, allow_missing_images, folder
+        )
         cluster = Cluster(connection)
         version = cluster.find_version(version_name(compiled))[1]
         existing = cluster.find_schedules(name)
@@ -321,8 +331,11 @@ def _compile(
     overrides: tuple[str, ...],
     iterations: int | None,
     registry: str,
+    allow_missing_images: bool,
     folder: str,
 ) -> Path:
+    if registry and not allow_missing_images:
+        require_images(registry)
     compiled = Path(folder) / f"{PIPELINE_NAME}.yaml"
     compile_pipeline(load_recipe(recipe_path, overrides, iterations), compiled, registry)
     return compiled

@@ -17,7 +17,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 import yaml
@@ -29,6 +29,7 @@ from rich.console import Console
 from components.shared.errors import InputError, nearest
 from components.shared.stage import whole_folder, write_json
 from launch.display import Display, print_summary
+from launch.docker import docker_runner
 from launch.images import STAGES
 from launch.recipe import Recipe, data_version
 from launch.stage_log import StageLog, last_result
@@ -48,6 +49,7 @@ def run_locally(
     output_dir: Path,
     until: str | None,
     compile_pipeline: Callable[[Recipe, Path], None],
+    runner: Literal["subprocess", "docker"] = "subprocess",
 ) -> int:
     """Compiles a recipe's pipeline and runs the compiled file.
 
@@ -57,6 +59,7 @@ def run_locally(
         output_dir: folder of the run.
         until: stop after the first run of this stage.
         compile_pipeline: writes the pipeline of a recipe to a file.
+        runner: what runs a stage: a process of this environment, or a container of its image.
 
     Returns:
         The exit status: 0, 1 for a failed stage, 130 after an interruption.
@@ -78,7 +81,8 @@ def run_locally(
         )
         run = _Run(stages, output_dir, display, until)
         try:
-            run.execute(compiled, {"refresh": data_version(recipe)})
+            with _kfp_runner(runner, recipe, compiled, output_dir) as kfp_runner:
+                run.execute(compiled, kfp_runner, {"refresh": data_version(recipe)})
         except _StopHere:
             display.stopped(until or "")
             return _DONE
@@ -93,6 +97,14 @@ def run_locally(
         _publish(last, output_dir)
         print_summary(console, output_dir)
         return _DONE
+
+
+def _kfp_runner(
+    runner: str, recipe: Recipe, compiled: Path, output_dir: Path
+) -> contextlib.AbstractContextManager[Any]:
+    if runner == "docker":
+        return docker_runner(recipe, compiled, output_dir)
+    return contextlib.nullcontext(local.SubprocessRunner(use_venv=False))
 
 
 def _stages(compiled: Path) -> dict[str, str]:
@@ -122,11 +134,11 @@ class _Run:
         self.outputs: dict[str, dict[str, Any]] = {}
         self.failed: dict[str, Path] = {}
 
-    def execute(self, compiled: Path, arguments: dict[str, Any]) -> None:
+    def execute(self, compiled: Path, runner: Any, arguments: dict[str, Any]) -> None:
         """Runs the pipeline; `failed` tells which stages failed."""
         warnings.filterwarnings("ignore", module=r"kfp\.local")  # image names, display names, local no-ops
         local.init(
-            local.SubprocessRunner(use_venv=False),
+            runner,
             pipeline_root=str(self._artifacts),
             raise_on_error=False,
             enable_caching=True,

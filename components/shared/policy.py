@@ -7,6 +7,7 @@ tokenizer and template files, byte for byte, so that these never drift between s
 import hashlib
 import itertools
 import json
+import os
 import shutil
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -102,7 +103,9 @@ def _check_weights(path: Path, name: str) -> None:
         try:
             with safe_open(file, framework="numpy") as weights:
                 weights.keys()
-        except SafetensorError as error:
+        except (SafetensorError, OSError) as error:
+            if not os.access(file, os.R_OK):
+                raise InputError(f"base policy {name!r}: {file.name} may not be read by this user") from None
             pointer = " (it is a git-lfs pointer: fetch the file itself)" if file.stat().st_size < 1024 else ""
             raise InputError(f"base policy {name!r}: {file.name} is not safetensors: {error}{pointer}") from None
 

@@ -1,43 +1,118 @@
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from components.shared.errors import InputError
 from launch import images
 
 
 @pytest.fixture
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    shutil.copytree(images.ROOT / "components", tmp_path / "components", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(images.ROOT / "constraints.txt", tmp_path)
+    for folder in ("components", "images"):
+        shutil.copytree(images.ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(images, "ROOT", tmp_path)
     return tmp_path
 
 
-def tags() -> dict[str, str]:
-    return {stage: images.image(stage) for stage in images.STAGES}
+def tags(variant: str = "") -> dict[str, str]:
+    return {stage: images.image(stage, variant=variant) for stage in images.STAGES}
 
 
-def changed(before: dict[str, str]) -> set[str]:
-    return {stage for stage, name in tags().items() if name != before[stage]}
+def changed(before: dict[str, str], variant: str = "") -> set[str]:
+    return {stage for stage, name in tags(variant).items() if name != before[stage]}
+
+
+def append(path: Path) -> None:
+    with path.open("a") as file:
+        file.write("# more\n")
 
 
 def test_a_stages_code_changes_its_own_image_alone(tree: Path) -> None:
     before = tags()
     assert tags() == before
-    with (tree / "components" / "evaluation" / "evaluate.py").open("a") as file:
-        file.write("# more\n")
+    append(tree / "components" / "evaluation" / "evaluate.py")
     assert changed(before) == {"evaluation"}
 
 
-@pytest.mark.parametrize("path", ["components/shared/schema.py", "constraints.txt"])
-def test_shared_code_and_pins_change_every_image(tree: Path, path: str) -> None:
+@pytest.mark.parametrize(
+    "path", ["components/shared/schema.py", "images/packages.Dockerfile", "images/stage.Dockerfile"]
+)
+def test_what_all_stages_have_changes_every_image(tree: Path, path: str) -> None:
     before = tags()
-    with (tree / path).open("a") as file:
-        file.write("# more\n")
+    append(tree / path)
     assert changed(before) == set(images.STAGES)
+
+
+@pytest.mark.parametrize("variant", images.VARIANTS)
+def test_a_familys_packages_change_its_images_alone(tree: Path, variant: str) -> None:
+    before = tags(variant)
+    packages = images.packages_image("cpu"), images.packages_image(f"training-{variant}")
+    append(tree / "images" / "requirements" / f"training-{variant}.txt")
+    assert changed(before, variant) == set(images.TRAINING_STAGES)
+    assert images.packages_image("cpu") == packages[0] and images.packages_image(f"training-{variant}") != packages[1]
+    before = tags(variant)
+    append(tree / "images" / "requirements" / "cpu.txt")
+    assert changed(before, variant) == set(images.STAGES) - set(images.TRAINING_STAGES)
+
+
+def test_what_tools_leave_changes_nothing(tree: Path) -> None:
+    before = tags()
+    (tree / "components" / "rft" / "__pycache__").mkdir()
+    (tree / "components" / "rft" / "__pycache__" / "refine.cpython-311.pyc").write_bytes(b"x")
+    (tree / "constraints.txt").write_text("pytest==9.9\n")
+    assert changed(before) == set()
+
+
+def test_variants_differ_in_the_training_stages() -> None:
+    cpu, cuda = tags("cpu"), tags("cuda")
+    assert {stage for stage in images.STAGES if cpu[stage] != cuda[stage]} == set(images.TRAINING_STAGES)
+    assert tags() == cpu  # what stays here is for this machine
+    assert images.image("rft", "ghcr.io/me").endswith(cuda["rft"])
 
 
 def test_names_and_registry() -> None:
     assert images.image("rl_exploration", "ghcr.io/me/").startswith("ghcr.io/me/rloop-rl-exploration:")
     assert len(images.image("rft").split(":")[1]) == 12
+
+
+def fake_docker(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> None:
+    program = folder / "docker"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+
+
+def test_missing_images_are_named_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_docker(monkeypatch, tmp_path, 'case "$*" in *rloop-rft*) echo "no such manifest: $3" >&2; exit 1;; esac')
+    with pytest.raises(InputError) as refused:
+        images.require_images("ghcr.io/me")
+    assert images.image("rft", "ghcr.io/me") in str(refused.value) and "no such manifest" in str(refused.value)
+    assert "rloop-report" not in str(refused.value) and "--allow-missing-images" in str(refused.value)
+
+
+def test_all_images_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_docker(monkeypatch, tmp_path, "exit 0")
+    images.require_images("ghcr.io/me")
+
+
+def test_without_docker_there_is_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(InputError, match="there is no `docker` command"):
+        images.require_images("ghcr.io/me")
+
+
+@pytest.mark.parametrize(("registry", "plain"), [("localhost:5000", True), ("ghcr.io/me", False)])
+def test_a_registry_on_this_machine_is_asked_without_tls(
+    monkeypatch: pytest.MonkeyPatch, registry: str, plain: bool
+) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    def docker(*arguments: str) -> subprocess.CompletedProcess[str]:
+        asked.append(arguments)
+        return subprocess.CompletedProcess(arguments, 0, "", "")
+
+    monkeypatch.setattr(images, "_docker", docker)
+    assert images.is_in_registry(images.image("rft", registry))
+    assert ("--insecure" in asked[0]) == plain

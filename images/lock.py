@@ -1,0 +1,83 @@
+"""Writes images/requirements/*.txt from pyproject.toml and constraints.txt: every package of a family, pinned.
+
+    python images/lock.py
+
+Run it after a change of either file; what was pinned before stays pinned where it may.
+"""
+
+import re
+import subprocess
+import sys
+import tempfile
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+REQUIREMENTS = ROOT / "images" / "requirements"
+PYTHON = "3.11"  # of the base image
+PLATFORM = "x86_64-manylinux_2_28"  # of the nodes, whatever this machine is
+# What no stage imports, save kfp's executor: see below.
+LAUNCHER_ONLY = ("click", "kfp", "kfp-kubernetes", "psutil", "rich")
+FAMILIES: dict[str, tuple[str, ...]] = {"cpu": (), "training-cpu": ("train",), "training-cuda": ("train", "vllm")}
+# What vLLM cannot take at the version of constraints.txt: mistral-common, which it needs, wants numpy below 2.4.
+FREE_FOR_VLLM = ("numpy",)
+COMES_WITH_CUDA = re.compile(r"(nvidia|cuda|triton)\b")  # what PyTorch's CUDA build needs and its CPU build does not
+
+
+def main() -> None:
+    """Writes the file of every family."""
+    for family in FAMILIES:
+        path = REQUIREMENTS / f"{family}.txt"
+        path.write_text(lock(family, path.read_text() if path.exists() else ""))
+        print(f"wrote {path.relative_to(ROOT)}: {len(packages(path.read_text()))} packages")
+
+
+def lock(family: str, before: str = "") -> str:
+    """The requirements file of a family.
+
+    Args:
+        family: one of FAMILIES.
+        before: the file as it was; what it pins is preferred.
+    """
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [line for line in project["dependencies"] if _name(line) not in LAUNCHER_ONLY]
+    wanted += [line for extra in FAMILIES[family] for line in project["optional-dependencies"][extra]]
+    free = FREE_FOR_VLLM if "vllm" in FAMILIES[family] else ()
+    pins = [line for line in packages((ROOT / "constraints.txt").read_text()) if _name(line) not in free]
+    resolved = packages(_resolve(wanted, pins, before.replace("+cpu", "")))
+    if family == "training-cpu":
+        resolved = [line for line in resolved if not COMES_WITH_CUDA.match(line)]
+        # By its full name: where only the CUDA build is to be had, the image's build ends with a message.
+        resolved = [f"{line}+cpu" if _name(line) == "torch" else line for line in resolved]
+    # Without its dependencies, which are its client's: the executor, the part that runs in a pod, needs none.
+    kfp = next(line for line in pins if _name(line) == "kfp")
+    heading = "# Written by images/lock.py. Every package is here: install with --no-deps."
+    return "\n".join([heading, *sorted([*resolved, kfp])]) + "\n"
+
+
+def packages(text: str) -> list[str]:
+    """The lines of a requirements file that name a package."""
+    return [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+
+
+def _name(requirement: str) -> str:
+    return re.split(r"[^A-Za-z0-9._-]", requirement)[0].lower().replace("_", "-")
+
+
+def _resolve(wanted: list[str], pins: list[str], before: str) -> str:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "wanted.in").write_text("\n".join(wanted))
+        (folder / "pins.txt").write_text("\n".join(pins))
+        (folder / "out.txt").write_text(before)
+        command = ["uv", "pip", "compile", "--no-config", "--quiet", "--no-header", "--no-annotate"]
+        command += ["--python-version", PYTHON, "--python-platform", PLATFORM]
+        command += ["--constraint", "pins.txt", "--output-file", "out.txt", "wanted.in"]
+        done = subprocess.run([sys.executable, "-m", *command], cwd=folder, capture_output=True, text=True)
+        if done.returncode:
+            sys.exit(f"error: no set of versions fits:\n{done.stderr.strip()}")
+        return (folder / "out.txt").read_text()
+
+
+if __name__ == "__main__":
+    main()

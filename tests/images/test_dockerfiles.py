@@ -1,0 +1,86 @@
+"""What the Dockerfiles and the requirements of the families promise; tests/end_to_end/test_docker.py builds them."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from launch import images
+
+FAMILIES = sorted({images.family(stage, variant) for stage in images.STAGES for variant in images.VARIANTS})
+DOCKERFILES = sorted((images.ROOT / "images").glob("*.Dockerfile"))
+PIN = re.compile(r"[a-z0-9][a-z0-9._-]*==[A-Za-z0-9.+]+")
+
+
+def instructions(dockerfile: Path) -> list[str]:
+    lines = [line for line in dockerfile.read_text().splitlines() if line and not line.startswith("#")]
+    return [" ".join(line.split()) for line in "\n".join(lines).replace("\\\n", " ").splitlines()]
+
+
+def requirements(family: str) -> dict[str, str]:
+    text = images.packages_files(family)["requirements.txt"].read_text()
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    assert all(PIN.fullmatch(line) for line in lines)  # a version each, no ranges, no addresses
+    assert len({line.split("==")[0] for line in lines}) == len(lines)
+    return dict(line.split("==") for line in lines)
+
+
+def test_two_dockerfiles_serve_every_stage() -> None:
+    assert [file.name for file in DOCKERFILES] == ["packages.Dockerfile", "stage.Dockerfile"]
+    assert FAMILIES == ["cpu", "training-cpu", "training-cuda"]
+    files = (images.ROOT / "images" / "requirements").glob("*.txt")
+    assert sorted(file.stem for file in files) == FAMILIES
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda file: file.stem)
+def test_the_last_user_is_a_number_and_not_root(dockerfile: Path) -> None:
+    user = [line for line in instructions(dockerfile) if line.startswith("USER ")][-1]
+    assert re.fullmatch(r"USER [1-9]\d*:[1-9]\d*", user)
+
+
+def test_the_base_image_is_an_argument_with_a_version() -> None:
+    first, *_ = instructions(images.ROOT / "images" / "packages.Dockerfile")
+    assert re.fullmatch(r"ARG BASE_IMAGE=python:3\.11\.\d+-slim-bookworm", first)
+
+
+def test_packages_come_by_their_pins_alone_and_pip_keeps_nothing() -> None:
+    text = "\n".join(instructions(images.ROOT / "images" / "packages.Dockerfile"))
+    assert "--no-deps" in text and "--no-cache-dir" in text
+    assert text.count("FROM ${BASE_IMAGE}") == 2  # the second has what the first made, and no compiler
+
+
+@pytest.mark.parametrize("stage", images.STAGES)
+def test_a_stage_gets_its_own_code_and_the_shared_code(stage: str) -> None:
+    names = set(images.stage_files(stage))
+    assert {"Dockerfile", "components/__init__.py", f"components/{stage}/component.py"} <= names
+    others = [other for other in images.STAGES if other != stage]
+    assert not [name for name in names for other in others if name.startswith(f"components/{other}/")]
+
+
+@pytest.mark.parametrize("stage", images.STAGES)
+def test_no_stage_imports_another(stage: str) -> None:
+    code = "\n".join(file.read_text() for file in images.stage_files(stage).values() if file.suffix == ".py")
+    rooms = set(re.findall(r"^\s*(?:from|import) components\.(\w+)", code, re.MULTILINE))
+    assert rooms <= {stage, "shared"}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_requirements_are_the_tested_versions(family: str) -> None:
+    pinned = requirements(family)
+    lines = (images.ROOT / "constraints.txt").read_text().splitlines()
+    tested = dict(line.lower().replace("_", "-").split("==") for line in lines if "==" in line)
+    differ = {name for name, version in pinned.items() if tested.get(name, version) != version.removesuffix("+cpu")}
+    assert differ == ({"numpy"} if family == "training-cuda" else set())  # vLLM takes no newer one
+    assert pinned["kfp"] == tested["kfp"] and "kubernetes" not in pinned  # the executor, without its client
+    if family != "training-cuda":
+        assert set(pinned) - set(tested) <= {"setuptools"}
+
+
+def test_what_the_families_have() -> None:
+    cpu, training_cpu, training_cuda = (requirements(family) for family in FAMILIES)
+    assert not {"torch", "trl", "vllm"} & set(cpu)
+    assert training_cpu["torch"].endswith("+cpu") and training_cuda["torch"] == training_cpu["torch"][: -len("+cpu")]
+    assert training_cpu["trl"] == training_cuda["trl"]
+    assert "vllm" in training_cuda and "vllm" not in training_cpu
+    assert not [name for name in training_cpu if name.startswith("nvidia")]
+    assert set(cpu) <= set(training_cpu) <= set(training_cuda)
