@@ -23,6 +23,7 @@ from pydantic import BaseModel
 
 from components.data_preparation.component import data_preparation
 from components.evaluation.component import evaluation
+from components.preflight.bucket import check_bucket
 from components.preflight.check import preflight as check_run
 from components.preflight.component import preflight
 from components.preflight.settings import RunSize
@@ -433,9 +434,15 @@ def compile_command(
 @recipe_option
 @set_option
 @click.option("--registry", default="", help="Look whether this registry has the stages' images too.")
-def check_command(recipe_path: Path, overrides: tuple[str, ...], registry: str) -> None:
-    """Look at everything a run needs, as its first stage does: data, base policy, memory, images."""
+@click.option("--pipeline-root", help="Write to and read from where artifacts go too: s3://BUCKET/PREFIX.")
+@click.option("--s3-endpoint", envvar="AWS_ENDPOINT_URL_S3", show_envvar=True, help="URL of the store, if not AWS.")
+def check_command(
+    recipe_path: Path, overrides: tuple[str, ...], registry: str, pipeline_root: str | None, s3_endpoint: str | None
+) -> None:
+    """Look at everything a run needs, as its first stage does: data, base policy, memory, images, bucket."""
     recipe = load_recipe(recipe_path, overrides)
+    if pipeline_root:
+        check_bucket(pipeline_root, s3_endpoint)
     if registry:
         require_images(registry)
     defaults = parameter_defaults(recipe)

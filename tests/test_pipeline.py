@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -94,10 +95,14 @@ def test_caching_can_be_turned_off(tmp_path: Path) -> None:
     assert not any(task["cachingOptions"].get("enableCache") for task in inner.values())
 
 
-def test_no_mutable_tag_and_small_enough_for_argo(tmp_path: Path) -> None:
+def test_no_mutable_tag_no_secret_and_small_enough_for_argo(tmp_path: Path) -> None:
     for iterations in (1, 10, 30):
         text = compiled(tmp_path, iterations).read_text()
-        assert ":latest" not in text
+        specification, platform = documents(tmp_path / f"rloop-{iterations}.yaml")
+        for executor in specification["deploymentSpec"]["executors"].values():
+            assert re.fullmatch(r"rloop-[a-z-]+:[0-9a-f]{12}", executor["container"]["image"])
+            assert "env" not in executor["container"], "what matters is a parameter; what is secret is a reference"
+        assert "secret" not in json.dumps(platform).lower() and "AWS_" not in text and "HF_TOKEN" not in text
         root = json.dumps(documents(tmp_path / f"rloop-{iterations}.yaml")[0]["root"])
         assert len(root) < 128 * 1024 * 0.8, "the root DAG is one argument of the driver: 128 KiB at most"
 

@@ -259,6 +259,25 @@ def policy_id(path: str | Path) -> str:
     return digest.hexdigest()[:12]
 
 
+def accelerator() -> str:
+    """Where models run: `cuda` where there is a GPU, else `cpu`.
+
+    Raises:
+        InputError: the pod was given a GPU that torch cannot use; on the CPU, hours would become months.
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    given = os.environ.get("NVIDIA_VISIBLE_DEVICES", "")  # Kubernetes' device plugin sets it
+    if given not in ("", "void", "none"):
+        raise InputError(
+            f"this pod was given the GPU {given}, but torch {torch.__version__} cannot use it: its image has the CPU "
+            f"variant, or the node's driver is older than its CUDA {torch.version.cuda}"
+        )
+    return "cpu"
+
+
 def training_precision(precision: str) -> dict[str, Any]:
     """The arguments of a transformers trainer for a precision.
 
@@ -268,10 +287,8 @@ def training_precision(precision: str) -> dict[str, Any]:
     Returns:
         `bf16` and `use_cpu` for `TrainingArguments`.
     """
-    import torch
-
-    on_gpu = torch.cuda.is_available()
-    return {"bf16": precision == "bfloat16" or (precision == "auto" and gpu_has_bfloat16()), "use_cpu": not on_gpu}
+    use_cpu = accelerator() == "cpu"
+    return {"bf16": precision == "bfloat16" or (precision == "auto" and gpu_has_bfloat16()), "use_cpu": use_cpu}
 
 
 def gpu_has_bfloat16() -> bool:

@@ -4,7 +4,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.shared.policy import eos_token_ids, gpu_has_bfloat16, load_model, load_tokenizer, prompt_token_ids
+from components.shared.policy import (
+    accelerator,
+    eos_token_ids,
+    gpu_has_bfloat16,
+    load_model,
+    load_tokenizer,
+    prompt_token_ids,
+)
 from components.shared.stage import Progress
 
 
@@ -32,9 +39,7 @@ class Sampler:
     def __init__(
         self, policy: str | Path, *, max_tokens: int, temperature: float, top_p: float, batch_size: int
     ) -> None:
-        import torch
-
-        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._device = accelerator()
         self._tokenizer = load_tokenizer(policy)
         self._model = load_model(policy, "bfloat16" if gpu_has_bfloat16() else "float32").to(self._device).eval()
         self._eos = eos_token_ids(policy)

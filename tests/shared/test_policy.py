@@ -6,6 +6,7 @@ import pytest
 
 from components.shared.errors import InputError
 from components.shared.policy import (
+    accelerator,
     check_policy,
     check_room,
     context_length,
@@ -150,6 +151,20 @@ def test_the_checkpoints_own_sampling_is_not_ours(broken: Path) -> None:
     generation = load_model(broken).generation_config
     assert generation.eos_token_id == [1] and generation.pad_token_id == 0
     assert not generation.repetition_penalty and not generation.min_p and not generation.no_repeat_ngram_size
+
+
+def test_a_gpu_that_torch_cannot_use_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU that torch can use")
+    monkeypatch.delenv("NVIDIA_VISIBLE_DEVICES", raising=False)
+    assert accelerator() == "cpu"
+    monkeypatch.setenv("NVIDIA_VISIBLE_DEVICES", "void")
+    assert accelerator() == "cpu"
+    monkeypatch.setenv("NVIDIA_VISIBLE_DEVICES", "GPU-4f2b")
+    with pytest.raises(InputError, match="given the GPU GPU-4f2b, but torch .* cannot use it"):
+        accelerator()
 
 
 def test_the_token_that_ends_an_answer_in_the_template(broken: Path) -> None:
