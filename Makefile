@@ -36,10 +36,10 @@ format: $(READY) ## Put style and format in order
 compile: $(READY) ## Compile the pipeline to build/rloop.yaml, to upload to Kubeflow
 	@$(BIN)/python pipeline.py compile --recipe $(RECIPE) --output build/rloop.yaml
 
-images: $(READY) ## Build the stages' images: REGISTRY=ghcr.io/me VARIANT=cuda|cpu BASE_IMAGE=...
+images: $(READY) ## Build the stages' images: REGISTRY=registry.example.com/me VARIANT=cuda|cpu BASE_IMAGE=...
 	@$(BIN)/python images/build.py $(IMAGE_OPTIONS)
 
-push: $(READY) ## Build and push what the registry does not have: REGISTRY=ghcr.io/me
+push: $(READY) ## Build and push what the registry does not have: REGISTRY=registry.example.com/me
 	@$(BIN)/python images/build.py $(IMAGE_OPTIONS) --push
 
 lock: $(READY) ## Pin the images' packages anew, after a change of pyproject.toml or constraints.txt

@@ -403,7 +403,7 @@ def main() -> None:
 @recipe_option
 @iterations_option
 @set_option
-@click.option("--registry", default="", help="Where the stages' images are, such as ghcr.io/me.")
+@click.option("--registry", default="", help="Where the stages' images are, such as registry.example.com/me.")
 @click.option("--variant", type=click.Choice(VARIANTS), help="Of the training stages' images; cuda for a registry.")
 @click.option("--allow-missing-images", is_flag=True, help="Do not ask the registry whether it has the images.")
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="YAML file to write.")

@@ -1,7 +1,7 @@
 """Builds the images of the stages, and pushes them: what exists is left alone, since a tag follows from content.
 
     python images/build.py                                  # for this machine: run --runner docker
-    python images/build.py --registry ghcr.io/me --push     # for a cluster with GPUs
+    python images/build.py --registry registry.example.com/me --push     # for a cluster with GPUs
 
 PyTorch's CPU builds, for the first, are in its own package index: name it in PIP_EXTRA_INDEX_URL, or give a folder
 that holds the wheel with --wheels.
@@ -39,7 +39,9 @@ PIP_SETTINGS = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL")  # of this environment, 
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--registry", default="", help="Where the images go, such as ghcr.io/me; empty: they stay here.")
+@click.option(
+    "--registry", default="", help="Where the images go, such as registry.example.com/me; empty: they stay here."
+)
 @click.option("--variant", type=click.Choice(VARIANTS), help="Of the training stages; cuda for a registry, else cpu.")
 @click.option("--stage", "stages", multiple=True, type=click.Choice(STAGES), help="Build this stage only.")
 @click.option("--base-image", help="Debian with Python 3.11, in place of the Dockerfile's.")

@@ -100,7 +100,9 @@ def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a recipe key: rl.steps=20."
             ),
-            click.option("--registry", default="", help="Where the stages' images are, such as ghcr.io/me."),
+            click.option(
+                "--registry", default="", help="Where the stages' images are, such as registry.example.com/me."
+            ),
             click.option(
                 "--allow-missing-images", is_flag=True, help="Do not ask the registry whether it has the images."
             ),

@@ -62,7 +62,7 @@ def image(stage: str, registry: str = "", variant: str = "") -> str:
 
     Args:
         stage: one of STAGES.
-        registry: where the image is, such as `ghcr.io/me`; empty for one that was built here.
+        registry: where the image is, such as `registry.example.com/me`; empty for one that was built here.
         variant: of the training stages, one of VARIANTS; empty: what fits the registry.
     """
     packages = packages_files(family(stage, variant or default_variant(registry)))

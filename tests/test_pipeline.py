@@ -114,10 +114,12 @@ def test_an_iteration_is_the_same_whatever_n_is(tmp_path: Path) -> None:
 
 
 def test_images_come_from_content_and_the_registry(tmp_path: Path) -> None:
-    specification = documents(compiled(tmp_path, 1, "--registry", "ghcr.io/me", "--allow-missing-images"))[0]
+    specification = documents(compiled(tmp_path, 1, "--registry", "registry.example.com/me", "--allow-missing-images"))[
+        0
+    ]
     executors = specification["deploymentSpec"]["executors"]
     used = {executor["container"]["image"] for executor in executors.values()}
-    assert used == {image(stage, "ghcr.io/me") for stage in STAGES}
+    assert used == {image(stage, "registry.example.com/me") for stage in STAGES}
 
 
 def test_every_parameter_has_a_default_and_a_description(tmp_path: Path) -> None:

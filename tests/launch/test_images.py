@@ -69,11 +69,13 @@ def test_variants_differ_in_the_training_stages() -> None:
     cpu, cuda = tags("cpu"), tags("cuda")
     assert {stage for stage in images.STAGES if cpu[stage] != cuda[stage]} == set(images.TRAINING_STAGES)
     assert tags() == cpu  # what stays here is for this machine
-    assert images.image("rft", "ghcr.io/me").endswith(cuda["rft"])
+    assert images.image("rft", "registry.example.com/me").endswith(cuda["rft"])
 
 
 def test_names_and_registry() -> None:
-    assert images.image("rl_exploration", "ghcr.io/me/").startswith("ghcr.io/me/rloop-rl-exploration:")
+    assert images.image("rl_exploration", "registry.example.com/me/").startswith(
+        "registry.example.com/me/rloop-rl-exploration:"
+    )
     assert len(images.image("rft").split(":")[1]) == 12
 
 
@@ -87,23 +89,25 @@ def fake_docker(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> N
 def test_missing_images_are_named_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_docker(monkeypatch, tmp_path, 'case "$*" in *rloop-rft*) echo "no such manifest: $3" >&2; exit 1;; esac')
     with pytest.raises(InputError) as refused:
-        images.require_images("ghcr.io/me")
-    assert images.image("rft", "ghcr.io/me") in str(refused.value) and "no such manifest" in str(refused.value)
+        images.require_images("registry.example.com/me")
+    assert images.image("rft", "registry.example.com/me") in str(refused.value) and "no such manifest" in str(
+        refused.value
+    )
     assert "rloop-report" not in str(refused.value) and "--allow-missing-images" in str(refused.value)
 
 
 def test_all_images_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_docker(monkeypatch, tmp_path, "exit 0")
-    images.require_images("ghcr.io/me")
+    images.require_images("registry.example.com/me")
 
 
 def test_without_docker_there_is_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(InputError, match="there is no `docker` command"):
-        images.require_images("ghcr.io/me")
+        images.require_images("registry.example.com/me")
 
 
-@pytest.mark.parametrize(("registry", "plain"), [("localhost:5000", True), ("ghcr.io/me", False)])
+@pytest.mark.parametrize(("registry", "plain"), [("localhost:5000", True), ("registry.example.com/me", False)])
 def test_a_registry_on_this_machine_is_asked_without_tls(
     monkeypatch: pytest.MonkeyPatch, registry: str, plain: bool
 ) -> None:
