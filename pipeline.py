@@ -35,13 +35,12 @@ from components.shared.errors import InputError
 from components.shared.sources import keyed_sources
 from components.shared.stage import disk_problem
 from components.verification_filtering.component import verification_filtering
+from launch.cluster import PIPELINE_NAME
 from launch.cluster_commands import cancel, retry, schedule, status, submit
 from launch.images import STAGES, VARIANTS, image, require_images
 from launch.local import run_locally
 from launch.pools import place
 from launch.recipe import Recipe, load_recipe
-
-PIPELINE_NAME = "rloop"  # KFP looks cached results up by pipeline name: it never changes
 
 # Recipe keys that are pipeline parameters of their own; the rest of a section is one `..._settings` document.
 OWN_PARAMETERS = {

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import kfp_server_api as api
-import yaml
 
 from components.shared.errors import InputError, nearest
+from launch.compiled import read_compiled
 from launch.server import Conflict, NotFound, Server
 
-PIPELINE_NAME = "rloop"
+PIPELINE_NAME = "rloop"  # KFP looks cached results up by pipeline name: it never changes
 
 
 class Cluster(Server):
@@ -252,8 +252,7 @@ class Cluster(Server):
 def version_name(compiled: Path) -> str:
     """The name of the pipeline version that holds a compiled pipeline: a digest, the same for the same content."""
     # Of the documents, not of the bytes: kfp writes the parameters' defaults in any order into a comment.
-    documents = list(yaml.load_all(compiled.read_text(), Loader=yaml.CSafeLoader))
-    return hashlib.sha256(json.dumps(documents, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(read_compiled(compiled), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _reference(version: Any) -> Any:

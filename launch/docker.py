@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
 from kfp import local
 
 from components.shared.errors import InputError
 from components.shared.stage import ERROR_MARK
+from launch.compiled import read_compiled
 from launch.recipe import Recipe
 
 RUN_LABEL = "rloop.run"  # of a run's containers; its value is the run's folder
@@ -82,7 +82,7 @@ def _passed_on() -> Iterable[str]:
 
 
 def _check_images(client: Any, compiled: Path) -> None:
-    specification = next(yaml.safe_load_all(compiled.read_text()))
+    specification = read_compiled(compiled)[0]
     executors = specification["deploymentSpec"]["executors"].values()
     here = {tag for image in client.images.list() for tag in image.tags}
     if missing := sorted({executor["container"]["image"] for executor in executors} - here):

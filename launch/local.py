@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import psutil
-import yaml
 from kfp import components, dsl, local
 from kfp.local import status
 from kfp.local.orchestrator import task_executor
@@ -28,6 +27,7 @@ from rich.console import Console
 
 from components.shared.errors import InputError, nearest
 from components.shared.stage import whole_folder, write_json
+from launch.compiled import read_compiled
 from launch.display import Display, print_summary
 from launch.docker import docker_runner
 from launch.images import STAGES
@@ -109,7 +109,7 @@ def _kfp_runner(
 
 def _stages(compiled: Path) -> dict[str, str]:
     """The compiled pipeline's stages: component name to a path such as `iteration-2/rft`."""
-    specification = next(yaml.safe_load_all(compiled.read_text()))
+    specification = read_compiled(compiled)[0]
     found: dict[str, str] = {}
 
     def visit(dag: dict[str, Any], prefix: str) -> None:

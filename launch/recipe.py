@@ -15,6 +15,7 @@ from components.rft.settings import RFTSettings
 from components.rl_exploration.settings import ExplorationSettings
 from components.shared.errors import InputError, nearest
 from components.shared.settings import Settings
+from components.shared.stage import files_digest
 from components.verification_filtering.settings import FilterSettings
 from launch.pools import Pools
 
@@ -120,7 +121,5 @@ def data_version(recipe: Recipe) -> str:
     for uri in [recipe.base_policy, *(source.uri for source in sources)]:
         path = Path(uri)
         files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path] if path.is_file() else []
-        for file in files:
-            with file.open("rb") as handle:
-                digest.update(f"{file}\0".encode() + hashlib.file_digest(handle, "sha256").digest())
+        digest.update(f"{uri}\0{files_digest(files)}\0".encode())
     return digest.hexdigest()[:16]

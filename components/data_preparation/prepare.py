@@ -6,11 +6,10 @@ a model without chat template should fail here, before a GPU waits for it. From 
     prepare_data("recipes/tiny/countdown", DataSettings(train=["problems.jsonl"], benchmarks=["test.jsonl"]), ...)
 """
 
-import itertools
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from components.data_preparation.overlap import Overlap, OverlapIndex
 from components.data_preparation.settings import DataSettings
 from components.data_preparation.text import normalise, problem_id
 from components.shared import page
+from components.shared.batches import batches
 from components.shared.errors import InputError
 from components.shared.grading import Grader, GradingRow, check_verifier
 from components.shared.grading.verifiers import REASONING_GYM
@@ -234,7 +234,7 @@ class _Cleaner:
         self, source: Source, key: str, report: SourceReport, seen: set[str]
     ) -> Iterator[tuple[str, str, dict[str, Any]]]:
         """Yields where a row stood, the problem's text and its row of the Problems table."""
-        for batch in _batches(read_source(source, key), _BATCH):
+        for batch in batches(read_source(source, key), _BATCH):
             report.rows += len(batch)
             named = []
             for problem in batch:
@@ -297,12 +297,6 @@ def _self_check(problem: RawProblem) -> tuple[GradingRow, bool]:
         if gold is not None:
             return GradingRow(problem.verifier, problem.answer, str(gold)), True
     return GradingRow(problem.verifier, problem.answer, ""), False
-
-
-def _batches(items: Iterable[RawProblem], size: int) -> Iterator[list[RawProblem]]:
-    iterator = iter(items)
-    while batch := list(itertools.islice(iterator, size)):
-        yield batch
 
 
 def _check_something_left(report: SourceReport, key: str) -> None:

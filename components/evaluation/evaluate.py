@@ -1,14 +1,13 @@
 """Evaluation: samples a policy on the benchmarks and estimates avg@n and pass@k, with intervals."""
 
-import itertools
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from components.evaluation.settings import EvaluationSettings
 from components.shared import page
+from components.shared.batches import batches
 from components.shared.errors import InputError
 from components.shared.grading import Grader, GradingRow
 from components.shared.pass_at_k import bootstrap_interval, pass_at_k
@@ -131,7 +130,7 @@ def _sample_benchmark(
     tallies: defaultdict[int, ProblemTally] = defaultdict(ProblemTally)
     prompts = [problem["prompt"] for problem in problems]
     completions = sampler.sample(prompts, settings.samples, seed, progress)
-    for batch in _batches(completions, settings.sequences_per_batch):
+    for batch in batches(completions, settings.sequences_per_batch):
         for completion, verdict in zip(batch, _grade(batch, problems, grader), strict=True):
             tallies[completion.prompt_index].add(completion, verdict)
             writer.write(
@@ -146,11 +145,6 @@ def _sample_benchmark(
                 }
             )
     return tallies
-
-
-def _batches(completions: Iterator[Completion], size: int) -> Iterator[list[Completion]]:
-    while batch := list(itertools.islice(completions, size)):
-        yield batch
 
 
 def _grade(batch: list[Completion], problems: list[dict[str, Any]], grader: Grader) -> list[bool | None]:

@@ -18,7 +18,7 @@ from components.shared.errors import InputError
 from components.shared.grading import check_verifier
 from components.shared.policy import check_policy, context_length
 from components.shared.sources import Source, read_source
-from components.shared.stage import result, whole_file
+from components.shared.stage import files_digest, result, whole_file
 
 _PROMPT_TOKENS = 512  # assumed of a prompt, where the context allows it
 
@@ -93,10 +93,10 @@ def _source_version(uri: str, key: str) -> str:
     if uri.startswith("hf://"):
         repository, _, query = uri.removeprefix("hf://").partition("?")
         if Path(repository).exists():  # a folder in a repository's place
-            return _files_digest(sorted(p for p in Path(repository).rglob("*") if p.is_file()))
+            return files_digest(sorted(p for p in Path(repository).rglob("*") if p.is_file()))
         revision = dict(part.partition("=")[::2] for part in query.split("&")).get("revision")
         return f"{uri} {_hub_commit('dataset', repository, revision, key)}"
-    return uri if "://" in uri else f"{uri} {_files_digest([Path(uri)])}"
+    return uri if "://" in uri else f"{uri} {files_digest([Path(uri)])}"
 
 
 def _base_policy(base_policy: str) -> tuple[ModelSize, int, str]:
@@ -107,7 +107,7 @@ def _base_policy(base_policy: str) -> tuple[ModelSize, int, str]:
         config = json.loads((Path(base_policy) / "config.json").read_text())
         size = ModelSize.from_config(config, weight_bytes)
         files = sorted(file for file in Path(base_policy).iterdir() if file.is_file())
-        return size, context_length(base_policy), _files_digest(files)
+        return size, context_length(base_policy), files_digest(files)
     from huggingface_hub import HfApi, hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -140,14 +140,6 @@ def _hub_commit(kind: str, repository: str, revision: str | None, key: str) -> s
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise InputError(f"{key}: {kind} {repository!r} cannot be looked at on the hub: {error}") from None
     return sha or ""
-
-
-def _files_digest(files: list[Path]) -> str:
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as handle:
-            digest.update(f"{file.name}\0".encode() + hashlib.file_digest(handle, "sha256").digest())
-    return digest.hexdigest()
 
 
 def _estimates(model: ModelSize, context: int, size: RunSize) -> dict[str, float]:

@@ -5,7 +5,6 @@ tokenizer and template files, byte for byte, so that these never drift between s
 """
 
 import hashlib
-import itertools
 import json
 import os
 import shutil
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2.exceptions import TemplateError
 
+from components.shared.batches import batches
 from components.shared.errors import InputError
 from components.shared.stage import whole_folder
 
@@ -206,8 +206,7 @@ def check_room(policy: str | Path, prompts: Iterable[str], completion_tokens: in
         InputError: a prompt is too long.
     """
     tokenizer, context = load_tokenizer(policy), context_length(policy)
-    texts = iter(prompts)
-    while batch := list(itertools.islice(texts, 1024)):
+    for batch in batches(prompts, 1024):
         for text, ids in zip(batch, prompt_token_ids(tokenizer, batch), strict=True):
             if len(ids) + completion_tokens > context:
                 raise InputError(

@@ -4,9 +4,7 @@ Gates, in order: graded correct again, finished with EOS, on a hard problem, not
 within the cap of its problem. Two passes over the table, so that memory does not grow with completions.
 """
 
-import itertools
 from collections import Counter, defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from components.shared import page
+from components.shared.batches import batches
 from components.shared.errors import InputError
 from components.shared.grading import Grader, GradingRow
 from components.shared.schema import TRAJECTORIES, count_rows, read_batches, read_rows, table_writer
@@ -68,7 +67,7 @@ def filter_trajectories(
     columns = ["problem_id", "step", "completion", "finish_reason", "success_rate"]
     progress = Progress(count_rows(trajectories), "trajectories graded")
     with Grader(seconds=settings.grading_seconds) as grader:
-        for batch in _batches(read_rows(trajectories, columns), _BATCH):
+        for batch in batches(read_rows(trajectories, columns), _BATCH):
             for row, verdict in zip(batch, _grade(batch, judged, grader, trajectories), strict=True):
                 reason = _reason(row, verdict, settings)
                 if reason is None:
@@ -102,11 +101,6 @@ def filter_trajectories(
         "grading_timed_out": timed_out,
         **{f"dropped_{gate['gate']}": gate["dropped"] for gate in report["funnel"]},
     }
-
-
-def _batches(rows: Iterator[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
-    while batch := list(itertools.islice(rows, size)):
-        yield batch
 
 
 def _grade(
