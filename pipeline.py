@@ -46,6 +46,7 @@ from launch.recipe import Recipe, load_recipe
 OWN_PARAMETERS = {
     "data": ("train", "benchmarks"),
     "rl": ("steps", "learning_rate", "prompts_per_step", "group_size"),
+    "grading": (),
     "filter": ("max_success_rate", "max_per_problem"),
     "rft": ("learning_rate", "epochs"),
     "eval": ("samples",),
@@ -104,6 +105,7 @@ def build_pipeline(recipe: Recipe, iterations: int, registry: str = "", variant:
         rl_prompts_per_step: int,
         rl_group_size: int,
         rl_settings: dict,
+        grading_settings: dict,
         filter_max_success_rate: float,
         filter_max_per_problem: int,
         filter_settings: dict,
@@ -138,6 +140,7 @@ def build_pipeline(recipe: Recipe, iterations: int, registry: str = "", variant:
             prompts_per_step=rl_prompts_per_step,
             group_size=rl_group_size,
             settings=rl_settings,
+            grading_settings=grading_settings,
         )
         prepared(exploration, "rl_exploration", "RL exploration", pools)
         harvesting = rollout_harvesting(rollouts=exploration.outputs["rollouts"])
@@ -148,6 +151,7 @@ def build_pipeline(recipe: Recipe, iterations: int, registry: str = "", variant:
             max_success_rate=filter_max_success_rate,
             max_per_problem=filter_max_per_problem,
             settings=filter_settings,
+            grading_settings=grading_settings,
         )
         prepared(filtering, "verification_filtering", "Verification filtering", pools)
         refining = rft(
@@ -173,6 +177,7 @@ def build_pipeline(recipe: Recipe, iterations: int, registry: str = "", variant:
                 seed=seed,
                 samples=eval_samples,
                 settings=eval_settings,
+                grading_settings=grading_settings,
             )
             prepared(evaluations[kind], "evaluation", f"Evaluation: {kind} policy", pools)
         reporting = report(
@@ -212,6 +217,7 @@ def build_pipeline(recipe: Recipe, iterations: int, registry: str = "", variant:
         rl_prompts_per_step: int = defaults["rl_prompts_per_step"],
         rl_group_size: int = defaults["rl_group_size"],
         rl_settings: dict = defaults["rl_settings"],
+        grading_settings: dict = defaults["grading_settings"],
         filter_max_success_rate: float = defaults["filter_max_success_rate"],
         filter_max_per_problem: int = defaults["filter_max_per_problem"],
         filter_settings: dict = defaults["filter_settings"],
@@ -245,6 +251,7 @@ def build_pipeline(recipe: Recipe, iterations: int, registry: str = "", variant:
             rl_prompts_per_step: Prompts sampled at each RL step.
             rl_group_size: Completions sampled a prompt.
             rl_settings: Further keys of the recipe's rl section.
+            grading_settings: Keys of the recipe's grading section: limits and judgement calls of verdicts.
             filter_max_success_rate: A problem is hard, and kept, at or below this success rate.
             filter_max_per_problem: Expert trajectories kept of one problem.
             filter_settings: Further keys of the recipe's filter section.
@@ -290,6 +297,7 @@ def build_pipeline(recipe: Recipe, iterations: int, registry: str = "", variant:
             completion_tokens=data_completion_tokens,
             data_version=checking.outputs["data_version"],
             settings=data_settings,
+            grading_settings=grading_settings,
         )
         prepared(preparation, "data_preparation", "Data preparation", pools)
         base_evaluation = EVALUATION_OF["base"](
@@ -300,6 +308,7 @@ def build_pipeline(recipe: Recipe, iterations: int, registry: str = "", variant:
             seed=seed,
             samples=eval_samples,
             settings=eval_settings,
+            grading_settings=grading_settings,
         )
         prepared(base_evaluation, "evaluation", "Evaluation: base policy", pools)
         policy = best_policy = preparation.outputs["base_policy"]
@@ -319,6 +328,7 @@ def build_pipeline(recipe: Recipe, iterations: int, registry: str = "", variant:
                 rl_prompts_per_step=rl_prompts_per_step,
                 rl_group_size=rl_group_size,
                 rl_settings=rl_settings,
+                grading_settings=grading_settings,
                 filter_max_success_rate=filter_max_success_rate,
                 filter_max_per_problem=filter_max_per_problem,
                 filter_settings=filter_settings,

@@ -17,6 +17,7 @@ from typing import Any
 import click
 
 from components.shared import countdown
+from components.shared.grading import GradingSettings
 from components.shared.schema import BENCHMARK_ORDER, PROBLEMS, write_table
 from components.shared.stage import write_json
 
@@ -54,6 +55,7 @@ def stage_exploration(work: Path) -> None:
         POLICY,
         work / "problems",
         ExplorationSettings.check({**RL, "warmup_steps": 0, "weight_decay": 0.0}, "rl"),
+        GradingSettings(),
         iteration=1,
         seed=1,
         rollouts_out=work / "rollouts",
@@ -111,6 +113,7 @@ def stage_evaluation(work: Path) -> None:
         POLICY,
         work / "benchmarks",
         EvaluationSettings.check(EVAL, "eval"),
+        GradingSettings(),
         name="base",
         kind="base",
         iteration=0,

@@ -14,6 +14,7 @@ from components.report.settings import ReportSettings
 from components.rft.settings import RFTSettings
 from components.rl_exploration.settings import ExplorationSettings
 from components.shared.errors import InputError, nearest
+from components.shared.grading import GradingSettings
 from components.shared.settings import Settings
 from components.shared.stage import files_digest
 from components.verification_filtering.settings import FilterSettings
@@ -30,6 +31,9 @@ class Recipe(Settings):
     seed: int = Field(1, ge=0, description="Of all sampling and shuffling.")
     data: DataSettings = Field(description="Training problems and benchmarks.")
     rl: ExplorationSettings = Field(description="RL exploration.")
+    grading: GradingSettings = Field(
+        GradingSettings(), description="Limits of a verdict and judgement calls: reward, filter and evaluation alike."
+    )
     filter: FilterSettings = Field(FilterSettings.model_construct(), description="Which trajectories become experts.")
     rft: RFTSettings = Field(RFTSettings.model_construct(), description="Fine-tuning on the experts.")
     eval: EvaluationSettings = Field(EvaluationSettings.model_construct(), description="Measuring the policies.")
@@ -38,7 +42,7 @@ class Recipe(Settings):
     pools: Pools = Field(Pools(), description="Resources of the stages' pods and where they run.")
     caching: bool = Field(True, description="Whether a stage's result may come from an earlier run of the same.")
 
-    @field_validator("data", "rl", "filter", "rft", "eval", "report", "pools", mode="before")
+    @field_validator("data", "rl", "grading", "filter", "rft", "eval", "report", "pools", mode="before")
     @classmethod
     def _empty_section(cls, value: Any) -> Any:
         return {} if value is None else value  # a section whose keys are all commented out

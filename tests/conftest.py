@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from components.shared import countdown
-from components.shared.grading import Grader
+from components.shared.grading import Grader, GradingSettings
 from components.shared.policy import load_tokenizer
 from components.shared.schema import PROBLEMS, ROLLOUTS, write_table
 
@@ -28,7 +28,7 @@ def tokenizer() -> Any:
 
 @pytest.fixture(scope="session")
 def grader() -> Iterator[Grader]:
-    with Grader(workers=1, seconds=2.0) as shared:
+    with Grader(GradingSettings(seconds=2.0), workers=1) as shared:
         yield shared
 
 

@@ -11,6 +11,7 @@ def data_preparation(
     completion_tokens: int,
     data_version: str,
     settings: dict,
+    grading_settings: dict,
     base_policy: dsl.Output[dsl.Model],
     problems: dsl.Output[dsl.Dataset],
     benchmark_problems: dsl.Output[dsl.Dataset],
@@ -27,6 +28,7 @@ def data_preparation(
         completion_tokens: Tokens that a completion may take; prompts must leave them free in the model's context.
         data_version: Changes when the data behind the same names changed, so that the stage runs again.
         settings: The rest of the recipe's data section.
+        grading_settings: The recipe's grading section.
         base_policy: The checked base policy.
         problems: Training problems.
         benchmark_problems: One table a benchmark.
@@ -36,12 +38,14 @@ def data_preparation(
     """
     from components.data_preparation.prepare import prepare_data
     from components.data_preparation.settings import DataSettings
+    from components.shared.grading import GradingSettings
     from components.shared.stage import log_metrics, stage
 
     with stage("data preparation"):
         figures = prepare_data(
             base_policy_uri,
             DataSettings.check({"train": train, "benchmarks": benchmarks, **settings}, "data"),
+            GradingSettings.check(grading_settings, "grading"),
             completion_tokens=completion_tokens,
             policy_out=base_policy.path,
             problems_out=problems.path,

@@ -20,7 +20,7 @@ from components.data_preparation.text import normalise, problem_id
 from components.shared import page
 from components.shared.batches import batches
 from components.shared.errors import InputError
-from components.shared.grading import Grader, GradingRow, check_verifier
+from components.shared.grading import Grader, GradingRow, GradingSettings, check_verifier
 from components.shared.grading.verifiers import REASONING_GYM
 from components.shared.policy import (
     check_policy,
@@ -90,6 +90,7 @@ class SourceReport:
 def prepare_data(
     base_policy: str,
     settings: DataSettings,
+    grading: GradingSettings,
     *,
     completion_tokens: int,
     policy_out: str | Path,
@@ -103,6 +104,7 @@ def prepare_data(
     Args:
         base_policy: a Hugging Face model folder, or hf://ORG/NAME[@REVISION].
         settings: the recipe's `data` section.
+        grading: the recipe's `grading` section.
         completion_tokens: tokens that a completion may take: a prompt must leave them free in the context.
         policy_out: folder to make: the base policy.
         problems_out: folder to make, with `problems.parquet`.
@@ -132,7 +134,7 @@ def prepare_data(
 
     reports = []
     index = OverlapIndex(settings.overlap_ngram, settings.overlap_share)
-    with Grader() as grader:
+    with Grader(grading) as grader:
         cleaner = _Cleaner(load_tokenizer(policy_out), longest_prompt, settings, grader)
         for name, source in settings.benchmarks.items():
             report = SourceReport("benchmark", name, source.uri)

@@ -12,6 +12,7 @@ def evaluation(
     seed: int,
     samples: int,
     settings: dict,
+    grading_settings: dict,
     sampled: dsl.Output[dsl.Dataset],
     evaluation: dsl.Output[dsl.Artifact],
     page: dsl.Output[dsl.HTML],
@@ -27,6 +28,7 @@ def evaluation(
         seed: Of the sampling and of the bootstrap.
         samples: Completions a problem: the n of avg@n.
         settings: The rest of the recipe's eval section.
+        grading_settings: The recipe's grading section.
         sampled: Every sample and its verdict.
         evaluation: The figures of each benchmark, as JSON.
         page: The same as a page.
@@ -34,6 +36,7 @@ def evaluation(
     """
     from components.evaluation.evaluate import evaluate
     from components.evaluation.settings import EvaluationSettings
+    from components.shared.grading import GradingSettings
     from components.shared.stage import log_metrics, stage
 
     with stage("evaluation"):
@@ -41,6 +44,7 @@ def evaluation(
             policy.path,
             benchmark_problems.path,
             EvaluationSettings.check({**settings, "samples": samples}, "eval"),
+            GradingSettings.check(grading_settings, "grading"),
             name=kind if iteration == 0 else f"{kind}-{iteration}",
             kind=kind,
             iteration=iteration,

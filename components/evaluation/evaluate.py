@@ -9,7 +9,7 @@ from components.evaluation.settings import EvaluationSettings
 from components.shared import page
 from components.shared.batches import batches
 from components.shared.errors import InputError
-from components.shared.grading import Grader, GradingRow
+from components.shared.grading import Grader, GradingRow, GradingSettings
 from components.shared.pass_at_k import bootstrap_interval, pass_at_k
 from components.shared.policy import check_room, policy_id
 from components.shared.sampling import Completion, Sampler
@@ -42,6 +42,7 @@ def evaluate(
     policy: str | Path,
     benchmarks: str | Path,
     settings: EvaluationSettings,
+    grading: GradingSettings,
     *,
     name: str,
     kind: str,
@@ -57,6 +58,7 @@ def evaluate(
         policy: its folder.
         benchmarks: folder with one Parquet file a benchmark.
         settings: the recipe's `eval` section.
+        grading: the recipe's `grading` section.
         name: what the report calls the policy, such as `rloop-2`.
         kind: base, rloop or explored.
         iteration: of RLoop, from 1; 0 for the base policy.
@@ -88,12 +90,13 @@ def evaluate(
     )
     evaluations = []
     with (
-        Grader(seconds=settings.grading_seconds) as grader,
+        Grader(grading) as grader,
         table_writer(Path(samples_out) / "samples.parquet", SAMPLES) as writer,
     ):
         for benchmark, rows in problems.items():
             tallies = _sample_benchmark(sampler, benchmark, rows, settings, seed, grader, writer, progress)
             evaluations.append(_summarise(benchmark, list(tallies.values()), settings, seed))
+        reasons = dict(grader.counts)
         timed_out = grader.timed_out
     evaluation = {
         "name": name,
@@ -101,6 +104,7 @@ def evaluate(
         "iteration": iteration,
         "policy_id": policy_id(policy),
         "timed_out": timed_out,
+        "reasons": reasons,
         "settings": {**settings.model_dump(), "seed": seed},
         "evaluations": evaluations,
     }
@@ -148,10 +152,12 @@ def _sample_benchmark(
 
 
 def _grade(batch: list[Completion], problems: list[dict[str, Any]], grader: Grader) -> list[bool | None]:
-    """Verdicts; a cut completion has given no answer and is wrong."""
-    rows = [GradingRow(problems[c.prompt_index]["verifier"], problems[c.prompt_index]["answer"], c.text) for c in batch]
-    verdicts = iter(grader.grade([row for row, c in zip(rows, batch, strict=True) if c.finish_reason == "stop"]))
-    return [next(verdicts) if c.finish_reason == "stop" else False for c in batch]
+    rows = []
+    for completion in batch:
+        problem = problems[completion.prompt_index]
+        truncated = completion.finish_reason != "stop"
+        rows.append(GradingRow(problem["verifier"], problem["answer"], completion.text, truncated))
+    return grader.grade(rows)
 
 
 def _summarise(benchmark: str, tallies: list[ProblemTally], settings: EvaluationSettings, seed: int) -> dict[str, Any]:

@@ -18,7 +18,6 @@ class EvaluationSettings(Settings):
     temperature: float = Field(1.0, ge=0, description="Of the sampling; 0 takes the likeliest token each time.")
     top_p: float = Field(1.0, gt=0, le=1, description="Of the sampling.")
     sequences_per_batch: int = Field(512, ge=1, description="Completions generated at once. Memory only.")
-    grading_seconds: float = Field(5.0, gt=0, description="An answer may take to judge; past it, it is wrong.")
 
     @field_validator("pass_at")
     @classmethod

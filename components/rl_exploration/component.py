@@ -14,6 +14,7 @@ def rl_exploration(
     prompts_per_step: int,
     group_size: int,
     settings: dict,
+    grading_settings: dict,
     rollouts: dsl.Output[dsl.Dataset],
     explored_policy: dsl.Output[dsl.Model],
     log: dsl.Output[dsl.Artifact],
@@ -32,6 +33,7 @@ def rl_exploration(
         prompts_per_step: Prompts sampled at each step.
         group_size: Completions a prompt.
         settings: The rest of the recipe's rl section.
+        grading_settings: The recipe's grading section.
         rollouts: Every completion of every step, in Parquet shards.
         explored_policy: The policy at the end of RL.
         log: Figures of each step, as JSON.
@@ -40,6 +42,7 @@ def rl_exploration(
     """
     from components.rl_exploration.explore import explore
     from components.rl_exploration.settings import ExplorationSettings
+    from components.shared.grading import GradingSettings
     from components.shared.stage import log_metrics, stage
 
     with stage("RL exploration"):
@@ -53,6 +56,7 @@ def rl_exploration(
             policy.path,
             problems.path,
             ExplorationSettings.check({**settings, **keys}, "rl"),
+            GradingSettings.check(grading_settings, "grading"),
             iteration=iteration,
             seed=seed,
             rollouts_out=rollouts.path,

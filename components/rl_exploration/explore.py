@@ -13,7 +13,7 @@ from components.rl_exploration.recorder import RolloutRecorder
 from components.rl_exploration.settings import ExplorationSettings
 from components.shared import page
 from components.shared.errors import InputError
-from components.shared.grading import Grader
+from components.shared.grading import Grader, GradingSettings
 from components.shared.policy import (
     check_room,
     conversation,
@@ -42,6 +42,7 @@ def explore(
     policy: str | Path,
     problems: str | Path,
     settings: ExplorationSettings,
+    grading: GradingSettings,
     *,
     iteration: int,
     seed: int,
@@ -56,6 +57,7 @@ def explore(
         policy: folder of the iteration's initial policy; left as it is.
         problems: folder with the training problems.
         settings: the recipe's `rl` section.
+        grading: the recipe's `grading` section.
         iteration: of RLoop, from 1.
         seed: of sampling and of the order of problems.
         rollouts_out: folder for the rollout shards.
@@ -90,7 +92,7 @@ def explore(
             if logs and "reward" in logs:
                 progress.advance(1, f"reward {float(logs['reward']):.3f}, entropy {float(logs['entropy']):.2f}")
 
-    with tempfile.TemporaryDirectory() as work, Grader(seconds=settings.grading_seconds) as grader:
+    with tempfile.TemporaryDirectory() as work, Grader(grading) as grader:
         dataset = Dataset.from_parquet([str(file) for file in parquet_files(problems)], cache_dir=work).map(
             lambda row: {"prompt": conversation(row["prompt"]), "question": row["prompt"]},
             remove_columns=["source", "difficulty"],

@@ -73,12 +73,8 @@ class RolloutRecorder:
         step = trainer_state.global_step // self._updates_per_step
         texts = [messages[-1]["content"] for messages in completions]
         finished = [bool(ids) and ids[-1] in self._eos_ids for ids in completion_ids]
-        # A cut completion has given no answer, whatever number it happened to end on.
-        verdicts: list[bool | None] = [False] * len(texts)
-        whole = [i for i, ended in enumerate(finished) if ended]
-        rows = [GradingRow(verifier[i], answer[i], texts[i]) for i in whole]
-        for i, judged in zip(whole, self._grader.grade(rows), strict=True):
-            verdicts[i] = judged
+        rows = [GradingRow(verifier[i], answer[i], text, truncated=not finished[i]) for i, text in enumerate(texts)]
+        verdicts = self._grader.grade(rows)
         rewards = [None if verdict is None else float(verdict) for verdict in verdicts]
 
         now = datetime.now(UTC)

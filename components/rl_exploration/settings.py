@@ -42,7 +42,6 @@ class ExplorationSettings(Settings):
         "auto", description="Of training: auto is bfloat16 on a GPU that has it, float32 elsewhere."
     )
     gradient_checkpointing: bool = Field(False, description="Saves memory for a third more compute.")
-    grading_seconds: float = Field(5.0, gt=0, description="An answer may take to judge; past it, it is wrong.")
     patience: int = Field(
         20, ge=1, description="Stop with an explanation after so many steps in a row without anything to learn from."
     )

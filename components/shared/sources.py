@@ -15,7 +15,7 @@ from pydantic import Field
 
 from components.shared import countdown
 from components.shared.errors import InputError, nearest
-from components.shared.grading.verifiers import boxed_answers, check_verifier
+from components.shared.grading import boxed_answers, check_verifier
 from components.shared.settings import Settings
 
 # The usual spellings, in order of preference; lower and upper case alike. Several columns are joined.
@@ -54,7 +54,8 @@ class Source(Settings):
     )
     name: str | None = Field(None, description="What reports call it; from the URI if left out.")
     verifier: str | None = Field(
-        None, description="What judges a completion: math, countdown, reasoning-gym/TASK. The source's own if left out."
+        None,
+        description="What judges a completion: math, exact, choice, countdown, reasoning-gym/TASK, or a function of yours as MODULE:FUNCTION. The source's own if left out.",
     )
     prompt_columns: list[str] = Field(
         [], description="Columns that hold the problem, joined by a space; the usual spellings are tried if empty."

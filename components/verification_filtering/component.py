@@ -10,6 +10,7 @@ def verification_filtering(
     max_success_rate: float,
     max_per_problem: int,
     settings: dict,
+    grading_settings: dict,
     experts: dsl.Output[dsl.Dataset],
     dropped: dsl.Output[dsl.Dataset],
     report: dsl.Output[dsl.Artifact],
@@ -24,12 +25,14 @@ def verification_filtering(
         max_success_rate: A problem is hard, and kept, at or below this success rate over the iteration.
         max_per_problem: Trajectories kept of one problem.
         settings: The rest of the recipe's filter section.
+        grading_settings: The recipe's grading section.
         experts: The trajectories that RFT learns from.
         dropped: The rest, each with the reason.
         report: The count at every gate, as JSON.
         page: The same as a page.
         metrics: The counts.
     """
+    from components.shared.grading import GradingSettings
     from components.shared.stage import log_metrics, stage
     from components.verification_filtering.filter import filter_trajectories
     from components.verification_filtering.settings import FilterSettings
@@ -40,6 +43,7 @@ def verification_filtering(
             trajectories.path,
             problems.path,
             FilterSettings.check({**settings, **keys}, "filter"),
+            GradingSettings.check(grading_settings, "grading"),
             experts_out=experts.path,
             dropped_out=dropped.path,
             report_out=report.path,

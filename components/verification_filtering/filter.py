@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from components.shared import page
 from components.shared.batches import batches
 from components.shared.errors import InputError
-from components.shared.grading import Grader, GradingRow
+from components.shared.grading import Grader, GradingRow, GradingSettings
 from components.shared.schema import TRAJECTORIES, count_rows, read_batches, read_rows, table_writer
 from components.shared.stage import Progress, result, write_json
 from components.verification_filtering.diversity import Sketch, most_different, sketch, solution_text
@@ -36,6 +36,7 @@ def filter_trajectories(
     trajectories: str | Path,
     problems: str | Path,
     settings: FilterSettings,
+    grading: GradingSettings,
     *,
     experts_out: str | Path,
     dropped_out: str | Path,
@@ -48,6 +49,7 @@ def filter_trajectories(
         trajectories: folder with the harvested trajectories.
         problems: folder with the training problems.
         settings: the recipe's `filter` section.
+        grading: the recipe's `grading` section.
         experts_out: folder to make, with `experts.parquet`.
         dropped_out: folder to make, with `dropped.parquet`: the rest, with `dropped_because`.
         report_out: JSON file to write: the count at every gate.
@@ -66,7 +68,7 @@ def filter_trajectories(
     seen: defaultdict[str, set[int]] = defaultdict(set)
     columns = ["problem_id", "step", "completion", "finish_reason", "success_rate"]
     progress = Progress(count_rows(trajectories), "trajectories graded")
-    with Grader(seconds=settings.grading_seconds) as grader:
+    with Grader(grading) as grader:
         for batch in batches(read_rows(trajectories, columns), _BATCH):
             for row, verdict in zip(batch, _grade(batch, judged, grader, trajectories), strict=True):
                 reason = _reason(row, verdict, settings)

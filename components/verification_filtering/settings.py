@@ -18,4 +18,3 @@ class FilterSettings(Settings):
     max_per_problem: int = Field(
         8, ge=1, description="Trajectories kept of one problem: different ones first, then early."
     )
-    grading_seconds: float = Field(5.0, gt=0, description="An answer may take to judge; past it, it is wrong.")

@@ -9,6 +9,7 @@ import pytest
 from components.data_preparation.prepare import prepare_data
 from components.data_preparation.settings import DataSettings
 from components.shared.errors import InputError
+from components.shared.grading import GradingSettings
 from components.shared.schema import PROBLEMS
 
 LONG = "Every morning Aya goes for a 9-kilometer-long walk and stops at a coffee shop on her way back home at {}."
@@ -26,6 +27,7 @@ def prepare(tmp_path: Path, tiny_policy: Path) -> Any:
             DataSettings.check(
                 {"train": str(tmp_path / "train.jsonl"), "benchmarks": str(tmp_path / "test.jsonl"), **settings}, "data"
             ),
+            GradingSettings(),
             completion_tokens=40,
             policy_out=tmp_path / "out" / "policy",
             problems_out=tmp_path / "out" / "problems",

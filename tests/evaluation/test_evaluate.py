@@ -9,6 +9,7 @@ from components.evaluation.evaluate import evaluate
 from components.evaluation.settings import EvaluationSettings
 from components.shared import countdown
 from components.shared.errors import InputError
+from components.shared.grading import GradingSettings
 from components.shared.pass_at_k import pass_at_k
 from components.shared.schema import BENCHMARK_ORDER, PROBLEMS, SAMPLES, write_table
 from components.shared.stage import write_json
@@ -60,6 +61,7 @@ def run(policy: Path, benchmarks: Path, out: Path, **changes: Any) -> dict[str, 
         policy,
         benchmarks,
         EvaluationSettings.check(values | changes, "eval"),
+        GradingSettings(),
         name="base",
         kind="base",
         iteration=0,

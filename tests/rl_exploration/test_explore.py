@@ -9,6 +9,7 @@ import pytest
 from components.rl_exploration.explore import explore
 from components.rl_exploration.settings import ExplorationSettings
 from components.shared.errors import InputError
+from components.shared.grading import GradingSettings
 from components.shared.policy import check_policy, load_tokenizer, policy_id
 from components.shared.schema import read_rows
 
@@ -31,6 +32,7 @@ def run(tmp_path: Path, tiny_policy: Path, problems_folder: Path) -> Any:
             tiny_policy,
             problems_folder,
             ExplorationSettings.check(values | changes, "rl"),
+            GradingSettings(),
             iteration=1,
             seed=1,
             rollouts_out=out / "rollouts",

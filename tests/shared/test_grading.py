@@ -1,5 +1,4 @@
 import json
-import signal
 import subprocess
 import sys
 import time
@@ -10,10 +9,10 @@ import psutil
 import pytest
 
 from components.shared.errors import InputError
-from components.shared.grading import Grader, GradingRow, check_verifier
-from components.shared.grading.verifiers import RUNS_ANSWERS, boxed_answers
+from components.shared.grading import Grader, GradingRow, GradingSettings, boxed_answers, check_verifier
+from components.shared.grading.verifiers import RUNS_ANSWERS
 
-TOWER = "\\boxed{5^{5^{5^{5^5}}}}"  # runs for more than half a minute if it is let
+ENDLESS = "\\boxed{\\binom{100000000}{50000000}}"  # runs for more than half a minute if it is let
 
 
 @pytest.mark.parametrize(
@@ -50,10 +49,10 @@ def test_reasoning_gym_uses_the_tasks_own_scorer(grader: Grader) -> None:
 
 
 def test_an_endless_answer_costs_itself_alone() -> None:
-    with Grader(workers=1, seconds=1.0) as grader:
+    with Grader(GradingSettings(seconds=1.0), workers=1) as grader:
         rows = [
             GradingRow("math", "1", "\\boxed{1}"),
-            GradingRow("math", "5", TOWER),
+            GradingRow("math", "5", ENDLESS),
             GradingRow("math", "2", "\\boxed{2}"),
         ]
         began = time.monotonic()
@@ -64,16 +63,17 @@ def test_an_endless_answer_costs_itself_alone() -> None:
 
 def test_memory_is_limited_in_the_worker() -> None:
     program = (
-        "import components.shared.grading.verifiers as v; v.verdict = lambda *_: bool(bytearray(3 << 30))\n"
+        "import components.shared.grading.verifiers as v; v.verdict = lambda *_: (bool(bytearray(3 << 30)), '')\n"
         "from components.shared.grading.worker import main; main()"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, str(2 << 30), "30"],
-        input='["math", "1", "1"]\n',
+        [sys.executable, "-c", program, GradingSettings().model_dump_json()],
+        input='[1, "math", "1", "1"]\n',
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 1 and "MemoryError" in done.stderr and done.stdout == ""
+    # No verdict; the next fork says hello and finds the input at its end.
+    assert [json.loads(line)[0] for line in done.stdout.splitlines()] == ["judging", "judging"]
 
 
 def test_order_is_kept_and_equal_rows_are_judged_once(grader: Grader) -> None:
@@ -91,8 +91,8 @@ def test_no_process_or_descriptor_is_left_behind() -> None:
     process = psutil.Process()
     before = process.num_fds(), len(process.children(recursive=True))
     for _ in range(3):
-        with Grader(workers=2, seconds=0.5) as grader:
-            grader.grade([GradingRow("math", "4", "\\boxed{4}"), GradingRow("math", "5", TOWER)])
+        with Grader(GradingSettings(seconds=0.5), workers=2) as grader:
+            grader.grade([GradingRow("math", "4", "\\boxed{4}"), GradingRow("math", "5", ENDLESS)])
     assert (process.num_fds(), len(process.children(recursive=True))) == before
 
 
@@ -146,29 +146,31 @@ def test_should_a_scorer_run_an_answer_it_can_do_nothing(task: str, tmp_path: Pa
     flag = tmp_path / "executed"
     entry = json.dumps(reasoning_gym.create_dataset(task, size=1, seed=0)[0], default=str)
     attacks = [f"__import__('os').system('touch {flag}')", f"__import__('pathlib').Path('{flag}').touch()"]
-    questions = [[f"reasoning-gym/{task}", None, None], *([f"reasoning-gym/{task}", entry, a] for a in attacks)]
+    name = f"reasoning-gym/{task}"
+    questions = [[0, name, None, None], [1, name, entry, attacks[0]], [2, name, entry, attacks[1]]]
     done = subprocess.run(
-        [sys.executable, "-c", program, str(4 << 30), "30"],
+        [sys.executable, "-c", program, GradingSettings(memory_mib=4096).model_dump_json()],
         input="".join(json.dumps(q) + "\n" for q in questions),
         capture_output=True,
         text=True,
     )
-    assert done.stdout.splitlines() == ["true", "false", "false"]
+    verdicts = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [verdict[:2] for verdict in verdicts[1:]] == [[0, True], [1, False], [2, False]]
     assert not flag.exists()
 
 
 def test_a_worker_ends_by_itself_when_its_parent_is_gone() -> None:
+    settings = GradingSettings(seconds=0.5)  # ends five seconds later
     process = subprocess.Popen(
-        [sys.executable, "-m", "components.shared.grading.worker", str(2 << 30), "-4"],  # ends a second later
+        [sys.executable, "-m", "components.shared.grading.worker", settings.model_dump_json()],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
     )
     assert process.stdin
-    for question in (["math", None, None], ["math", "5", TOWER]):
-        process.stdin.write(json.dumps(question).encode() + b"\n")
-    process.stdin.flush()
-    assert process.wait(60) == -signal.SIGALRM
+    process.stdin.write(json.dumps([1, "math", "5", ENDLESS]).encode() + b"\n")
     process.stdin.close()
+    assert process.wait(60) == 0
+    assert not psutil.pid_exists(process.pid)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +190,7 @@ def test_an_answer_that_is_not_the_tasks_is_not_scorable(grader: Grader, verifie
 
 def test_golds_that_never_end_cost_themselves_alone() -> None:
     gold = "\\binom{100000000}{50000000}"
-    with Grader(workers=1, seconds=1.0) as grader:
+    with Grader(GradingSettings(seconds=1.0), workers=1) as grader:
         rows = [GradingRow("math", gold, "\\boxed{1}"), GradingRow("math", gold, "\\boxed{2}")]
         assert grader.grade([*rows, GradingRow("math", "3", "\\boxed{3}")]) == [False, False, True]
         assert grader.timed_out == 2

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from components.shared.errors import InputError
+from components.shared.grading import GradingSettings
 from components.shared.schema import PROBLEMS, TRAJECTORIES, write_table
 from components.verification_filtering.filter import GATES, filter_trajectories
 from components.verification_filtering.settings import FilterSettings
@@ -43,6 +44,7 @@ def run(tmp_path: Path) -> Callable[..., dict[str, Any]]:
             tmp_path / "trajectories",
             tmp_path / "problems",
             FilterSettings.check(changes, "filter"),
+            GradingSettings(),
             experts_out=out / "experts",
             dropped_out=out / "dropped",
             report_out=out / "report.json",

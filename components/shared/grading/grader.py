@@ -3,39 +3,72 @@
 import contextlib
 import json
 import os
-import selectors
+import select
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
+
+from components.shared.errors import InputError
+from components.shared.grading.answer import committed_answer
+from components.shared.grading.settings import GradingSettings
+from components.shared.grading.verifiers import READS_ANSWERS, fast_verdict
 
 
 class GradingRow(NamedTuple):
     """One completion to judge."""
 
     verifier: str
-    answer: str
+    answer: str  # the problem's `answer`
     completion: str
+    truncated: bool = False  # cut at its longest length: it has given no answer
+
+
+class Verdict(NamedTuple):
+    """What became of a row."""
+
+    correct: bool | None  # None: not scorable, for the problem's answer cannot be used
+    reason: str
+    seconds: float = 0.0  # of judging, by the clock; 0 where an equal row was judged before
+
+
+# Reasons that stages count.
+TRUNCATED, TIMED_OUT, HEDGED, UNSCORABLE = "truncated", "timed out", "hedged", "not scorable"
+_REMEMBERED = 200_000
+
+
+class _Question(NamedTuple):
+    verifier: str
+    gold: str
+    answer: str
 
 
 class Grader:
-    """Judges completions; a context manager, for it holds processes.
+    """Judges completions; a context manager, for it holds processes. May be used from several threads.
 
     Attributes:
-        timed_out: answers that were graded wrong because their worker had to be killed or died.
+        settings: limits and judgement calls.
+        counts: rows so far by reason: `truncated`, `hedged`, `timed out`, `not scorable` and others.
 
     Args:
+        settings: limits and judgement calls; the defaults if left out.
         workers: processes; one for each core if None, at most 8.
-        seconds: an answer may take; past it the worker is killed and the answer is wrong.
-        memory_bytes: a worker may take.
     """
 
-    def __init__(self, workers: int | None = None, seconds: float = 5.0, memory_bytes: int = 2 << 30) -> None:
-        count = workers or min(os.cpu_count() or 1, 8)
-        self._workers = [_Worker(seconds, memory_bytes) for _ in range(count)]
+    def __init__(self, settings: GradingSettings | None = None, workers: int | None = None) -> None:
+        self.settings = settings or GradingSettings()
+        self.counts: Counter[str] = Counter()
+        count = workers or min(len(os.sched_getaffinity(0)), 8)
+        self._workers = [_Worker(self.settings) for _ in range(count)]
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="grader")
+        self._lock = Lock()
+        self._remembered: dict[_Question, Verdict] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -53,86 +86,183 @@ class Grader:
 
     @property
     def timed_out(self) -> int:
-        """Answers so far that were graded wrong because they took too long or too much memory."""
-        return sum(worker.timed_out for worker in self._workers)
+        """Rows so far that were graded wrong because they took too long or too much memory."""
+        return self.counts[TIMED_OUT]
 
     def grade(self, rows: Sequence[GradingRow]) -> list[bool | None]:
-        """The verdicts of the rows, in their order; equal rows are judged once."""
-        distinct = list(dict.fromkeys(rows))
-        shares = [distinct[i :: len(self._workers)] for i in range(len(self._workers))]
-        verdicts: dict[GradingRow, bool | None] = {}
-        for share, judged in zip(shares, self._threads.map(_Worker.judge_all, self._workers, shares), strict=True):
-            verdicts.update(zip(share, judged, strict=True))
-        return [verdicts[row] for row in rows]
+        """The verdicts of the rows, in their order: True, False, or None where a row cannot be scored."""
+        return [verdict.correct for verdict in self.judge(rows)]
+
+    def judge(self, rows: Sequence[GradingRow]) -> list[Verdict]:
+        """The verdicts of the rows with their reasons, in their order; equal answers to a problem are judged once.
+
+        Raises:
+            InputError: a verifier cannot be run, such as a function that is not there.
+        """
+        with self._lock:
+            verdicts: list[Verdict | None] = []
+            asked: list[tuple[int, _Question, str]] = []  # row, question, how the answer was committed
+            for row in rows:
+                verdict, question, how = _prepare(row)
+                if question and (known := self._remembered.get(question)):
+                    verdict = _told(known, how)._replace(seconds=0.0)
+                elif question:
+                    asked.append((len(verdicts), question, how))
+                verdicts.append(verdict)
+            judged = self._ask(list(dict.fromkeys(question for _, question, _ in asked)))
+            told: set[_Question] = set()
+            for number, question, how in asked:
+                verdict = _told(judged[question], how)
+                verdicts[number] = verdict._replace(seconds=0.0) if question in told else verdict
+                told.add(question)
+            if len(self._remembered) + len(judged) > _REMEMBERED:
+                self._remembered.clear()
+            self._remembered |= judged
+            done = [verdict for verdict in verdicts if verdict]
+            self.counts.update(verdict.reason for verdict in done)
+            return done
+
+    def _ask(self, questions: list[_Question]) -> dict[_Question, Verdict]:
+        """Lets the workers judge, each taking the next question when it is free."""
+        waiting = iter(questions)
+
+        def work(worker: _Worker) -> list[tuple[_Question, Verdict]]:
+            return [(question, worker.judge(question)) for question in _drain(waiting)]
+
+        if not questions:
+            return {}
+        workers = self._workers[: len(questions)]
+        return dict(pair for pairs in self._threads.map(work, workers) for pair in pairs)
+
+
+def _drain(waiting: Iterator[_Question]) -> Iterator[_Question]:
+    while (question := next(waiting, None)) is not None:  # next() on a list's iterator is atomic
+        yield question
+
+
+def _prepare(row: GradingRow) -> tuple[Verdict | None, _Question | None, str]:
+    """The verdict of a row that needs no worker, or else what to ask one."""
+    if row.truncated:
+        return Verdict(False, TRUNCATED), None, ""
+    if row.verifier not in READS_ANSWERS:
+        return None, _Question(row.verifier, row.answer, row.completion), ""
+    answer, how = committed_answer(row.completion)
+    verdict = fast_verdict(row.verifier, row.answer, answer or "")
+    if verdict is not None:
+        return Verdict(verdict, "equal" if verdict else "different" if answer else how), None, how
+    # Without an answer there is still to see whether the problem can be scored at all.
+    return None, _Question(row.verifier, row.answer, answer or ""), how if answer is None or how == "joined" else ""
+
+
+def _told(verdict: Verdict, how: str) -> Verdict:
+    """A verdict with the reason that a user looks for: why there was no answer, or that it was a hedge."""
+    if how and verdict.correct is False and verdict.reason != TIMED_OUT:
+        return verdict._replace(reason=HEDGED if how == "joined" else how)
+    return verdict
 
 
 class _Worker:
-    """One worker process, started at its first answer and again after it had to be killed."""
+    """One worker process, started at its first question; it forks anew after it had to be killed."""
 
-    _IMPORT_SECONDS = 120.0
+    _START_SECONDS = 120.0
 
-    def __init__(self, seconds: float, memory_bytes: int) -> None:
-        self._seconds, self._memory_bytes = seconds, memory_bytes
+    def __init__(self, settings: GradingSettings) -> None:
+        self._settings = settings
         self._process: subprocess.Popen[bytes] | None = None
-        self._selector: selectors.BaseSelector | None = None
+        self._judging = 0  # process id of the fork that judges
+        self._unread = b""
+        self._asked = 0
         self._warm: set[str] = set()
-        self.timed_out = 0
 
-    def judge_all(self, rows: Sequence[GradingRow]) -> list[bool | None]:
-        return [self._judge(row) for row in rows]
+    def judge(self, question: _Question) -> Verdict:
+        began = time.monotonic()
+        if question.verifier not in self._warm:
+            # Without a gold answer the worker imports what the verifier needs, outside the answer's own time.
+            problem = self._ask((question.verifier, None, None), self._START_SECONDS)
+            if problem != [True, ""]:
+                reason = problem[1] if problem else "its process ended or did not answer in two minutes"
+                raise InputError(f"verifier {question.verifier!r} cannot be run: {reason}")
+            self._warm.add(question.verifier)
+            began = time.monotonic()
+        reply = self._ask(question, self._settings.seconds)
+        seconds = time.monotonic() - began
+        return Verdict(reply[0], reply[1], seconds) if reply else Verdict(False, TIMED_OUT, seconds)
 
-    def _judge(self, row: GradingRow) -> bool | None:
-        if row.verifier not in self._warm:
-            # Without a completion the worker imports what the verifier needs, outside the answer's own time.
-            if not self._ask((row.verifier, None, None), self._IMPORT_SECONDS):
-                raise RuntimeError(f"the grading worker cannot run verifier {row.verifier!r}")
-            self._warm.add(row.verifier)
-        reply = self._ask(tuple(row), self._seconds)
-        if not reply:
-            self.stop()
-            self.timed_out += 1
-            return False
-        judged: bool | None = json.loads(reply)
-        return judged
-
-    def _ask(self, question: tuple[str | None, ...], seconds: float) -> bytes:
-        """The worker's reply, empty where it died or was too slow."""
+    def _ask(self, question: Sequence[str | None], seconds: float) -> list[Any] | None:
+        """The worker's verdict and reason; None where it died or had to be killed."""
         process = self._start()
-        assert process.stdin and process.stdout and self._selector
+        assert process.stdin
+        self._asked += 1
         try:
-            process.stdin.write(json.dumps(question).encode() + b"\n")
+            process.stdin.write(json.dumps([self._asked, *question]).encode() + b"\n")
             process.stdin.flush()
         except BrokenPipeError:
-            return b""
-        return process.stdout.readline() if self._selector.select(seconds) else b""
+            self.stop()
+            return None
+        deadline = time.monotonic() + seconds
+        while (reply := self._reply(deadline)) is not None:
+            if reply[0] == self._asked:
+                return reply[1:]
+            if reply[0] == "judging":  # the fork died and the next one says hello
+                self._judging, self._warm = reply[1], set()
+                return None
+        if self._process:
+            self._kill_fork()
+        return None
+
+    def _reply(self, deadline: float) -> list[Any] | None:
+        """The next line from the worker; None past the deadline, or if the worker is gone (then it is stopped)."""
+        assert self._process and self._process.stdout
+        pipe = self._process.stdout.fileno()
+        while b"\n" not in self._unread:
+            if not select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                return None
+            data = os.read(pipe, 65_536)
+            if not data:
+                self.stop()
+                return None
+            self._unread += data
+        line, _, self._unread = self._unread.partition(b"\n")
+        reply: list[Any] = json.loads(line)
+        return reply
+
+    def _kill_fork(self) -> None:
+        with contextlib.suppress(ProcessLookupError):  # it has just died by itself
+            os.kill(self._judging, signal.SIGKILL)
+        deadline = time.monotonic() + self._START_SECONDS
+        while reply := self._reply(deadline):
+            if reply[0] == "judging":
+                self._judging, self._warm = reply[1], set()
+                return
+        self.stop()
 
     def _start(self) -> subprocess.Popen[bytes]:
         if self._process is None:
             self._process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "components.shared.grading.worker",
-                    str(self._memory_bytes),
-                    str(self._seconds),
-                ],
+                [sys.executable, "-m", "components.shared.grading.worker", self._settings.model_dump_json()],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
             )
-            self._selector = selectors.DefaultSelector()
-            assert self._process.stdout
-            self._selector.register(self._process.stdout, selectors.EVENT_READ)
+            hello = self._reply(time.monotonic() + self._START_SECONDS)
+            if hello is None or self._process is None:
+                self.stop()
+                raise RuntimeError(
+                    "the grading worker does not start: try `python -m components.shared.grading.worker {}`"
+                )
+            self._judging = hello[1]
         return self._process
 
     def stop(self) -> None:
         if self._process is not None:
+            assert self._process.stdin and self._process.stdout
             self._process.kill()
+            if self._judging:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self._judging, signal.SIGKILL)
             self._process.wait()
-            assert self._process.stdin and self._process.stdout and self._selector
-            self._selector.close()
             with contextlib.suppress(BrokenPipeError):  # the worker died with a question unread
                 self._process.stdin.close()
             self._process.stdout.close()
-            self._process, self._selector, self._warm = None, None, set()
+        self._process, self._judging, self._unread, self._warm = None, 0, b"", set()

@@ -1,19 +1,33 @@
 """The verifiers by name: each judges one completion against a problem's `answer`.
 
-`math`: math-verify against the gold answer. `countdown`: the project's own task. `reasoning-gym/TASK`:
-that task's own scorer. A verdict is True, False, or None where the problem cannot be scored.
-This module runs in the grading worker; nothing else calls `verdict` on a model's text.
+- `math`: mathematics.py, around math-verify.
+- `exact`: the committed answer is the gold answer, letter by letter but for white space around words.
+- `choice`: the committed answer names the gold answer's letter.
+- `countdown`: the project's own task.
+- `reasoning-gym/TASK`: that task's own scorer.
+- `MODULE:FUNCTION`: a user's function, called with the problem's `answer` and the completion; it returns True, False,
+  or None where the problem cannot be scored.
+
+A verdict is True, False, or None where the problem cannot be scored. `verdict` runs in the grading worker alone.
 """
 
+import importlib
+import importlib.util
 import json
 import re
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any
 
 from components.shared.errors import InputError, nearest
+from components.shared.grading.answer import boxed_answers
+from components.shared.grading.settings import GradingSettings
 
 REASONING_GYM = "reasoning-gym/"
-_NAMES = ("math", "countdown")
+# Verifiers that judge what a completion commits to; the others take the whole completion.
+READS_ANSWERS = ("math", "exact", "choice")
+_NAMES = (*READS_ANSWERS, "countdown")
+_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+_INTEGER = re.compile(r"-?[0-9]{1,1000}")
 # Tasks of reasoning-gym 0.1.25 whose scorers run answers as Python, with eval or sympy's parse_expr. An
 # answer gets there only if it is made of characters with which nothing can be called; where real answers
 # need more than that, there is no scoring the task safely (None).
@@ -41,8 +55,21 @@ def check_verifier(name: str) -> str:
     """
     if name in _NAMES:
         return name
+    if _FUNCTION.fullmatch(name):
+        module = name.partition(":")[0]
+        try:
+            found = importlib.util.find_spec(module)
+        except ImportError:  # a package on the way to it is not there
+            found = None
+        if found is None:
+            raise InputError(
+                f"verifier {name!r}: there is no module {module!r} to import; is it in PYTHONPATH and image?"
+            )
+        return name
     if not name.startswith(REASONING_GYM):
-        raise InputError(f"unknown verifier {name!r}.{nearest(name, [*_NAMES, REASONING_GYM + 'TASK'])}")
+        raise InputError(
+            f"unknown verifier {name!r}.{nearest(name, [*_NAMES, REASONING_GYM + 'TASK', 'MODULE:FUNCTION'])}"
+        )
     from reasoning_gym.factory import DATASETS
 
     task = name.removeprefix(REASONING_GYM)
@@ -56,67 +83,77 @@ def check_verifier(name: str) -> str:
     return name
 
 
-def warm_up(verifier: str) -> None:
+def warm_up(verifier: str, settings: GradingSettings) -> None:
     """Imports what a verifier needs, so that its first answer takes no longer than the others."""
     if verifier == "math":
-        _math_verdict("1", "\\boxed{1}")
+        verdict("math", "\\frac{x}{2}", "0.5x", settings)
+    elif _FUNCTION.fullmatch(verifier):
+        _function(verifier)
     elif verifier.startswith(REASONING_GYM):
         _reasoning_gym_task(verifier.removeprefix(REASONING_GYM))
 
 
-def verdict(verifier: str, answer: str, completion: str) -> bool | None:
-    """Whether the completion answers the problem.
+def verdict(verifier: str, gold: str, answer: str, settings: GradingSettings) -> tuple[bool | None, str]:
+    """Whether an answer is right, and why.
 
     Args:
         verifier: a name that `check_verifier` takes.
-        answer: the problem's `answer`: a gold answer for `math`, JSON for the scorers of tasks.
-        completion: the policy's text, without special tokens.
+        gold: the problem's `answer`: a gold answer, or JSON for the scorers of tasks.
+        answer: what the completion commits to, empty for nothing; the whole completion where the verifier is
+            none of `READS_ANSWERS`.
+        settings: the judgement calls.
 
     Returns:
-        True or False; None where the answer itself cannot be read.
+        True or False, None where the problem cannot be scored; and the reason.
     """
     if verifier == "math":
-        return _math_verdict(answer, completion)
-    if verifier == "countdown":
-        return _countdown_verdict(answer, completion)
-    return _reasoning_gym_verdict(check_verifier(verifier).removeprefix(REASONING_GYM), answer, completion)
+        from components.shared.grading.mathematics import math_verdict
+
+        return math_verdict(gold, answer, settings)
+    if verifier == "exact":
+        correct = _exact_verdict(gold, answer)
+    elif verifier == "choice":
+        correct = _choice_verdict(gold, answer)
+    elif verifier == "countdown":
+        correct = _countdown_verdict(gold, answer)
+    elif _FUNCTION.fullmatch(verifier):
+        correct = _function_verdict(verifier, gold, answer)
+    else:
+        correct = _reasoning_gym_verdict(check_verifier(verifier).removeprefix(REASONING_GYM), gold, answer)
+    return correct, {True: "equal", False: "different", None: "not scorable"}[correct]
 
 
-def boxed_answers(text: str) -> list[str]:
-    """The contents of every closed `\\boxed{...}` of a text, in order; braces inside are matched."""
-    found, position = [], 0
-    while (start := text.find("\\boxed{", position)) >= 0:
-        begin = position = start + len("\\boxed{")
-        depth = 1
-        while position < len(text) and depth:
-            depth += {"{": 1, "}": -1}.get(text[position], 0)
-            position += 1
-        if depth == 0:
-            found.append(text[begin : position - 1].strip())
-    return found
+def fast_verdict(verifier: str, gold: str, answer: str) -> bool | None:
+    """The verdict of `verdict` for plain integers, without reading them as mathematics; None if they are not that."""
+    if verifier == "math" and _INTEGER.fullmatch(gold):
+        if _INTEGER.fullmatch(answer):
+            return int(gold) == int(answer)
+        return None if answer else False
+    return None
 
 
-def _math_verdict(gold: str, completion: str) -> bool | None:
-    gold_values = _parse_gold(gold)
-    if not gold_values:
-        return None
-    boxed = boxed_answers(completion)
-    if len(set(boxed)) > 1:
-        return False  # several different boxes hedge; none of them is the answer
-    from math_verify import parse, verify
-
-    # Time-outs are off: math-verify's are alarms, which neither work in threads nor stop a big power.
-    # The parent's limit on this worker is what holds.
-    answer = parse(f"\\boxed{{{boxed[-1]}}}" if boxed else completion, parsing_timeout=None)
-    return bool(answer) and bool(verify(gold_values, answer, timeout_seconds=None))
+def _exact_verdict(gold: str, answer: str) -> bool | None:
+    return " ".join(answer.split()) == " ".join(gold.split()) if gold.strip() else None
 
 
-@lru_cache(4096)
-def _parse_gold(gold: str) -> list[Any]:
-    from math_verify import parse
+def _choice_verdict(gold: str, answer: str) -> bool | None:
+    from components.shared.grading.mathematics import choice_of
 
-    values: list[Any] = parse(f"\\boxed{{{gold}}}", parsing_timeout=None)
-    return values
+    letter = choice_of(gold)
+    return None if letter is None else choice_of(answer) == letter
+
+
+def _function_verdict(name: str, gold: str, answer: str) -> bool | None:
+    judged = _function(name)(gold, answer)
+    if judged is not None and not isinstance(judged, bool):
+        raise TypeError(f"{name} returned {type(judged).__name__}, not True, False or None")
+    return judged
+
+
+@cache
+def _function(name: str) -> Any:
+    module, _, function = name.partition(":")
+    return getattr(importlib.import_module(module), function)
 
 
 def _countdown_verdict(answer: str, completion: str) -> bool | None:

@@ -1,7 +1,8 @@
-"""The grading worker: reads a JSON line (verifier, answer, completion), writes its verdict as a JSON line.
+"""The grading worker: reads JSON lines (number, verifier, gold answer, answer), writes (number, verdict, reason).
 
-Started and, past its time, killed by `Grader`. It limits its own memory and its own time, so that an answer
-which grows without bound ends this process and nothing else, even when its parent is gone. While it judges, it may
+Started by `Grader`. It imports what verdicts need and then forks the process that judges, so that after an answer had
+to be killed, the next fork is ready in milliseconds. The fork limits its own memory and time, so that an answer
+which grows without bound ends this process and nothing else, even when the parent is gone. While it judges, it may
 neither start processes nor open connections nor write files.
 """
 
@@ -16,6 +17,7 @@ from typing import Any
 _FORBIDDEN = (
     "os.exec",
     "os.fork",
+    "os.kill",
     "os.posix_spawn",
     "os.spawn",
     "os.system",
@@ -28,16 +30,32 @@ _WRITING = os.O_WRONLY | os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_TRUNC
 
 
 def main() -> None:
-    """Serves standard input until it closes; arguments: memory limit in bytes, seconds an answer may take."""
-    memory, seconds = int(sys.argv[1]), float(sys.argv[2])
+    """Serves standard input until it closes; argument: the settings as JSON."""
+    from components.shared.grading.settings import GradingSettings
+    from components.shared.grading.verifiers import warm_up
+
+    settings = GradingSettings.model_validate_json(sys.argv[1])
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what a library prints must not get between the verdicts
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     sys.dont_write_bytecode = True
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    warm_up("math", settings)
+    while True:
+        fork = os.fork()
+        if fork == 0:
+            _judge(settings, replies)
+            os._exit(0)
+        _, status = os.waitpid(fork, 0)
+        if status == 0:  # standard input was closed
+            return
 
+
+def _judge(settings: Any, replies: Any) -> None:
+    from components.shared.errors import InputError
     from components.shared.grading.verifiers import verdict, warm_up
 
+    memory = settings.memory_mib << 20
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     judging = False
 
     def guard(event: str, arguments: tuple[Any, ...]) -> None:
@@ -45,25 +63,29 @@ def main() -> None:
             raise PermissionError(f"{event} while judging an answer")
 
     sys.addaudithook(guard)
-    for line in sys.stdin:
-        verifier, answer, completion = json.loads(line)
-        if completion is None:
-            warm_up(verifier)
-            replies.write("true\n")
+    replies.write(json.dumps(["judging", os.getpid()]) + "\n")
+    for line in sys.stdin.buffer:
+        number, verifier, gold, answer = json.loads(line)
+        if gold is None:
+            try:
+                warm_up(verifier, settings)
+                replies.write(json.dumps([number, True, ""]) + "\n")
+            except (InputError, ImportError, AttributeError) as error:
+                replies.write(json.dumps([number, False, str(error)]) + "\n")
             continue
         # The parent kills earlier; this ends a worker whose parent was killed. The default action needs no
         # Python code to run, so a long computation cannot hold it up.
-        signal.setitimer(signal.ITIMER_REAL, seconds + 5)
+        signal.setitimer(signal.ITIMER_REAL, settings.seconds + 5)
         judging = True
         try:
-            judged = verdict(verifier, answer, completion)
-        except (ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError) as error:
-            # What the libraries raise on text they cannot take: no right answer.
-            print(f"graded as wrong: {type(error).__name__}: {error}"[:300], file=sys.stderr)
-            judged = False
+            correct, reason = verdict(verifier, gold, answer, settings)
+        except MemoryError:
+            os._exit(1)  # the next fork has all of its memory
+        except Exception as error:  # whatever libraries and users' functions raise on text they cannot take
+            correct, reason = False, f"{type(error).__name__}: {error}"[:200]
         judging = False
         signal.setitimer(signal.ITIMER_REAL, 0)
-        replies.write(json.dumps(judged) + "\n")
+        replies.write(json.dumps([number, correct, reason]) + "\n")
 
 
 def _writes(arguments: tuple[Any, ...]) -> bool:

@@ -1,0 +1,191 @@
+"""Which answer a completion commits to: the last one it gives, if it gives one at all.
+
+In order: what stands after the reasoning (`</think>`); the last `\\boxed{}`; behind `####`; in `<answer>` tags; after
+"the answer is"; the whole text if it is nothing but an answer; what the last sentence ends on. A number that merely
+happens to be the last one of an unfinished text is no answer. Different answers offered side by side
+("3 or maybe 4") are a hedge, and no answer; a later sentence that corrects an earlier one is not.
+
+String work in linear time, without parsing: it runs in the process of the caller.
+"""
+
+import re
+from typing import NamedTuple
+
+
+class Committed(NamedTuple):
+    """What a completion commits to."""
+
+    answer: str | None  # None: nothing
+    reason: str  # answered | joined (several boxes side by side) | hedged | unfinished | no answer
+
+
+_BOX_OR_BRACE = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
+_BOX_WITHOUT_BRACES = re.compile(r"\\boxed\s+([\w.]+)")
+_HEDGE = re.compile(
+    r"\b(?:or|maybe|perhaps|possibly|might|could|either|alternatively|not sure|unsure)\b|\bone of\b", re.IGNORECASE
+)
+_DECORATION = re.compile(r"\\[\[\]()]|\\(?:quad|qquad|text|mathrm|textbf)\b|\\[ ,;]|[$*{}~&\s]|\\\\")
+_CONJUNCTION = re.compile(r"[,;]?(?:and|or)?[,;]?", re.IGNORECASE)
+_ANSWER_IS = re.compile(
+    r"(?:\*\*|\b)(?:final\s+|correct\s+)?answer\b\s*(?:\*\*)?\s*(?:(?:is|are|would be|will be)\b\s*:?|[:=])(?:\*\*)?",
+    re.IGNORECASE,
+)
+_ANSWER_HEADING = re.compile(
+    r"\*\*(?:final\s+)?answer\*\*\s*\n|^#+\s*(?:final\s+)?answer\s*\n", re.IGNORECASE | re.MULTILINE
+)
+_SENTENCE_END = re.compile(r"[.!?](?=\s|$)|\n")
+_AFTERTHOUGHT = re.compile(
+    r",?\s+(?:because|since|which|where|so that|as it|as they|i hope)\b.*", re.IGNORECASE | re.DOTALL
+)
+_LAST_WORDS = re.compile(
+    r"(?:\b(?:is|are|be|equals|equal to|gives|get|obtain|yields)\b|=|\\approx|:)\s*([^=:]{1,200})$", re.IGNORECASE
+)
+_NUMBER = re.compile(r"-?\$?-?\d[\d,]*(?:\.\d+)?(?:/\d+)?\s?%?")
+_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z][A-Za-z']+")
+_PROSE = re.compile(
+    r"\b(?:the|is|are|was|so|thus|hence|we|it|i|get|let|me|therefore|then|which|that|this|have|has|there)\b",
+    re.IGNORECASE,
+)
+_TEXT = re.compile(r"\\(?:text|mathrm|textbf|mbox|textit|operatorname)\s*\{[^{}]*\}")
+_MARK_UP = re.compile(r"^(?:\*\*|__|`|\$\$?|\\\(|\\\[)\s*|\s*(?:\*\*|__|`|(?<!\\)\$\$?|\\\)|\\\]|[.,;])$")
+# Where an answer without a box may stand: at the end.
+_TAIL = 2000
+_LONGEST_BARE = 1000
+_BARE_WORDS = 3
+
+
+def committed_answer(completion: str) -> Committed:
+    """The answer a completion commits to, as it wrote it.
+
+    Args:
+        completion: the policy's text, without special tokens.
+
+    Returns:
+        The text of the answer, not yet read as mathematics, and how it was committed.
+    """
+    if "</think>" in completion:
+        completion = completion.rsplit("</think>", 1)[1]
+    elif "<think>" in completion:
+        return Committed(None, "unfinished")
+    if "\\boxed" in completion or "\\fbox" in completion:
+        return _boxed(completion)
+    tail = completion.strip()[-_TAIL:]
+    if "####" in tail:
+        return _checked(tail.rsplit("####", 1)[1].strip().split("\n", 1)[0])
+    if "<answer>" in tail:
+        answer, closed, _ = tail.rsplit("<answer>", 1)[1].partition("</answer>")
+        return _checked(answer) if closed else Committed(None, "unfinished")
+    tail = tail.removesuffix("</answer>").rstrip()
+    phrases = [*_ANSWER_IS.finditer(tail), *_ANSWER_HEADING.finditer(tail)]
+    if phrases:
+        after = tail[max(match.end() for match in phrases) :].strip()
+        return _checked(_AFTERTHOUGHT.sub("", _first_sentence(after)))
+    if len(completion.strip()) <= _LONGEST_BARE and _is_bare(tail):
+        return _checked(tail)
+    return _last_sentence(tail)
+
+
+def boxed_answers(text: str) -> list[str]:
+    """The contents of every closed `\\boxed{...}` of a text that is not inside another, in order."""
+    return [content for _, _, content in _boxes(text)[0]]
+
+
+def _boxes(text: str) -> tuple[list[tuple[int, int, str]], bool]:
+    """Start, end and content of the closed boxes, outermost only, and whether the last box to open was closed."""
+    first = min((i for i in (text.find("\\boxed"), text.find("\\fbox")) if i >= 0), default=len(text))
+    found: list[tuple[int, int, str]] = []
+    opened: list[tuple[int, int] | None] = []  # start and begin of content of a box; None for any other brace
+    last_closed = True
+    for token in _BOX_OR_BRACE.finditer(text, first):
+        kind = token[0]
+        if kind == "{":
+            opened.append(None)
+        elif kind == "}":
+            if opened and (box := opened.pop()):
+                start, begin = box
+                while found and found[-1][0] > start:
+                    found.pop()
+                found.append((start, token.end(), text[begin : token.start()].strip()))
+                last_closed = True
+        elif kind[-1] == "{" and len(kind) > 2:
+            opened.append((token.start(), token.end()))
+            last_closed = False
+    return found, last_closed
+
+
+def _boxed(text: str) -> Committed:
+    boxes, last_closed = _boxes(text)
+    if not last_closed:
+        return Committed(None, "unfinished")
+    if not boxes:
+        bare = _BOX_WITHOUT_BRACES.findall(text)
+        return Committed(bare[-1], "answered") if bare else Committed(None, "no answer")
+    answer = boxes[-1][2]
+    if not answer:
+        return Committed(None, "no answer")
+    if len({"".join(content.split()) for _, _, content in boxes}) == 1:
+        return Committed(answer, "answered")
+    # Boxes side by side are one answer in parts; other boxes before them are drafts, unless the last sentence hedges.
+    parts = [answer]
+    for (_, end, content), (start, _, _) in zip(boxes[-2::-1], boxes[:0:-1], strict=False):
+        between = text[end:start]
+        if len(between) > 200 or not _CONJUNCTION.fullmatch(_DECORATION.sub("", between)):
+            sentence = _SENTENCE_END.split(between)[-1]
+            if content != parts[0] and _HEDGE.search(sentence):
+                return Committed(None, "hedged")
+            break
+        if content not in parts:
+            parts.insert(0, content)
+    return Committed(", ".join(parts), "joined") if len(parts) > 1 else Committed(answer, "answered")
+
+
+def _checked(answer: str) -> Committed:
+    answer = _undecorated(answer)
+    if not answer:
+        return Committed(None, "no answer")
+    if re.search(r"\b(?:maybe|perhaps|possibly|not sure|unsure)\b|\?$", answer, re.IGNORECASE):
+        return Committed(None, "hedged")
+    return Committed(answer, "answered")
+
+
+def _undecorated(text: str) -> str:
+    """Without the mark-up and the full stop around it."""
+    while (
+        bare := re.sub(
+            r"^(?:\*\*|__|`|\$\$?|\\\(|\\\[)\s*|\s*(?:\*\*|__|`|(?<!\\)\$\$?|\\\)|\\\]|[.,;])$", "", text.strip()
+        )
+    ) != text:
+        text = bare
+    return text
+
+
+def _first_sentence(text: str) -> str:
+    for opening, closing in (("$$", "$$"), ("\\[", "\\]"), ("$", "$"), ("\\(", "\\)"), ("**", "**")):
+        if text.startswith(opening) and (end := text.find(closing, len(opening))) > 0:
+            rest = _SENTENCE_END.split(text[end + len(closing) :], maxsplit=1)[0]
+            return text[: end + len(closing)] + ("" if len(rest) > 60 else rest)
+    return _SENTENCE_END.split(text, maxsplit=1)[0]
+
+
+def _is_bare(text: str) -> bool:
+    """Whether a text is nothing but an answer: no more words than a unit or an `and` make."""
+    if re.fullmatch(r"\S+", text):
+        return True
+    plain = _TEXT.sub(" ", text)
+    return len(_WORD.findall(plain)) <= _BARE_WORDS and not _PROSE.search(plain)
+
+
+def _last_sentence(text: str) -> Committed:
+    """What the last sentence of a text ends on; only if the sentence was ended too."""
+    whole = text.rstrip()
+    ended = whole.endswith((".", "!", "**", "$", "\\)", "\\]"))
+    sentences = [s for s in _SENTENCE_END.split(whole) if s.strip(" *$.")]
+    if not ended or not sentences:
+        return Committed(None, "no answer")
+    sentence = sentences[-1].strip()
+    if match := re.search(r"\*\*([^*]{1,200})\*\*\W*$", sentence) or re.search(r"\$([^$]{1,300})\$\W*$", sentence):
+        return _checked(match[1].rsplit("=", 1)[-1] if match[1].count("=") == 1 and len(match[1]) > 40 else match[1])
+    if (match := _LAST_WORDS.search(sentence)) and _is_bare(match[1]):
+        return _checked(match[1])
+    numbers = _NUMBER.findall(sentence)
+    return _checked(numbers[0]) if len(numbers) == 1 else Committed(None, "no answer")

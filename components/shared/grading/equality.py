@@ -1,0 +1,260 @@
+"""Whether an answer equals a gold answer, value by value."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from components.shared.grading.expressions import proportional, same, terminates
+from components.shared.grading.regions import Piece
+from components.shared.grading.settings import GradingSettings
+from components.shared.grading.units import conversion
+from components.shared.grading.values import (
+    Based,
+    Group,
+    Matrix,
+    Quantity,
+    Ratio,
+    Region,
+    Relation,
+    Value,
+    Words,
+    as_region,
+    readings,
+)
+
+_SIGNIFICANT = 6  # digits from which a decimal stands for a number without a finite one
+_FLOAT = 15  # digits from which a decimal is taken for a printed float, whose last ones may be off
+
+
+def equal(gold: Value, answer: Value, settings: GradingSettings) -> bool:
+    """Whether two values are the same answer.
+
+    Raises:
+        TooLargeError: a number on either side has more than 200,000 digits.
+    """
+    if isinstance(gold, Relation) or isinstance(answer, Relation):
+        return _relations(gold, answer, settings)
+    if isinstance(gold, Words) or isinstance(answer, Words):
+        return isinstance(gold, Words) and isinstance(answer, Words) and _letters(gold.text) == _letters(answer.text)
+    if isinstance(gold, Region) or isinstance(answer, Region):
+        return _regions(gold, answer)
+    if isinstance(gold, Matrix) or isinstance(answer, Matrix):
+        return _matrices(gold, answer, settings)
+    if isinstance(gold, Group) and isinstance(answer, Group):
+        return _groups(gold, answer, settings)
+    for group, other in ((gold, answer), (answer, gold)):
+        if isinstance(group, Group):  # {5} and 5 are the same answer; (5, 6) and 5 are not
+            alone = group.kind in ("set", "list") and len(group.items) == 1
+            return alone and equal(group.items[0], other, settings)
+    if isinstance(gold, Based) or isinstance(answer, Based):
+        return isinstance(gold, Based) and isinstance(answer, Based) and _number_of(gold) == _number_of(answer)
+    if isinstance(gold, Ratio) or isinstance(answer, Ratio):
+        return _ratios(gold, answer, settings)
+    return _quantities(gold, answer, settings)
+
+
+def _letters(text: str) -> str:
+    text = re.sub(r"^(?:the|a|an)\s", "", text.strip().casefold())
+    return re.sub(r"[\s.,'\"⟦⟧]", "", text)
+
+
+def _relations(gold: Value, answer: Value, settings: GradingSettings) -> bool:
+    if not isinstance(answer, Relation):
+        return isinstance(gold, Relation) and gold.value is not None and equal(gold.value, answer, settings)
+    if not isinstance(gold, Relation):
+        return answer.value is not None and equal(gold, answer.value, settings)
+    if gold.operator != answer.operator:
+        return False
+    if gold.value is not None and answer.value is not None and _same_name(gold.name, answer.name):
+        return equal(gold.value, answer.value, settings)
+    if any(side is None for side in (gold.left, gold.right, answer.left, answer.right)):
+        return False
+    return proportional(gold.left - gold.right, answer.left - answer.right, positive=gold.operator != "=")
+
+
+def _same_name(a: str | None, b: str | None) -> bool:
+    a, b = (re.sub(r"[⟦⟧{}\s]", "", name or "") for name in (a, b))
+    return a == b or all(name == "y" or re.fullmatch(r"[a-zA-Z]\([a-z]\)", name) for name in (a, b))
+
+
+def _groups(gold: Group, answer: Group, settings: GradingSettings) -> bool:
+    golds, answers = _sorted_assignments(gold, answer)
+    kinds = {gold.kind, answer.kind}
+    if "set" in kinds:
+        if not kinds <= {"set", "list"}:
+            return False
+        golds, answers = _distinct(golds, settings), _distinct(answers, settings)
+        return _in_any_order(golds, answers, settings)
+    if "list" not in kinds and gold.kind != answer.kind and len(golds) == 2:
+        return False  # open and closed ends; brackets around three or more are only brackets
+    if gold.kind == "list" and settings.order == "any":
+        return _in_any_order(golds, answers, settings)
+    return _in_order(golds, answers, settings)
+
+
+def _sorted_assignments(gold: Group, answer: Group) -> tuple[list[Value], list[Value]]:
+    """The items; those of `y = 2, x = 1` by name, and without names if the other side is a tuple."""
+    sides = []
+    for group, other in ((gold, answer), (answer, gold)):
+        items = list(group.items)
+        named = [item for item in items if isinstance(item, Relation) and item.name and item.value is not None]
+        if named and len(named) == len(items):
+            if other.kind == "list" or {item.name for item in named} <= {"x", "y", "z"}:
+                named.sort(key=lambda item: item.name or "")
+            items = list(named) if other.kind == "list" else [item.value for item in named if item.value is not None]
+        sides.append(items)
+    return sides[0], sides[1]
+
+
+def _in_order(golds: Sequence[Value], answers: Sequence[Value], settings: GradingSettings) -> bool:
+    return len(golds) == len(answers) and all(equal(g, a, settings) for g, a in zip(golds, answers, strict=True))
+
+
+def _in_any_order(golds: Sequence[Value], answers: Sequence[Value], settings: GradingSettings) -> bool:
+    left = list(answers)
+    if len(left) != len(golds):
+        return False
+    for gold in golds:
+        match = next((i for i, answer in enumerate(left) if equal(gold, answer, settings)), None)
+        if match is None:
+            return False
+        del left[match]
+    return True
+
+
+def _distinct(items: Sequence[Value], settings: GradingSettings) -> list[Value]:
+    found: list[Value] = []
+    for item in items:
+        if not any(equal(other, item, settings) for other in found):
+            found.append(item)
+    return found
+
+
+def _matrices(gold: Value, answer: Value, settings: GradingSettings) -> bool:
+    if isinstance(gold, Matrix) and isinstance(answer, Matrix):
+        return len(gold.rows) == len(answer.rows) and all(
+            _in_order(g, a, settings) for g, a in zip(gold.rows, answer.rows, strict=True)
+        )
+    # A vector may be written as a tuple.
+    matrix, other = (gold, answer) if isinstance(gold, Matrix) else (answer, gold)
+    if not isinstance(matrix, Matrix) or not isinstance(other, Group) or other.kind != "()":
+        return False
+    is_vector = len(matrix.rows) == 1 or all(len(row) == 1 for row in matrix.rows)
+    return is_vector and _in_order([cell for row in matrix.rows for cell in row], other.items, settings)
+
+
+def _number_of(based: Based) -> int | str:
+    try:
+        return int(based.digits, based.base)
+    except ValueError:  # a digit that the base does not have
+        return based.digits
+
+
+def _ratios(gold: Value, answer: Value, settings: GradingSettings) -> bool:
+    if isinstance(gold, Ratio) and isinstance(answer, Ratio):
+        if gold.is_clock or answer.is_clock:
+            return _clock(gold.text) == _clock(answer.text)
+        if _in_order(gold.parts, answer.parts, settings):
+            return True
+        g, a = ([part.tree for part in side.parts if isinstance(part, Quantity)] for side in (gold, answer))
+        if not len(g) == len(a) == len(gold.parts) == len(answer.parts):
+            return False
+        return all(same(x * a[0], y * g[0]) for x, y in zip(g[1:], a[1:], strict=True))
+    ratio, other = (gold, answer) if isinstance(gold, Ratio) else (answer, gold)
+    # 1:2 and a half are the same ratio; 2:1 and 2 are not, nor 12:00 and 12.
+    if not isinstance(ratio, Ratio) or not isinstance(other, Quantity) or not re.search(r"/|\\frac", other.text):
+        return False
+    parts = [part.tree for part in ratio.parts if isinstance(part, Quantity)]
+    return len(parts) == len(ratio.parts) == 2 and same(parts[0], other.tree * parts[1])
+
+
+def _clock(text: str) -> list[int] | str:
+    return [int(part) for part in text.split(":")] if re.fullmatch(r"[\d:]+", text) else text
+
+
+def _regions(gold: Value, answer: Value) -> bool:
+    a, b = as_region(gold), as_region(answer)
+    if a is None or b is None or len(a.pieces) != len(b.pieces):
+        return False
+    if a.variable and b.variable and a.variable != b.variable:
+        return False
+    return all(_same_piece(p, q) for p, q in zip(a.pieces, b.pieces, strict=True))
+
+
+def _same_piece(a: Piece, b: Piece) -> bool:
+    return a[2:] == b[2:] and same(a.low, b.low) and same(a.high, b.high)
+
+
+def _quantities(gold: Value, answer: Value, settings: GradingSettings) -> bool:
+    if not isinstance(gold, Quantity) or not isinstance(answer, Quantity):
+        return False
+    if gold.is_percent or answer.is_percent:
+        return _percentages(gold, answer, settings)
+    factor = conversion(gold.unit, answer.unit)
+    if factor is None or (settings.units == "compare" and bool(gold.unit) != bool(answer.unit)):
+        return False
+    if factor != 1:
+        return _numbers(gold, _scaled(answer, factor), settings)
+    return _numbers(gold, answer, settings) or _angles(gold, answer) or _without_unit_letter(gold, answer, settings)
+
+
+def _percentages(gold: Quantity, answer: Quantity, settings: GradingSettings) -> bool:
+    from sympy import Rational
+
+    same_kind = gold.is_percent == answer.is_percent or settings.percent == "either"
+    if same_kind and _numbers(gold, answer, settings):
+        return True
+    shares = [_scaled(side, Rational(1, 100)) if side.is_percent else side for side in (gold, answer)]
+    return _numbers(shares[0], shares[1], settings)
+
+
+def _angles(gold: Quantity, answer: Quantity) -> bool:
+    """Whether one side is the other in degrees: 90 degrees are pi/2, which needs no unit."""
+    from sympy import pi
+
+    degrees = [side.unit.startswith("deg") for side in (gold, answer)]
+    if degrees[0] == degrees[1]:
+        return False
+    angle, other = (gold.tree, answer.tree) if degrees[0] else (answer.tree, gold.tree)
+    return other.has(pi) and same(angle * pi / 180, other)
+
+
+def _without_unit_letter(gold: Quantity, answer: Quantity, settings: GradingSettings) -> bool:
+    """Whether an answer such as `5 m`, which may be a product too, is the gold number with a unit."""
+    match = re.fullmatch(r"(.*[\d})])\s+[a-zA-Z]", answer.text)
+    if not match or answer.unit or gold.tree.free_symbols:
+        return False
+    return any(isinstance(value, Quantity) and _numbers(gold, value, settings) for value in readings(match[1]))
+
+
+def _scaled(quantity: Quantity, factor: Any) -> Quantity:
+    decimals = None if quantity.decimals is None else quantity.decimals + 2
+    return replace(quantity, tree=quantity.tree * factor, decimals=decimals, unit="")
+
+
+def _numbers(gold: Quantity, answer: Quantity, settings: GradingSettings) -> bool:
+    """Whether two quantities are equal, units apart; decimals may stand for numbers without a finite decimal."""
+    if same(gold.tree, answer.tree):
+        return True
+    if gold.tree.free_symbols or answer.tree.free_symbols:
+        return False
+    if answer.decimals is not None:
+        digits = _significant(answer)
+        if not terminates(gold.tree):
+            return digits >= _SIGNIFICANT and _within(gold.tree, answer, 1)
+        return digits >= _FLOAT and _within(gold.tree, answer, 5)
+    if gold.decimals is not None and not terminates(answer.tree):
+        return settings.rounded_gold == "accept" and _significant(gold) >= 3 and _within(answer.tree, gold, 0.5)
+    return False
+
+
+def _significant(decimal: Quantity) -> int:
+    return len(re.sub(r"\D", "", decimal.text).lstrip("0"))
+
+
+def _within(exact: Any, decimal: Quantity, units: float) -> bool:
+    """Whether an exact number lies within so many units of a decimal's last place."""
+    assert decimal.decimals is not None
+    difference = abs((exact - decimal.tree).evalf(20))
+    return bool(difference.is_comparable and difference <= (units + 1e-9) * 10.0**-decimal.decimals)

@@ -1,0 +1,153 @@
+"""Whether two SymPy expressions are equal, without letting either grow without bound.
+
+Numbers are compared exactly, or to 75 digits where they have no finite form; never as floats, which take 2^-98 and
+2^-99 for the same. Expressions are compared at exact points, which refutes in a millisecond what simplifying may not
+end; what cannot be compared so goes to math-verify.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+_LARGEST = 200_000  # decimal digits of a number that is still worked out
+_ZERO = 1e-75  # beside numbers of size 1: evalf raises its precision to 100 digits to find one that differs
+# Exact points between the special ones: both signs, small and large.
+_POINTS = ((5, 7), (-11, 13), (29, 12), (-17, 9), (43, 10), (1, 23))
+
+
+class TooLargeError(ValueError):
+    """A number has too many digits to be worked out."""
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two expressions are equal, for all values of their symbols.
+
+    Raises:
+        TooLargeError: a number in either has more than 200,000 digits.
+    """
+    check_size(a)
+    if a == b:
+        return True
+    check_size(b)
+    if a.free_symbols or b.free_symbols:
+        return _same_everywhere(a, b)
+    return _same_number(a, b)
+
+
+def _same_number(a: Any, b: Any) -> bool:
+    a, b = a.doit(), b.doit()
+    if (a.is_Rational and b.is_Rational) or a.is_finite is False or b.is_finite is False:
+        return bool(a == b)
+    difference = (a - b).evalf(10)
+    if not difference.is_number or difference.is_finite is not True:
+        return _math_verify(a, b)
+    return bool(abs(difference) <= _ZERO * (1 + abs(a.evalf(10))))
+
+
+def _same_everywhere(a: Any, b: Any) -> bool:
+    symbols = sorted(a.free_symbols | b.free_symbols, key=str)
+    a, b = a.doit(), b.doit()
+    compared = 0
+    for point in _points(symbols):
+        left, right = a.subs(point), b.subs(point)
+        value, difference = left.evalf(10), (left - right).evalf(10)
+        if not difference.is_number or difference.is_finite is not True:
+            continue
+        if abs(difference) > _ZERO * (1 + abs(value)):
+            return False
+        compared += 1
+    return compared >= 3 or (compared == 0 and _math_verify(a, b))
+
+
+def proportional(a: Any, b: Any, positive: bool) -> bool:
+    """Whether a is a constant other than 0 times b: `a = 0` and `b = 0` are the same equation.
+
+    Args:
+        a: an expression.
+        b: another.
+        positive: the constant must be above 0, as it must for `a < 0` and `b < 0` to be the same inequality.
+
+    Raises:
+        TooLargeError: a number in either has more than 200,000 digits.
+    """
+    from sympy import fraction, together
+
+    check_size(a)
+    check_size(b)
+    a, b = a.doit(), b.doit()
+    if not positive:
+        a, b = fraction(together(a))[0], fraction(together(b))[0]
+    first = None
+    for point in _points(sorted(a.free_symbols | b.free_symbols, key=str)):
+        x, y = a.subs(point), b.subs(point)
+        if not y.evalf(10).is_number or y.evalf(10) == 0:
+            return False
+        ratio = x / y
+        value = ratio.evalf(10)
+        if not value.is_comparable or value == 0 or (positive and value < 0):
+            return False
+        if first is not None and abs((ratio - first).evalf(10)) > _ZERO * (1 + abs(value)):
+            return False
+        first = ratio
+    return first is not None
+
+
+def _points(symbols: Sequence[Any]) -> Iterator[dict[Any, Any]]:
+    from sympy import Rational
+
+    for shift, (numerator, denominator) in enumerate(_POINTS):
+        yield {s: Rational(numerator * (3 * i + 5) + shift, denominator * (2 * i + 3)) for i, s in enumerate(symbols)}
+
+
+def _math_verify(a: Any, b: Any) -> bool:
+    from math_verify import verify
+
+    # Its time-outs are alarms, which neither work in threads nor stop a big power; the worker's limit holds.
+    return bool(verify(a, b, timeout_seconds=None))
+
+
+def terminates(number: Any) -> bool:
+    """Whether a number has a finite decimal form."""
+    value = number.doit()
+    if not value.is_Rational:
+        return False
+    denominator = value.q
+    for prime in (2, 5):
+        while denominator % prime == 0:
+            denominator //= prime
+    return bool(denominator == 1)
+
+
+def check_size(tree: Any) -> None:
+    """Raises TooLargeError if working an expression out would make a number of more than 200,000 digits."""
+    if _digits(tree) > _LARGEST:
+        raise TooLargeError("a number has more than 200,000 digits")
+
+
+def _digits(tree: Any) -> float:
+    """An upper estimate of the decimal digits of the largest number that an expression holds, inner ones included."""
+    from sympy import Rational, binomial, factorial, log
+
+    if isinstance(tree, Rational):  # integers too
+        return float(max(tree.p.bit_length(), tree.q.bit_length())) * 0.30103
+    inner = [_digits(argument) for argument in tree.args]
+    largest = max(inner, default=0.0)
+    if largest > _LARGEST:
+        return largest
+    if tree.is_Pow and not tree.exp.free_symbols:
+        if inner[1] > 9:
+            return float("inf")
+        exponent = abs(tree.exp.evalf(5))
+        size = float(exponent) if exponent.is_comparable else 0.0
+        if tree.base.free_symbols:  # expanding such a power makes that many terms
+            return float("inf") if size > 1e4 else largest
+        return max(largest, size * max(inner[0], 0.3))
+    if isinstance(tree, factorial | binomial) and not tree.args[0].free_symbols:
+        if inner[0] > 7:
+            return float("inf")
+        count = float(abs(tree.args[0].evalf(5)))
+        return max(largest, count * max(inner[0], 1.0))
+    if tree.is_Mul:
+        return max(largest, sum(inner))
+    if tree.is_Function and not isinstance(tree, log) and largest > 50:
+        return float("inf")  # sin(10^100) and the like need that many digits
+    return largest

@@ -1,0 +1,194 @@
+"""Brings the many ways of writing an answer to one: plain text, Unicode and LaTeX alike become plain LaTeX.
+
+Words become `⟦word⟧`, whether they stood in `\\text{}` or bare, so that what follows need not ask; degrees and percent
+become the words ⟦degree⟧ and ⟦percent⟧. White space that carries no meaning goes.
+"""
+
+import re
+
+from components.shared.grading.characters import TO_LATEX
+
+_SUPERSCRIPTS = re.compile(r"(\^\d)((?:\^\d)+)")
+_FUNCTIONS = (
+    "arcsin|arccos|arctan|arccot|arcsec|arccsc|asin|acos|atan|sinh|cosh|tanh|coth|sin|cos|tan|cot|sec|csc|log|ln|exp|"
+    "sqrt|cbrt|max|min|gcd|lcm|abs|det"
+)
+_GREEK = (
+    "pi|theta|alpha|beta|gamma|delta|lambda|sigma|omega|phi|rho|tau|epsilon|infty|infinity|mu|psi|eta|zeta|kappa|Gamma|"
+    "Delta|Omega|Sigma|Phi|Psi|Theta|Lambda"
+)
+_TEXT_COMMAND = re.compile(
+    r"\\(?:text(?:bf|it|rm|sf|tt|normal|md|up)?|mathrm|mathbf|mathit|mathsf|mathtt|mathcal|mbox|hbox|operatorname\*?|emph|"
+    r"bf|boldsymbol|bm|textcolor\{\w+\}|underline|mathop|ensuremath)\s*\{((?:[^{}]|\{[^{}]*\})*)\}"
+)
+_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
+_SPACING = re.compile(
+    r"(?<!\\)\\[,;:!> ]|\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|scriptstyle|limits|nolimits|quad|qquad"
+    r"|hspace\{[^{}]*\}|enspace|thinspace|phantom\{[^{}]*\}|rm|bf|it|hfill|mathrm|mathbf|text)(?![a-zA-Z])|~"
+)
+_DECIMAL_REPEATING = re.compile(r"(\d*)\.(\d*)\\(?:overline|bar|dot)\s*(?:\{(\d+)\}|(\d))")
+_UNIT_WORDS = (
+    r"percent(?:age)?|degrees?|deg|dollars?|cents?|units?|sq|square|cubic|mm|cm|dm|km|kg|mg|lbs?|oz|ft|yd|mi|mph|kmh|hrs?|"
+    r"hours?|mins?|minutes?|secs?|seconds?|days?|weeks?|months?|years?|miles?|feet|foot|inch(?:es)?|in|met(?:er|re)s?|"
+    r"(?:kilo|centi|milli)met(?:er|re)s?|grams?|kilograms?|lit(?:er|re)s?|ml|mL|Hz|rad|radians?|ways?|items?|am|pm|AM|PM|eV|"
+    r"keV|mol|Pa|kPa|kJ|kW|Ohm|ohms?|erg|usd|USD"
+)
+_UNIT_WORD = re.compile(rf"(?<![\\a-zA-Z⟦])(?:{_UNIT_WORDS})(?![a-zA-Z⟧])\.?")
+_WORD = re.compile(
+    rf"(?<![\\a-zA-Z⟦])(?!(?:{_FUNCTIONS}|{_GREEK}|and|or|inf|frac)(?![a-zA-Z]))[A-Za-z][A-Za-z'-]{{3,}}(?![a-zA-Z⟧(])"
+)
+_UNIT_LETTERS = "mgshLlNJKVWFCAT"
+_LOGIC = {"and": " and ", "or": " or ", "or equivalently": " or ", "&": " and "}
+
+
+def to_latex(text: str) -> str:
+    """An answer in plain LaTeX, words marked."""
+    text = text.translate(TO_LATEX)
+    text = _SUPERSCRIPTS.sub(lambda m: "^{" + (m[1] + m[2]).replace("^", "") + "}", text)
+    text = re.sub(r"√\s*(?=\()", "sqrt", text)
+    text = re.sub(r"√\s*(\w+|\{[^{}]*\})", r"\\sqrt{\1}", text)
+    while match := _BOX.search(text):
+        text = text[: match.start()] + "{" + text[match.end() :]
+    text = re.sub(r"\\begin\{(?:array|[bpvV]?matrix)\}(?:\{[^{}]*\})?", "⟪", text)
+    text = re.sub(r"\\end\{(?:array|[bpvV]?matrix)\}", "⟫", text)
+    text = re.sub(r"\b(?:np|numpy|math|sympy|sp)\.(?=[a-z])", "", text)
+    text = _numerals(text)
+    text = re.sub(r"\\\$|(?<![\w}])USD?\s?\$", " ", text)
+    text = re.sub(r"(?<!\\)\\[\[\]()]|\$", " ", text)
+    text = text.replace("\\%", "⟦percent⟧").replace("%", "⟦percent⟧")
+    text = _words(text)
+    text = _operators(text)
+    text = _arguments(text)
+    return _tidy(text)
+
+
+def _numerals(text: str) -> str:
+    """Thousands, repeating decimals and powers of ten, while the spacing that marks them is still there."""
+    text = re.sub(r"(?<=\d)\s*(?:,\\!|\{,\}\\?!?|\\,|\\!,|,\\,)\s*(?=\d{3}(?!\d))", "", text)
+    text = re.sub(r"(?<![\d.,/])\d{1,3}(?:[ _]\d{3})+(?![\d/])", lambda m: re.sub(r"[ _]", "", m[0]), text)
+    text = _DECIMAL_REPEATING.sub(_repeating, text)
+    text = re.sub(r"(?<![\w.])(\d+(?:\.\d*)?|\.\d+)[eE]([+-]?\d{1,9})(?![\w.])", r"\1\\cdot 10^{\2}", text)
+    text = re.sub(r"(?<![\d])\.(?=\d)", "0.", text)
+    return re.sub(r"(\d)\.(?=$|[^\d.\w])", r"\1", text)
+
+
+def _repeating(match: re.Match[str]) -> str:
+    whole, fixed, period = match[1] or "0", match[2], match[3] or match[4]
+    if len(whole) + len(fixed) + len(period) > 100:
+        return match[0]
+    numerator = int(whole + fixed + period) - int(whole + fixed)
+    return f"\\frac{{{numerator}}}{{{(10 ** len(period) - 1) * 10 ** len(fixed)}}}"
+
+
+def _words(text: str) -> str:
+    """Marks words; `and` and `or` are left as they are."""
+    text = re.sub(r"\\(?:tfrac|dfrac|cfrac)(?![a-zA-Z])", r"\\frac", text)
+    text = re.sub(r"\\[td]binom(?![a-zA-Z])", r"\\binom", text)
+    for _ in range(4):  # \text{} in \text{}
+        text, count = _TEXT_COMMAND.subn(_text_command, text)
+        if not count:
+            break
+    text = re.sub(
+        r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-zA-Z]))|\\degree(?![a-zA-Z])|\\circ(?![a-zA-Z])", "⟦degree⟧", text
+    )
+    text = _SPACING.sub(lambda m: "" if m[0] == "\\!" else " ", text)
+    if re.search(r"[\d})]", text):
+        text = _UNIT_WORD.sub(lambda m: _mark(m[0]), text)
+    return _WORD.sub(lambda m: m[0] if re.fullmatch(rf"(?:{_FUNCTIONS})[xyzt]", m[0]) else _mark(m[0]), text)
+
+
+def _text_command(match: re.Match[str]) -> str:
+    content = match[1].replace("~", " ").strip()
+    logic = content.strip(" ,;:").lower()
+    if logic in _LOGIC:
+        return _LOGIC[logic]
+    before = match.string[: match.start()].rstrip(" \\,;:!~")
+    is_unit = re.fullmatch(rf"(?:[a-zA-Z]{{2,}}|[{_UNIT_LETTERS}])[a-zA-Z/^ 0-9.-]*", content)
+    if is_unit and before and before[-1] in "0123456789})⟧":
+        return "".join(_mark(part) for part in re.findall(r"[A-Za-z]+|[/^]|-?\d", content))
+    if re.fullmatch(rf"{_FUNCTIONS}|{_GREEK}|inf", content):
+        return f"\\{content} "
+    if not re.search(r"[A-Za-z]{2}", content) or re.search(r"\d|\\|\b(?:and|or)\b", content):
+        return f" {content} "  # read as if it stood outside
+    return "".join(_mark(word) for word in re.findall(r"[A-Za-z'-]+|[/^]", content))
+
+
+def _mark(word: str) -> str:
+    return word if not word[0].isalpha() else f"⟦{word.strip('.')}⟧"
+
+
+def _operators(text: str) -> str:
+    text = text.replace("**", "^")
+    text = re.sub(r"<=|=<|\\leqslant(?![a-zA-Z])|\\leqq?(?![a-zA-Z])", r"\\le ", text)
+    text = re.sub(r">=|\\geqslant(?![a-zA-Z])|\\geqq?(?![a-zA-Z])", r"\\ge ", text)
+    text = re.sub(r"!=|\\neq(?![a-zA-Z])|\\not\s*=", r"\\ne ", text)
+    text = text.replace("==", "=").replace("\\lt ", "<").replace("\\gt ", ">")
+    text = re.sub(r"\\(?:lor|vee)(?![a-zA-Z])", " or ", text)
+    text = re.sub(r"\\(?:land|wedge)(?![a-zA-Z])", " and ", text)
+    text = re.sub(r"\*", r"\\cdot ", text)
+    text = re.sub(rf"(?<![\\a-zA-Z⟦])({_FUNCTIONS}|{_GREEK}|inf|oo)(?![a-zA-Z⟧])", r"\\\1 ", text)
+    text = re.sub(rf"(?<![\\a-zA-Z⟦])({_FUNCTIONS})(?=[xyzt](?![a-zA-Z]))", r"\\\1 ", text)
+    text = re.sub(r"\\(?:infinity|inf|oo)(?![a-zA-Z])", r"\\infty ", text)
+    for short, full in (("asin", "arcsin"), ("acos", "arccos"), ("atan", "arctan")):
+        text = re.sub(rf"\\{short}(?![a-zA-Z])", rf"\\{full} ", text)
+    text = re.sub(r"\+\s*-", "-", text)
+    text = re.sub(r"-\s*-(?=\s*\d)", "+", text)
+    return re.sub(r"\+/-|\+-", r"\\pm ", text)
+
+
+def _arguments(text: str) -> str:
+    """Braces around the arguments of `sqrt(..)`, `^(..)`, `\\frac12`, `\\sqrt3`."""
+    for command, opening in (("\\sqrt", "{"), ("\\cbrt", "{"), ("\\exp", "{"), ("\\abs", "|"), ("^", "{")):
+        text = _parenthesised(text, command, opening)
+    text = text.replace("\\cbrt", "\\sqrt[3]")
+    text = re.sub(r"\\exp(?=\s*\{)", "e^", text)
+    text = re.sub(r"\\sqrt\s*(\d|[a-zA-Z](?![a-zA-Z])|\\[a-zA-Z]+)(?!\])", r"\\sqrt{\1}", text)
+    for _ in range(3):
+        text = re.sub(r"\\frac\s*(\d|[a-zA-Z]|\\pi)\s*(?=[\d{a-zA-Z\\])", r"\\frac{\1}", text)
+        text = re.sub(r"(\\frac\s*\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\})\s*(\d|[a-zA-Z]|\\pi)", r"\1{\2}", text)
+    return re.sub(r"\\binom\s*(\d)\s*(\d)", r"\\binom{\1}{\2}", text)
+
+
+def _parenthesised(text: str, command: str, opening: str) -> str:
+    start = 0
+    while (at := text.find(command, start)) >= 0:
+        begin = at + len(command)
+        while begin < len(text) and text[begin] == " ":
+            begin += 1
+        start = begin
+        if begin < len(text) and text[begin] == "(" and (end := closing(text, begin)):
+            if opening == "|":
+                text = text[:at] + "|" + text[begin + 1 : end] + "|" + text[end + 1 :]
+            else:
+                text = text[:begin] + "{" + text[begin + 1 : end] + "}" + text[end + 1 :]
+    return text
+
+
+def closing(text: str, opened: int) -> int | None:
+    """Where the bracket that opens at a position closes; any kind may close another, as in half-open intervals."""
+    depth = 0
+    for position in range(opened, len(text)):
+        character = text[position]
+        if character in "([{":
+            depth += 1
+        elif character in ")]}":
+            depth -= 1
+            if depth == 0:
+                return position
+    return None
+
+
+def _tidy(text: str) -> str:
+    text = re.sub(r"\s+", " ", text).strip()
+    text = re.sub(r"\s*(⟧)\s*(?=⟦)", r"\1", text)
+    while True:
+        bare = (
+            re.sub(r"^(?:=|\\(?:approx|sim|therefore)(?![a-zA-Z]))", "", text.strip(" .,;:"))
+            .removesuffix("\\\\")
+            .strip()
+        )
+        if bare.startswith("{") and closing(bare, 0) == len(bare) - 1:
+            bare = bare[1:-1].strip()
+        if bare == text:
+            return text
+        text = bare

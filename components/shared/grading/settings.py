@@ -1,0 +1,27 @@
+"""Settings of grading: the recipe's `grading` section, the same for reward, filter and evaluation."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from components.shared.settings import Settings
+
+
+class GradingSettings(Settings):
+    """Limits of a verdict, and the judgement calls on which graders differ."""
+
+    seconds: float = Field(5.0, gt=0, description="An answer may take to judge; past it, it is wrong.")
+    memory_mib: int = Field(2048, ge=512, description="Memory that judging an answer may take; past it, it is wrong.")
+    percent: Literal["either", "value"] = Field(
+        "either",
+        description="28 % equals 0.28 and, if either, 28 too: the sign is often left out when asked for percent.",
+    )
+    rounded_gold: Literal["accept", "refuse"] = Field(
+        "accept", description="Whether 100/3 is right where the gold answer is 33.3, rounded to 3 digits or more."
+    )
+    order: Literal["any", "as_written"] = Field(
+        "any", description="Of a list without brackets. Tuples keep their order, sets have none."
+    )
+    units: Literal["optional", "compare"] = Field(
+        "optional", description="Whether a unit may be left out. A different one is converted or wrong."
+    )

@@ -1,0 +1,58 @@
+"""Reads one LaTeX expression as a SymPy expression, with latex2sympy, math-verify's parser. Nothing is evaluated."""
+
+import hashlib
+import re
+from typing import Any
+
+_INTEGER = re.compile(r"[+-]?\s?\d{1,4000}")
+DECIMAL = re.compile(r"([+-]?)\s?(\d{1,2000})\.(\d{1,2000})")
+_FRACTION = re.compile(
+    r"([+-]?)\s?(?:\\frac\s?\{\s?([+-]?\d{1,4000})\s?\}\s?\{\s?(\d{1,4000})\s?\}|(\d{1,4000})\s?/\s?(\d{1,4000}))"
+)
+_MIXED = re.compile(
+    r"([+-]?)\s?(\d{1,100})\s?"
+    r"(?:\\frac\s?\{\s?(\d{1,100})\s?\}\s?\{\s?(\d{1,100})\s?\}|(?<=\s)(\d{1,100})\s?/\s?(\d{1,100}))"
+)
+# Symbols that latex2sympy cannot read or would take for something else: E_{1} for Euler's number, x' for x.
+_SYMBOL = re.compile(
+    r"((?<![A-Za-z\\])[A-Za-z]|\\(?!log|lim|sum|prod|int|max|min|frac|sqrt|binom)[a-zA-Z]+)\s?"
+    r"(?:_\s?(\{[^{}]*\}|\w)('*)|('+)(?!\())|\\(?:hbar|ell|odot)(?![a-zA-Z])|\\(?:vec|hat|bar|dot|ddot|tilde)\s?\{[^{}]*\}"
+)
+_DEGREES = re.compile(r"(\d+(?:\.\d+)?|[a-z]|\\[a-z]+)\s?⟦degree⟧")
+_LONGEST = 2000
+
+
+def tree_of(text: str) -> Any:
+    """A SymPy expression of a LaTeX text, nothing evaluated, decimals exact; None if it is none."""
+    from sympy import Expr, Float, Integer, Rational
+
+    if _INTEGER.fullmatch(text):
+        return Integer(text.replace(" ", ""))
+    if match := DECIMAL.fullmatch(text):
+        number = Rational(int(match[2] + match[3]), 10 ** len(match[3]))
+        return -number if match[1] == "-" else number
+    if (match := _FRACTION.fullmatch(text)) and int(match[3] or match[5]):
+        number = Rational(int(match[2] or match[4]), int(match[3] or match[5]))
+        return -number if match[1] == "-" else number
+    if (match := _MIXED.fullmatch(text)) and int(match[3] or match[5]) < int(match[4] or match[6]):
+        number = int(match[2]) + Rational(int(match[3] or match[5]), int(match[4] or match[6]))
+        return -number if match[1] == "-" else number
+    text = _DEGREES.sub(r"(\1\\cdot\\pi/180)", text)
+    if "⟦" in text or len(text) > _LONGEST:
+        return None
+    text = _SYMBOL.sub(lambda m: named(m[0]), text)
+    from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
+
+    try:
+        tree = latex2sympy(text, normalization_config=None, conversion_config=ConversionConfig(lowercase_symbols=False))
+    except Exception:  # latex2sympy raises plain Exception on what it cannot read, and whatever SymPy raises
+        return None
+    if not isinstance(tree, Expr):
+        return None
+    return tree.xreplace({number: Rational(str(number)) for number in tree.atoms(Float)})
+
+
+def named(name: str) -> str:
+    """A symbol that latex2sympy reads, the same for the same name."""
+    plain = re.sub(r"[\s{}]|\\(?:text|rm|mathrm)", "", name).encode()
+    return f" v_{{{int.from_bytes(hashlib.blake2b(plain, digest_size=6).digest(), 'big')}}} "

@@ -1,0 +1,372 @@
+"""Reads an answer in plain LaTeX as a value: a quantity, words, a list, set, tuple, interval, relation, ratio, matrix.
+
+`readings` gives every sensible reading of a text ("100,200" is a number or a list). latex2sympy, math-verify's
+parser, reads the mathematics; nothing is evaluated here, so a power tower stays as small as its text.
+"""
+
+import re
+from dataclasses import dataclass, replace
+from typing import Any
+
+from components.shared.grading.latex import closing, to_latex
+from components.shared.grading.regions import INFINITY, Piece, intersection, union, without_points
+from components.shared.grading.trees import DECIMAL, named, tree_of
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A number or an expression, with its unit."""
+
+    text: str
+    tree: Any  # a SymPy expression
+    unit: str = ""  # as written, such as cm^2; "percent" and "degree" are units too
+    decimals: int | None = None  # digits behind the point of a plain decimal
+
+    @property
+    def is_percent(self) -> bool:
+        """Whether it is so many in a hundred."""
+        return self.unit.startswith("percent")
+
+
+@dataclass(frozen=True)
+class Words:
+    """An answer in words, or one that cannot be read: compared as text."""
+
+    text: str
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it can be a gold answer: neither a sentence nor a torn piece of LaTeX."""
+        words = re.findall(r"[A-Za-z']{2,}", re.sub(r"\\[A-Za-z]+", "", self.text))
+        return len(words) <= 5 and bool(re.search(r"\w", self.text)) and self.text.count("{") == self.text.count("}")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Several values: kind is list, set, or the brackets that enclose a tuple or an interval, such as `(]`."""
+
+    kind: str
+    items: tuple["Value", ...]
+
+
+@dataclass(frozen=True)
+class Region:
+    """Real numbers: intervals and points."""
+
+    variable: str | None
+    pieces: tuple[Piece, ...]
+
+
+@dataclass(frozen=True)
+class Relation:
+    """An equation or an inequality of two sides."""
+
+    operator: str  # = < <= !=
+    left: Any  # SymPy expressions; None where a side is no expression
+    right: Any
+    name: str | None = None  # what an equation assigns to, such as x or f(x)
+    value: "Value | None" = None  # what it assigns
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """a:b or a:b:c; a time of the day too."""
+
+    parts: tuple["Value", ...]
+    text: str
+
+    @property
+    def is_clock(self) -> bool:
+        """Whether it may be a time of the day."""
+        return bool(re.fullmatch(r"\d{1,2}:\d{2}(?::\d{2})?", self.text))
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Rows of values."""
+
+    rows: tuple[tuple["Value", ...], ...]
+
+
+@dataclass(frozen=True)
+class Based:
+    """A numeral with its base, such as 52_8."""
+
+    digits: str
+    base: int
+
+
+Value = Quantity | Words | Group | Region | Relation | Ratio | Matrix | Based
+
+_DEEPEST = 12
+_EVERYTHING = (Piece(-INFINITY, INFINITY, False, False),)
+_NUMBER_WORDS = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
+    "twenty",
+]
+_OPERATOR = re.compile(r"\\(?:le|ge|ne|in|approx|equiv|to)(?![a-zA-Z])|[<>=]")
+_OPERATORS = {"\\le": "<=", "\\ge": ">=", "\\ne": "!=", "\\approx": "=", "\\equiv": "=", "\\to": "="}
+_NAME = re.compile(
+    r"(?:⟦[^⟧]+⟧\s*)+"
+    r"|(?:[A-Za-z]|\\[a-zA-Z]+)'*\s*(?:_\s*(?:\w|\{[^{}]*\}))?(?:\^\{-1\})?\s*(?:\([A-Za-z0-9, ]{1,12}\))?"
+    r"|[A-Z]{2,4}|m?\s*\\angle\s*\w+|\\overline\{\w+\}|\|\w{1,3}\||\[[A-Z]{3,4}\]"
+)
+_APPLIED = re.compile(r"[a-zA-Z]\s?\([a-z]\)")  # f(x)
+_SUM_OF_NAMES = re.compile(r"[a-z](?:_\{?\w\}?)?(?:\s*\+\s*[a-z](?:_\{?\w\}?)?)+|[a-z]{2,3}")
+_WITH_UNIT = re.compile(r"([^⟦]*[^⟦\s])\s*(⟦[^⟧]+⟧(?:⟦[^⟧]+⟧|[\s/^{}.-]|\\cdot|\d)*)")
+_BASED = re.compile(r"\(?(\d[0-9A-Fa-f]*|[0-9]+)\)?\s?_\s?\{?\s?(\d{1,2})\s?\}?")
+
+
+def readings(text: str) -> list[Value]:
+    """Every sensible reading of an answer, the likeliest first; empty for an empty text."""
+    latex = to_latex(text)
+    if not latex:
+        return []
+    texts = [latex]
+    # Commas may mark thousands, outside brackets.
+    if not re.search(r"[(\[{]", latex):
+        joined = re.sub(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])", lambda m: m[0].replace(",", ""), latex)
+        texts = [joined, latex] if joined != latex else [latex]
+    return [_read(text, 0) for text in texts]
+
+
+def _read(text: str, depth: int) -> Value:
+    text = text.strip(" ,;")
+    if depth > _DEEPEST or not text or "\\ldots" in text or "\\dots" in text or "\\cdots" in text:
+        return Words(text) if ":" not in text else _ratio(text, depth) or Words(text)
+    if re.fullmatch(r"(?:⟦[^⟧]*⟧|[A-Za-z'\s-])*⟦[^⟧]*⟧(?:⟦[^⟧]*⟧|[A-Za-z'\s.-])*", text):
+        words = re.sub(r"⟧\s*⟦|[⟦⟧]", " ", text).strip()
+        if words.lower() in _NUMBER_WORDS:
+            return _quantity(str(_NUMBER_WORDS.index(words.lower())))
+        return Words(words)
+    if text.lower() in _NUMBER_WORDS:  # one, two, six and ten are too short to be marked
+        return _quantity(str(_NUMBER_WORDS.index(text.lower())))
+    for read in (_list, _set_operations, _relation, _plus_minus, _bracketed, _matrix, _based, _ratio):
+        value = read(text, depth)
+        if value is not None:
+            return value
+    return _quantity(text)
+
+
+def split(text: str, separators: str) -> list[str]:
+    """The parts of a text between the separators (a pattern) that stand outside all brackets."""
+    parts, depth, start = [], 0, 0
+    for token in re.finditer(rf"[(\[{{⟪]|[)\]}}⟫]|{separators}", text):
+        if token[0] in "([{⟪":
+            depth += 1
+        elif token[0] in ")]}⟫":
+            depth -= 1
+        elif depth == 0:
+            parts.append(text[start : token.start()])
+            start = token.end()
+    return [*parts, text[start:]]
+
+
+def _list(text: str, depth: int) -> Value | None:
+    parts = split(text, ";")
+    if len(parts) == 1:
+        parts = split(text, r"\s(?:or|and)(?=\s)|^(?:or|and)\s|,")
+    parts = [part.strip() for part in parts]
+    parts = [re.sub(r"^(?:or|and)\s", "", part) for part in parts]
+    parts = [part for part in parts if part]
+    if len(parts) < 2:
+        return None
+    items = [_read(part, depth + 1) for part in parts]
+    relations = [item for item in items if isinstance(item, Relation)]
+    if relations and relations[0] is items[0] and items[0].operator == "=" and items[0].name and items[0].value:
+        rest = items[1:]
+        same = all(isinstance(i, Relation) and i.name == items[0].name and i.value is not None for i in rest)
+        if same or len(relations) == 1:  # x = 1 or x = 2; x = 1, 2
+            values = [i.value if isinstance(i, Relation) and i.value is not None else i for i in rest]
+            return replace(items[0], left=None, right=None, value=Group("list", (items[0].value, *values)))
+    regions = [item for item in items if isinstance(item, Region)]
+    if len(regions) == len(items) and len({region.variable for region in regions}) == 1:
+        pieces = [region.pieces for region in regions]
+        joined = intersection(pieces) if re.search(r"\sand\s", text) else union(pieces)
+        if joined == _EVERYTHING:
+            joined = intersection(pieces)  # x > 0, x < 5 bound one interval
+        return Region(regions[0].variable, joined)
+    return Group("list", tuple(items))
+
+
+def _set_operations(text: str, depth: int) -> Value | None:
+    minus = split(text, r"\\(?:setminus|backslash)(?![a-zA-Z])")
+    if len(minus) == 2:
+        whole, taken = as_region(_read(minus[0], depth + 1)), _read(minus[1], depth + 1)
+        points = [i.tree for i in taken.items if isinstance(i, Quantity)] if isinstance(taken, Group) else []
+        if whole and points and isinstance(taken, Group) and len(points) == len(taken.items):
+            return Region(whole.variable, without_points(whole.pieces, points))
+        return None
+    parts = split(text, r"\\cup(?![a-zA-Z])")
+    if text == "\\mathbb{R}":
+        return Region(None, _EVERYTHING)
+    if re.fullmatch(r"\\(?:emptyset|varnothing)", text):
+        return Group("set", ())
+    if len(parts) < 2:
+        return None
+    regions = [as_region(_read(part, depth + 1)) for part in parts]
+    return Region(None, union([r.pieces for r in regions if r])) if all(regions) else None
+
+
+def as_region(value: Value) -> Region | None:
+    """An interval or a set of numbers as a region; None if it is neither."""
+    if isinstance(value, Region):
+        return value
+    if not isinstance(value, Group) or not all(isinstance(item, Quantity) for item in value.items):
+        return None
+    trees = [item.tree for item in value.items if isinstance(item, Quantity)]
+    if value.kind == "set":
+        return Region(None, union([[Piece(tree, tree, True, True)] for tree in trees]))
+    if len(trees) == 2 and value.kind != "list":
+        return Region(None, (Piece(trees[0], trees[1], value.kind[0] == "[", value.kind[1] == "]"),))
+    return None
+
+
+def _relation(text: str, depth: int) -> Value | None:
+    operators = [m for m in _OPERATOR.finditer(text) if _outside(text, m.start())]
+    if not operators:
+        return None
+    marks = [_OPERATORS.get(m[0], m[0]) for m in operators]
+    bounds = [0, *(p for m in operators for p in (m.start(), m.end())), len(text)]
+    sides = [text[a:b].strip() for a, b in zip(bounds[::2], bounds[1::2], strict=True)]
+    if any(not side for side in sides):
+        return Words(text)
+    if marks == ["\\in"]:
+        within = _read(sides[1], depth + 1)
+        region = as_region(within)
+        if region and not (isinstance(within, Group) and within.kind == "set"):
+            return Region(sides[0], region.pieces)
+        return Relation(
+            "=", None, None, sides[0], replace(within, kind="list") if isinstance(within, Group) else within
+        )
+    if set(marks) <= {"<", ">", "<=", ">=", "!="}:
+        return _inequality(marks, sides) or Words(text)
+    if set(marks) != {"="}:
+        return Words(text)
+    # In a chain a = b = 5 the last side is the result.
+    name = re.sub(r"\s", "", sides[0]) if _NAME.fullmatch(sides[0]) else None
+    value = _read(sides[-1], depth + 1)
+    left = tree_of(named(name)) if name and re.search(r"[(⟦|\[]|[A-Z]{2}", name) else tree_of(sides[0])
+    if name is None and left is not None and not left.free_symbols:
+        return value  # 2 + 3 = 5
+    if (
+        name is None
+        and _SUM_OF_NAMES.fullmatch(sides[0])
+        and isinstance(value, Quantity)
+        and not value.tree.free_symbols
+        and value.tree != 0
+    ):
+        name = re.sub(r"\s", "", sides[0])
+    return Relation("=", left, value.tree if isinstance(value, Quantity) else None, name, value if name else None)
+
+
+def _inequality(marks: list[str], sides: list[str]) -> Value | None:
+    trees = [tree_of(named(side) if re.fullmatch(_APPLIED, side) else side) for side in sides]
+    if any(tree is None for tree in trees) or len(trees) > 3:
+        return None
+    if marks == ["!="]:
+        variable = next((i for i in (0, 1) if re.fullmatch(r"[A-Za-z]\w?|\\[a-z]+", sides[i])), None)
+        if variable is None:
+            return None
+        return Region(sides[variable], without_points(_EVERYTHING, [trees[1 - variable]]))
+    if "!=" in marks:
+        return None
+    if marks[0][0] == ">":  # from small to large
+        marks, sides, trees = [m.replace(">", "<") for m in marks[::-1]], sides[::-1], trees[::-1]
+    if any(mark[0] == ">" for mark in marks):
+        return None
+    bare = [i for i, tree in enumerate(trees) if tree.is_Symbol]
+    if len(trees) == 3 and 1 in bare:
+        return Region(sides[1], (Piece(trees[0], trees[2], marks[0] == "<=", marks[1] == "<="),))
+    if len(trees) == 2 and bare and trees[bare[0]] not in trees[1 - bare[0]].free_symbols:
+        variable, bound, closed = bare[0], trees[1 - bare[0]], marks[0] == "<="
+        if not bound.free_symbols:
+            low, high = (-INFINITY, bound) if variable == 0 else (bound, INFINITY)
+            return Region(sides[variable], (Piece(low, high, variable == 1 and closed, variable == 0 and closed),))
+    return Relation(marks[0], trees[0], trees[1]) if len(trees) == 2 else None
+
+
+def _outside(text: str, position: int) -> bool:
+    return sum(text.count(b, 0, position) for b in "([{") == sum(text.count(b, 0, position) for b in ")]}")
+
+
+def _plus_minus(text: str, depth: int) -> Value | None:
+    if "\\pm" not in text and "\\mp" not in text:
+        return None
+    upper = re.sub(r"\\pm(?![a-zA-Z])", "+", re.sub(r"\\mp(?![a-zA-Z])", "-", text))
+    lower = re.sub(r"\\pm(?![a-zA-Z])", "-", re.sub(r"\\mp(?![a-zA-Z])", "+", text))
+    return Group("list", (_read(upper, depth + 1), _read(lower, depth + 1)))
+
+
+def _bracketed(text: str, depth: int) -> Value | None:
+    kind, inner = "", ""
+    if text.startswith("\\{") and text.endswith("\\}") and closing(text, 1) == len(text) - 1:
+        kind, inner = "set", text[2:-2]
+    elif text.startswith("{") and text.endswith("}") and closing(text, 0) == len(text) - 1:
+        kind, inner = "set", text[1:-1]
+    elif text.startswith("\\langle") and text.endswith("\\rangle"):
+        kind, inner = "()", text[len("\\langle") : -len("\\rangle")]
+    elif text[0] in "([" and text[-1] in ")]" and closing(text, 0) == len(text) - 1:
+        kind, inner = text[0] + text[-1], text[1:-1]
+    if not kind:
+        return None
+    if kind == "set" and len(bar := split(inner, r"\||\\mid(?![a-zA-Z])|:")) == 2:
+        return _read(bar[1], depth + 1)  # { x | x > 2 }
+    separator = ";" if len(split(inner, ";")) > 1 else ","
+    parts = [part for part in split(inner, separator) if part.strip()]
+    if kind == "set" or len(parts) > 1:
+        return Group(kind, tuple(_read(part, depth + 1) for part in parts))
+    return _read(inner, depth + 1) if kind == "()" and parts else None
+
+
+def _matrix(text: str, depth: int) -> Value | None:
+    if not (text.startswith("⟪") and text.endswith("⟫")) or "⟪" in text[1:]:
+        return None
+    rows = [row for row in re.split(r"\\\\", text[1:-1]) if row.strip()]
+    return Matrix(tuple(tuple(_read(cell, depth + 1) for cell in row.split("&")) for row in rows))
+
+
+def _based(text: str, depth: int) -> Value | None:
+    match = _BASED.fullmatch(text)
+    if not match or not 2 <= int(match[2]) <= 36:
+        return None
+    return Based(match[1].upper().lstrip("0") or "0", int(match[2]))
+
+
+def _ratio(text: str, depth: int) -> Value | None:
+    parts = split(text, ":")
+    if len(parts) < 2 or any(not part.strip() for part in parts):
+        return None
+    return Ratio(tuple(_read(part, depth + 1) for part in parts), re.sub(r"\s", "", text))
+
+
+def _quantity(text: str) -> Quantity | Words:
+    value, unit = text, ""
+    if (match := _WITH_UNIT.fullmatch(text)) and len(words := re.findall(r"⟦([^⟧]+)⟧", match[2])) <= 4:
+        value = match[1].strip(" -~")
+        marked = re.search(r"[/^]", match[2]) or len(words) < 2
+        unit = re.sub(r"[⟦⟧\s{}]", "", match[2]) if marked else " ".join(words)
+    tree = tree_of(value)
+    if tree is None:
+        return Words(re.sub(r"⟧\s*⟦|[⟦⟧]", " ", text).strip())
+    decimal = DECIMAL.fullmatch(value)
+    return Quantity(value, tree, unit, len(decimal[3]) if decimal else None)
