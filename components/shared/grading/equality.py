@@ -154,7 +154,8 @@ def _number_of(based: Based) -> int | str:
 def _ratios(gold: Value, answer: Value, settings: GradingSettings) -> bool:
     if isinstance(gold, Ratio) and isinstance(answer, Ratio):
         if gold.is_clock or answer.is_clock:
-            return _clock(gold.text) == _clock(answer.text)
+            halves = {gold.half_day, answer.half_day} - {""}
+            return _clock(gold.text) == _clock(answer.text) and len(halves) < 2
         if _in_order(gold.parts, answer.parts, settings):
             return True
         g, a = ([part.tree for part in side.parts if isinstance(part, Quantity)] for side in (gold, answer))
@@ -189,6 +190,8 @@ def _same_piece(a: Piece, b: Piece) -> bool:
 def _quantities(gold: Value, answer: Value, settings: GradingSettings) -> bool:
     if not isinstance(gold, Quantity) or not isinstance(answer, Quantity):
         return False
+    if gold.text.isalpha() and len(gold.text) > 1 and gold.text.casefold() == answer.text.casefold():
+        return True  # yes, no, odd: words as short as a product of symbols
     if gold.is_percent or answer.is_percent:
         return _percentages(gold, answer, settings)
     factor = conversion(gold.unit, answer.unit)
@@ -221,11 +224,12 @@ def _angles(gold: Quantity, answer: Quantity) -> bool:
 
 
 def _without_unit_letter(gold: Quantity, answer: Quantity, settings: GradingSettings) -> bool:
-    """Whether an answer such as `5 m`, which may be a product too, is the gold number with a unit."""
-    match = re.fullmatch(r"(.*[\d})])\s+[a-zA-Z]", answer.text)
+    """Whether an answer such as `5 m` or `5 m/s`, which may be a product too, is the gold number with a unit."""
+    match = re.fullmatch(r"(.*[\d})])\s+([a-zA-Z]{1,2}(?:\s?/\s?[a-zA-Z]{1,2})?(?:\s?\^\s?\{?-?\d\}?)?)", answer.text)
     if not match or answer.unit or gold.tree.free_symbols:
         return False
-    return any(isinstance(value, Quantity) and _numbers(gold, value, settings) for value in readings(match[1]))
+    values = [value for value in readings(match[1]) if isinstance(value, Quantity)]
+    return any(_quantities(gold, replace(value, unit=re.sub(r"[\s{}]", "", match[2])), settings) for value in values)
 
 
 def _scaled(quantity: Quantity, factor: Any) -> Quantity:

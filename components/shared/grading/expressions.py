@@ -105,6 +105,20 @@ def _math_verify(a: Any, b: Any) -> bool:
     return bool(verify(a, b, timeout_seconds=None))
 
 
+def linear_root(tree: Any) -> tuple[Any, Any, bool] | None:
+    """Of an expression a*x + b: the symbol x, the root -b/a, and whether a is above 0; None for any other."""
+    if len(tree.free_symbols) != 1 or len(tree.atoms()) > 20:
+        return None
+    check_size(tree)
+    symbol = next(iter(tree.free_symbols))
+    if not tree.is_polynomial(symbol):
+        return None
+    slope = tree.diff(symbol).doit()
+    if slope.free_symbols or not slope.is_comparable or slope == 0:
+        return None
+    return symbol, (symbol - tree / slope).doit().expand(), bool(slope > 0)
+
+
 def terminates(number: Any) -> bool:
     """Whether a number has a finite decimal form."""
     value = number.doit()

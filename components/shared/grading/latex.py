@@ -37,6 +37,10 @@ _UNIT_WORD = re.compile(rf"(?<![\\a-zA-Z⟦])(?:{_UNIT_WORDS})(?![a-zA-Z⟧])\.?
 _WORD = re.compile(
     rf"(?<![\\a-zA-Z⟦])(?!(?:{_FUNCTIONS}|{_GREEK}|and|or|inf|frac)(?![a-zA-Z]))[A-Za-z][A-Za-z'-]{{3,}}(?![a-zA-Z⟧(])"
 )
+# As in `2 k \pi, k \in \mathbb{Z}`.
+_RANGE_OF_PARAMETER = re.compile(
+    r"(?:[,;]|\s\(|[,;]?\s(?:⟦where⟧|⟦with⟧|for)\s)\s*[a-zA-Z](?:\s*,\s*[a-zA-Z])*\s*\\in\s*\\mathbb\s*\{?[ZN]\}?\S*$"
+)
 _UNIT_LETTERS = "mgshLlNJKVWFCAT"
 _LOGIC = {"and": " and ", "or": " or ", "or equivalently": " or ", "&": " and "}
 
@@ -180,6 +184,7 @@ def closing(text: str, opened: int) -> int | None:
 
 def _tidy(text: str) -> str:
     text = re.sub(r"\s+", " ", text).strip()
+    text = _RANGE_OF_PARAMETER.sub("", text)
     text = re.sub(r"\s*(⟧)\s*(?=⟦)", r"\1", text)
     while True:
         bare = (

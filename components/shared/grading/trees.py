@@ -24,7 +24,7 @@ _LONGEST = 2000
 
 def tree_of(text: str) -> Any:
     """A SymPy expression of a LaTeX text, nothing evaluated, decimals exact; None if it is none."""
-    from sympy import Expr, Float, Integer, Rational
+    from sympy import Expr, Float, I, Integer, Product, Rational, Sum, Symbol
 
     if _INTEGER.fullmatch(text):
         return Integer(text.replace(" ", ""))
@@ -49,7 +49,10 @@ def tree_of(text: str) -> Any:
         return None
     if not isinstance(tree, Expr):
         return None
-    return tree.xreplace({number: Rational(str(number)) for number in tree.atoms(Float)})
+    exact: dict[Any, Any] = {number: Rational(str(number)) for number in tree.atoms(Float)}
+    if not tree.has(Sum, Product):
+        exact[Symbol("i")] = I
+    return tree.xreplace(exact)
 
 
 def named(name: str) -> str:

@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any
 
+from components.shared.grading.expressions import linear_root
 from components.shared.grading.latex import closing, to_latex
 from components.shared.grading.regions import INFINITY, Piece, intersection, union, without_points
 from components.shared.grading.trees import DECIMAL, named, tree_of
@@ -74,6 +75,7 @@ class Ratio:
 
     parts: tuple["Value", ...]
     text: str
+    half_day: str = ""  # am or pm
 
     @property
     def is_clock(self) -> bool:
@@ -302,7 +304,14 @@ def _inequality(marks: list[str], sides: list[str]) -> Value | None:
         if not bound.free_symbols:
             low, high = (-INFINITY, bound) if variable == 0 else (bound, INFINITY)
             return Region(sides[variable], (Piece(low, high, variable == 1 and closed, variable == 0 and closed),))
-    return Relation(marks[0], trees[0], trees[1]) if len(trees) == 2 else None
+    if len(trees) != 2:
+        return None
+    if (root := linear_root(trees[0] - trees[1])) is not None:
+        symbol, bound, rising = root
+        ends = (-INFINITY, bound) if rising else (bound, INFINITY)
+        closed = marks[0] == "<="
+        return Region(str(symbol), (Piece(*ends, not rising and closed, rising and closed),))
+    return Relation(marks[0], trees[0], trees[1])
 
 
 def _outside(text: str, position: int) -> bool:
@@ -353,14 +362,22 @@ def _based(text: str, depth: int) -> Value | None:
 
 
 def _ratio(text: str, depth: int) -> Value | None:
+    if match := re.fullmatch(r"(\d{1,2}:\d{2})\s*⟦([ap])\.?m\.?⟧", text, re.IGNORECASE):
+        text, half_day = match[1], match[2].lower()
+    else:
+        half_day = ""
     parts = split(text, ":")
     if len(parts) < 2 or any(not part.strip() for part in parts):
         return None
-    return Ratio(tuple(_read(part, depth + 1) for part in parts), re.sub(r"\s", "", text))
+    return Ratio(tuple(_read(part, depth + 1) for part in parts), re.sub(r"\s", "", text), half_day)
 
 
 def _quantity(text: str) -> Quantity | Words:
+    text = re.sub(r"\(\s*((?:⟦[^⟧]+⟧\s*)+)\)$", r"\1", text)  # 9 (apples)
     value, unit = text, ""
+    if re.search(r"\\(?:sin|cos|tan|cot|sec|csc).*⟦degree⟧", text):
+        tree = tree_of(text)
+        return Words(re.sub(r"[⟦⟧]", " ", text)) if tree is None else Quantity(text, tree)
     if (match := _WITH_UNIT.fullmatch(text)) and len(words := re.findall(r"⟦([^⟧]+)⟧", match[2])) <= 4:
         value = match[1].strip(" -~")
         marked = re.search(r"[/^]", match[2]) or len(words) < 2
