@@ -55,7 +55,8 @@ class Source(Settings):
     name: str | None = Field(None, description="What reports call it; from the URI if left out.")
     verifier: str | None = Field(
         None,
-        description="What judges a completion: math, exact, choice, countdown, reasoning-gym/TASK, or a function of yours as MODULE:FUNCTION. The source's own if left out.",
+        description="What judges a completion: math, exact, choice, countdown, reasoning-gym/TASK, or a function of "
+        "yours as MODULE:FUNCTION. The source's own if left out.",
     )
     prompt_columns: list[str] = Field(
         [], description="Columns that hold the problem, joined by a space; the usual spellings are tried if empty."
