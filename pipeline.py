@@ -37,6 +37,7 @@ from components.shared.stage import disk_problem
 from components.verification_filtering.component import verification_filtering
 from launch.cluster import PIPELINE_NAME
 from launch.cluster_commands import cancel, retry, schedule, status, submit
+from launch.grade import grade
 from launch.images import STAGES, VARIANTS, image, require_images
 from launch.local import run_locally
 from launch.pools import place
@@ -498,7 +499,7 @@ def run_command(
     sys.exit(run_locally(recipe, recipe_path, output_dir, until, compile_pipeline, runner))
 
 
-for command in (submit, schedule, retry, status, cancel):
+for command in (submit, schedule, retry, status, cancel, grade):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -80,13 +80,13 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = (), iterations: int
     if not isinstance(values, dict):
         raise InputError(f"the recipe {path} must be a mapping of keys; see recipes/laptop.yaml")
     for override in overrides:
-        _apply(values, override)
+        set_key(values, override)
     if iterations is not None:
         values["iterations"] = iterations
     return Recipe.check(values, "")
 
 
-def _apply(values: dict[str, Any], override: str) -> None:
+def set_key(values: dict[str, Any], override: str) -> None:
     """Sets `a.b.c=value` in nested mappings; a number counts into a list."""
     key, separator, text = override.partition("=")
     if not separator or not key:

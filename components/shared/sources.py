@@ -121,7 +121,7 @@ def read_source(source: Source, key: str) -> Iterator[RawProblem]:
     elif scheme == "hf":
         problems = _mapped(_hub_rows(source.uri, key), source, key)
     elif scheme == "":
-        problems = _mapped(_file_rows(Path(source.uri), key), source, key)
+        problems = _mapped(file_rows(Path(source.uri), key), source, key)
     else:
         raise InputError(
             f"{key}: {source.uri!r}: unknown kind of source {scheme}://; expected a path, hf://, reasoning-gym:// "
@@ -133,7 +133,16 @@ def read_source(source: Source, key: str) -> Iterator[RawProblem]:
         yield problem
 
 
-def _file_rows(path: Path, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def file_rows(path: Path, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Reads a file's rows, one at a time: where each stands, and its columns.
+
+    Args:
+        path: of a .jsonl, .json or .parquet file.
+        key: what names the file, for messages.
+
+    Raises:
+        InputError: the file is not there, or it or one of its rows cannot be read.
+    """
     if not path.is_file():
         where = f" (from {Path.cwd()})" if not path.is_absolute() else ""
         raise InputError(f"{key}: no such file: {path}{where}")
