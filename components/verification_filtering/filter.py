@@ -1,9 +1,11 @@
 """Verification filtering: from all trajectories of an iteration to the expert set for RFT.
 
-Gates, in order: graded correct again, finished with EOS, on a hard problem, not the same text again, and
+Gates, in order: scorable, finished with EOS, graded correct again, on a hard problem, not the same text again, and
 within the cap of its problem. Two passes over the table, so that memory does not grow with completions.
 """
 
+import time
+from array import array
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import pyarrow.compute as pc
 from components.shared import page
 from components.shared.batches import batches
 from components.shared.errors import InputError
-from components.shared.grading import Grader, GradingRow, GradingSettings
+from components.shared.grading import HEDGED, TIMED_OUT, TRUNCATED, UNSCORABLE, Grader, GradingRow, GradingSettings
 from components.shared.schema import TRAJECTORIES, count_rows, read_batches, read_rows, table_writer
 from components.shared.stage import Progress, result, write_json
 from components.verification_filtering.diversity import Sketch, most_different, sketch, solution_text
@@ -24,12 +26,17 @@ _BATCH = 2048
 # The gates in order: why a trajectory is left out, in the words of the report.
 GATES = {
     "not_scorable": "the verifier could not judge it",
-    "not_correct": "wrong",
     "not_finished": "cut before it ended",
+    "not_correct": "wrong",
     "not_hard": "the problem is solved too often",
     "duplicate": "the same solution of the problem again",
     "over_cap": "enough different solutions of the problem kept",
 }
+_GATE_NAMES = tuple(GATES)
+_GATE_NUMBERS = {name: number for number, name in enumerate(_GATE_NAMES)}
+_KEPT = -1
+# What the report counts of the reasons for verdicts.
+_COUNTED = {"timed_out": TIMED_OUT, "not_scorable": UNSCORABLE, "hedged": HEDGED, "truncated": TRUNCATED}
 
 
 def filter_trajectories(
@@ -62,45 +69,55 @@ def filter_trajectories(
         InputError: no trajectory passes; the message says which gate let none through.
     """
     judged = {row["problem_id"]: (row["verifier"], row["answer"]) for row in read_rows(problems)}
-    reasons: list[str | None] = []
-    verdicts: list[bool | None] = []
+    gates = array("b")  # of each trajectory: the gate that left it out, or _KEPT; a byte each
+    verdicts = array("b")  # of each trajectory: 1 right, 0 wrong, -1 not scorable
     candidates: defaultdict[str, list[tuple[int, int, Sketch]]] = defaultdict(list)  # row, step, sketch
     seen: defaultdict[str, set[int]] = defaultdict(set)
     columns = ["problem_id", "step", "completion", "finish_reason", "success_rate"]
     progress = Progress(count_rows(trajectories), "trajectories graded")
+    grading_seconds = 0.0
     with Grader(grading) as grader:
         for batch in batches(read_rows(trajectories, columns), _BATCH):
-            for row, verdict in zip(batch, _grade(batch, judged, grader, trajectories), strict=True):
-                reason = _reason(row, verdict, settings)
-                if reason is None:
+            began = time.monotonic()
+            graded = _grade(batch, judged, grader, trajectories)
+            grading_seconds += time.monotonic() - began
+            for row, verdict in zip(batch, graded, strict=True):
+                gate = _gate(row, verdict, settings)
+                if gate is None:
                     # Texts are compared by hash within a problem: a set of texts would hold every completion.
                     text = hash(solution_text(row["completion"]))
                     if text in seen[row["problem_id"]]:
-                        reason = "duplicate"
+                        gate = "duplicate"
                     else:
                         seen[row["problem_id"]].add(text)
-                        candidates[row["problem_id"]].append((len(reasons), row["step"], sketch(row["completion"])))
-                reasons.append(reason)
-                verdicts.append(verdict)
-            progress.advance(len(batch))
-        timed_out = grader.timed_out
+                        candidates[row["problem_id"]].append((len(gates), row["step"], sketch(row["completion"])))
+                gates.append(_KEPT if gate is None else _GATE_NUMBERS[gate])
+                verdicts.append(-1 if verdict is None else int(verdict))
+            rate = len(gates) / grading_seconds
+            progress.advance(len(batch), f"{rate:,.0f} answers a second")
+        reasons = grader.counts
     for rows in candidates.values():
         kept = set(most_different([(step, text) for _, step, text in rows], settings.max_per_problem))
         for index, (row_number, _, _) in enumerate(rows):
             if index not in kept:
-                reasons[row_number] = "over_cap"
+                gates[row_number] = _GATE_NUMBERS["over_cap"]
 
-    report = _report(reasons, candidates, settings, timed_out)
+    report = _report(gates, candidates, settings)
+    report["grading"] = {
+        "answers_per_second": round(len(gates) / grading_seconds),
+        **{name: reasons[reason] for name, reason in _COUNTED.items()},
+        "reasons": dict(reasons.most_common()),
+    }
     _check_not_empty(report)
-    _split(trajectories, reasons, verdicts, Path(experts_out), Path(dropped_out))
+    _split(trajectories, gates, verdicts, Path(experts_out), Path(dropped_out))
     write_json(report_out, report)
     _write_page(page_out, report)
-    result(f"{report['experts']} experts of {report['problems']} problems, from {len(reasons)} trajectories")
+    result(f"{report['experts']} experts of {report['problems']} problems, from {len(gates)} trajectories")
     return {
-        "trajectories": len(reasons),
+        "trajectories": len(gates),
         "experts": report["experts"],
         "expert_problems": report["problems"],
-        "grading_timed_out": timed_out,
+        **{f"grading_{name}": report["grading"][name] for name in ("answers_per_second", *_COUNTED)},
         **{f"dropped_{gate['gate']}": gate["dropped"] for gate in report["funnel"]},
     }
 
@@ -112,17 +129,17 @@ def _grade(
     for row in batch:
         if row["problem_id"] not in judged:
             raise InputError(f"{trajectories}: problem {row['problem_id']} is not among the training problems")
-        rows.append(GradingRow(*judged[row["problem_id"]], row["completion"]))
+        rows.append(GradingRow(*judged[row["problem_id"]], row["completion"], row["finish_reason"] != "stop"))
     return grader.grade(rows)
 
 
-def _reason(row: dict[str, Any], verdict: bool | None, settings: FilterSettings) -> str | None:
+def _gate(row: dict[str, Any], verdict: bool | None, settings: FilterSettings) -> str | None:
     if verdict is None or row["success_rate"] is None:
         return "not_scorable"
-    if not verdict:
-        return "not_correct"
     if row["finish_reason"] != "stop":
         return "not_finished"
+    if not verdict:
+        return "not_correct"
     # The rate is stored in single precision, so a rate of exactly the threshold may lie a hair above it.
     if row["success_rate"] > settings.max_success_rate + 1e-6:
         return "not_hard"
@@ -130,22 +147,19 @@ def _reason(row: dict[str, Any], verdict: bool | None, settings: FilterSettings)
 
 
 def _report(
-    reasons: list[str | None],
-    candidates: dict[str, list[tuple[int, int, Sketch]]],
-    settings: FilterSettings,
-    timed_out: int,
+    gates: "array[int]", candidates: dict[str, list[tuple[int, int, Sketch]]], settings: FilterSettings
 ) -> dict[str, Any]:
-    dropped = Counter(reasons)
-    left, funnel = len(reasons), []
+    dropped = Counter(gates)
+    left, funnel = len(gates), []
     for gate, why in GATES.items():
-        left -= dropped[gate]
-        funnel.append({"gate": gate, "because": why, "dropped": dropped[gate], "left": left})
-    steps = Counter(step for rows in candidates.values() for number, step, _ in rows if reasons[number] is None)
+        count = dropped[_GATE_NUMBERS[gate]]
+        left -= count
+        funnel.append({"gate": gate, "because": why, "dropped": count, "left": left})
+    steps = Counter(step for rows in candidates.values() for number, step, _ in rows if gates[number] == _KEPT)
     return {
-        "trajectories": len(reasons),
+        "trajectories": len(gates),
         "experts": left,
         "problems": len(candidates),
-        "timed_out": timed_out,
         "funnel": funnel,
         "experts_by_step": [{"step": step, "experts": count} for step, count in sorted(steps.items())],
         "settings": settings.model_dump(),
@@ -163,17 +177,17 @@ def _check_not_empty(report: dict[str, Any]) -> None:
         f"problems",
     }
     counts = ", ".join(f"{gate['dropped']} {gate['because']}" for gate in report["funnel"] if gate["dropped"])
-    last = next(gate for gate in report["funnel"] if gate["left"] == 0)
+    most = max(report["funnel"], key=lambda gate: int(gate["dropped"]))
     raise InputError(
-        f"no trajectory is left for RFT. Of {report['trajectories']}: {counts}. The gate {last['gate']!r} emptied the "
-        f"set; {remedies[last['gate']]}"
+        f"no trajectory is left for RFT. Of {report['trajectories']}: {counts}. The gate {most['gate']!r} left out "
+        f"most; {remedies[most['gate']]}"
     )
 
 
 def _split(
     trajectories: str | Path,
-    reasons: list[str | None],
-    verdicts: list[bool | None],
+    gates: "array[int]",
+    verdicts: "array[int]",
     experts_out: Path,
     dropped_out: Path,
 ) -> None:
@@ -186,10 +200,11 @@ def _split(
         for batch in read_batches(trajectories):
             end = start + batch.num_rows
             columns = {name: batch[name] for name in TRAJECTORIES.names}
-            columns["verdict"] = pa.array(verdicts[start:end], pa.bool_())
-            columns["dropped_because"] = pa.array(reasons[start:end], pa.string())
+            columns["verdict"] = pa.array([None if v < 0 else bool(v) for v in verdicts[start:end]], pa.bool_())
+            names = [None if gate == _KEPT else _GATE_NAMES[gate] for gate in gates[start:end]]
+            columns["dropped_because"] = pa.array(names, pa.string())
             table = pa.table(columns, schema=TRAJECTORIES)
-            keep = pa.array([reason is None for reason in reasons[start:end]])
+            keep = pa.array([name is None for name in names])
             experts.write_batch(table.filter(keep))
             dropped.write_batch(table.filter(pc.invert(keep)))
             start = end
@@ -211,6 +226,13 @@ def _write_page(path: str | Path, report: dict[str, Any]) -> None:
         f"{report['experts']:,} experts of {report['problems']:,} problems, from {report['trajectories']:,} "
         "trajectories.",
         page.figure(drawing, "What each gate left, and which steps the experts come from."),
+        page.table(
+            ["grading", "trajectories"],
+            [
+                *([reason, count] for reason, count in report["grading"]["reasons"].items()),
+                ["answers a second", report["grading"]["answers_per_second"]],
+            ],
+        ),
         page.table(
             ["gate", "left out because", "left out", "left"],
             [[g["gate"].replace("_", " "), g["because"], g["dropped"], g["left"]] for g in report["funnel"]],

@@ -84,7 +84,10 @@ def test_each_gate_leaves_out_what_it_should(run: Any, trajectory: Any) -> None:
     assert [row["dropped_because"] for row in got["dropped"]] == [
         "not_correct", "not_finished", "not_hard", "duplicate", "not_scorable",
     ]  # fmt: skip
-    assert [row["verdict"] for row in got["dropped"]] == [False, True, True, True, True]
+    assert [row["verdict"] for row in got["dropped"]] == [False, False, True, True, True]  # a cut one is wrong
+    grading = got["report"]["grading"]
+    assert grading["truncated"] == 1 and grading["hedged"] == grading["timed_out"] == grading["not_scorable"] == 0
+    assert sum(grading["reasons"].values()) == len(rows) and grading["answers_per_second"] > 0
     assert [gate["gate"] for gate in got["report"]["funnel"]] == list(GATES)
     assert got["report"]["funnel"][-1]["left"] == got["report"]["experts"] == 2
 
@@ -142,11 +145,11 @@ def test_laws(run: Any, trajectory: Any, drawn: list[tuple[str, str, int]], cap:
         (SOLUTIONS[0], {"success_rate": 0.95}, "not_hard", r"raise filter.max_success_rate \(now 0.8\)"),
     ],
 )
-def test_an_empty_set_names_the_gate_that_emptied_it(
+def test_an_empty_set_names_the_gate_that_left_out_most(
     run: Any, trajectory: Any, completion: str, changes: dict[str, Any], gate: str, remedy: str
 ) -> None:
-    with pytest.raises(InputError, match=f"gate '{gate}' emptied the set; .*{remedy}"):
-        run([trajectory("a", completion, **changes), trajectory("a", WRONG)])
+    with pytest.raises(InputError, match=f"gate '{gate}' left out most; .*{remedy}"):
+        run([trajectory("a", completion, **changes), trajectory("b", completion, **changes), trajectory("a", WRONG)])
 
 
 def test_a_trajectory_of_an_unknown_problem_is_an_error(run: Any, trajectory: Any) -> None:
