@@ -24,8 +24,9 @@ test-slow: $(READY) ## Run the tests that train, and the loop end to end
 test-docker: $(READY) ## Build the images and run the loop in containers (needs Docker; 6 minutes)
 	@$(BIN)/pytest -m docker
 
-bench: $(READY) ## Time the stages beside the plain libraries (4 minutes)
+bench: $(READY) ## Time the stages and the grader beside the plain libraries (7 minutes)
 	@$(BIN)/python bench/stages.py
+	@$(BIN)/python bench/grading.py
 
 lint: $(READY) ## Check style, format and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
