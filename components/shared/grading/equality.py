@@ -245,9 +245,9 @@ def _numbers(gold: Quantity, answer: Quantity, settings: GradingSettings) -> boo
         return False
     if answer.decimals is not None:
         digits = _significant(answer)
-        if not terminates(gold.tree):
-            return digits >= _SIGNIFICANT and _within(gold.tree, answer, 1)
-        return digits >= _FLOAT and _within(gold.tree, answer, 5)
+        if digits >= _FLOAT:
+            return _within(gold.tree, answer, 5)
+        return digits >= _SIGNIFICANT and not terminates(gold.tree) and _within(gold.tree, answer, 1)
     if gold.decimals is not None and not terminates(answer.tree):
         return settings.rounded_gold == "accept" and _significant(gold) >= 3 and _within(answer.tree, gold, 0.5)
     return False

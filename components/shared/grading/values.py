@@ -379,7 +379,7 @@ def _quantity(text: str) -> Quantity | Words:
         tree = tree_of(text)
         return Words(re.sub(r"[⟦⟧]", " ", text)) if tree is None else Quantity(text, tree)
     if (match := _WITH_UNIT.fullmatch(text)) and len(words := re.findall(r"⟦([^⟧]+)⟧", match[2])) <= 4:
-        value = match[1].strip(" -~")
+        value = match[1].rstrip(" -~")
         marked = re.search(r"[/^]", match[2]) or len(words) < 2
         unit = re.sub(r"[⟦⟧\s{}]", "", match[2]) if marked else " ".join(words)
     tree = tree_of(value)
