@@ -7,7 +7,7 @@ IMAGE_OPTIONS = $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(VARIANT),--varia
 READY := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow test-docker bench lint format compile images push lock docs base-policy clean
+.PHONY: help run test test-slow test-docker fuzz bench lint format compile images push lock docs base-policy clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -20,6 +20,9 @@ test: $(READY) ## Run the tests that take seconds
 
 test-slow: $(READY) ## Run the tests that train, and the loop end to end
 	@$(BIN)/pytest -m slow
+
+fuzz: $(READY) ## Fuzz the grader for ten minutes
+	@$(BIN)/python tests/fuzz_grading.py
 
 test-docker: $(READY) ## Build the images and run the loop in containers (needs Docker; 6 minutes)
 	@$(BIN)/pytest -m docker

@@ -208,3 +208,52 @@ def test_an_unknown_verifier_is_an_error_that_suggests_one() -> None:
         check_verifier("reasoning-gym/chain_sun")
     with pytest.raises(InputError, match="what a policy writes must not run"):
         check_verifier("reasoning-gym/simple_integration")
+
+
+@pytest.mark.parametrize(
+    ("verifier", "gold", "completion", "expected"),
+    [
+        ("exact", "red  fox", "\\boxed{red fox}", True),
+        ("exact", "1/2", "\\boxed{0.5}", False),
+        ("exact", "", "\\boxed{}", None),
+        ("choice", "C", "The answer is (C) 12.", True),
+        ("choice", "(C)", "\\boxed{\\text{c}}", True),
+        ("choice", "C", "\\boxed{B}", False),
+        ("choice", "12", "\\boxed{B}", None),
+    ],
+)
+def test_other_verifiers_by_name(
+    grader: Grader, verifier: str, gold: str, completion: str, expected: bool | None
+) -> None:
+    assert grader.grade([GradingRow(verifier, gold, completion)]) == [expected]
+
+
+def test_a_users_function_judges_in_the_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_rewards.py").write_text(
+        "import subprocess, time\n"
+        "def ends_with(answer, completion): return completion.endswith(answer) if answer else None\n"
+        "def starts_a_process(answer, completion): return subprocess.run(['true']).returncode == 0\n"
+        "def fails(answer, completion): raise KeyError(completion)\n"
+        "def hangs(answer, completion): time.sleep(60)\n"
+        "def is_no_verdict(answer, completion): return 'yes'\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
+    assert check_verifier("my_rewards:ends_with")
+    with Grader(GradingSettings(seconds=1.0), workers=1) as grader:
+
+        def judge(function: str, gold: str, completion: str) -> tuple[bool | None, str]:
+            return grader.judge([GradingRow(f"my_rewards:{function}", gold, completion)])[0][:2]
+
+        assert judge("ends_with", "5", "it is 5") == (True, "equal")
+        assert judge("ends_with", "5", "it is 6") == (False, "different")
+        assert judge("ends_with", "", "it is 6") == (None, "not scorable")
+        assert judge("starts_a_process", "5", "x")[1].startswith("PermissionError: subprocess")
+        assert judge("fails", "5", "x") == (False, "KeyError: 'x'")
+        assert judge("hangs", "5", "x") == (False, "timed out")
+        assert judge("is_no_verdict", "5", "x")[1].startswith("TypeError: my_rewards:is_no_verdict returned str")
+        assert judge("ends_with", "7", "it is 7") == (True, "equal")
+        with pytest.raises(InputError, match="my_rewards:nothing' cannot be run: .*no attribute 'nothing'"):
+            judge("nothing", "5", "x")
+    with pytest.raises(InputError, match="there is no module 'no_such_rewards'"):
+        check_verifier("no_such_rewards:judge")

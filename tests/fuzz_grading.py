@@ -1,0 +1,103 @@
+"""Fuzzes the grader: `make fuzz`. Mutated answers and hostile ones, until the time is up or something is found.
+
+What it looks for: a crash of the caller, a verdict that is no verdict, an answer that takes longer than its limit, an
+answer judged right that is none, a gold answer that is not right against itself, processes or descriptors left behind.
+"""
+
+import json
+import random
+import re
+import sys
+import time
+from pathlib import Path
+
+import click
+import psutil
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from components.shared.grading import Grader, GradingRow, GradingSettings  # noqa: E402
+from tests.shared.hostile import hostile_answers  # noqa: E402
+
+SEEDS = r"""
+\frac{1}{2} | 3x^2-2x+1 | (-\infty, 3] \cup [5, 7) | \{1,2,3\} | x = 5 \text{ cm} | 28\% | \pm\sqrt{2}
+\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix} | 2\frac{1}{3} | 52_8 | 1:2:3 | 12:30 | \text{Monday} | (C) 12
+\sin^2 x + \cos x | e^{i\pi} | -2 < x \le 3 | y = 2x + 1 | 1.5 \times 10^{-3} | 0.\overline{27} | \binom{5}{2}
+""".strip()
+SECONDS = 1.0
+
+
+def mutated(draw: random.Random, seeds: list[str]) -> str:
+    """An answer with characters doubled, dropped, swapped, or a piece of another one put in."""
+    text = draw.choice(seeds)
+    for _ in range(draw.randint(0, 6)):
+        if not text:
+            break
+        at, to = sorted(draw.randrange(len(text) + 1) for _ in range(2))
+        other = draw.choice(seeds)
+        cut = other[draw.randrange(len(other)) :]
+        text = draw.choice(
+            (
+                text[:at] + text[to:],
+                text[:to] + text[at:],
+                text[:at] + cut + text[to:],
+                text[::-1] if to - at > 30 else text,
+            )
+        )
+    return text[:3000]
+
+
+def is_balanced(text: str) -> bool:
+    """Whether a text's braces are, so that a box around it holds all of it."""
+    depth = 0
+    for brace in re.findall(r"\\.|[{}]", text):
+        depth += {"{": 1, "}": -1}.get(brace, 0)
+        if depth < 0:
+            return False
+    return depth == 0
+
+
+@click.command()
+@click.option("--minutes", default=10.0, show_default=True)
+@click.option("--seed", default=0, show_default=True, help="0: another one each time.")
+def main(minutes: float, seed: int) -> None:
+    """Runs the fuzzer; exits with status 1 after the first round that found something, and writes it to build/."""
+    seed = seed or time.time_ns() % 10**9
+    draw, seeds, process = (
+        random.Random(seed),
+        [s.strip() for s in SEEDS.replace("\n", "|").split("|")],
+        psutil.Process(),
+    )
+    deadline, graded, slow = time.monotonic() + 60 * minutes, 0, 0
+    descriptors = process.num_fds()
+    while time.monotonic() < deadline:
+        with Grader(GradingSettings(seconds=SECONDS)) as grader:
+            for _ in range(10):
+                golds = [mutated(draw, seeds) for _ in range(300)]
+                rows = [GradingRow("math", gold, f"\\boxed{{{mutated(draw, seeds)}}}") for gold in golds]
+                rows += [GradingRow("math", gold, f"The answer is $\\boxed{{{gold}}}$") for gold in golds]
+                rows += [GradingRow("math", "7", text) for text in hostile_answers(200, draw.randrange(10**9))]
+                verdicts = grader.judge(rows)
+                found = [
+                    (row, verdict)
+                    for number, (row, verdict) in enumerate(zip(rows, verdicts, strict=True))
+                    if verdict.correct not in (True, False, None)
+                    or verdict.seconds > SECONDS + 1
+                    or (number >= 600 and verdict.correct)
+                    or (300 <= number < 600 and verdict.reason == "different" and is_balanced(row.answer))
+                ]
+                graded += len(rows)
+                slow += sum(verdict.reason == "timed out" for verdict in verdicts)
+                if found:
+                    path = ROOT / "build" / "fuzz.jsonl"
+                    path.parent.mkdir(exist_ok=True)
+                    path.write_text("".join(json.dumps([*row, *verdict]) + "\n" for row, verdict in found))
+                    sys.exit(f"seed {seed}: {len(found)} of {graded} answers were judged as they must not be: {path}")
+        if process.children(recursive=True) or process.num_fds() != descriptors:
+            sys.exit(f"seed {seed}: processes or descriptors were left behind")
+    print(f"seed {seed}: {graded} answers in {minutes:g} minutes, {slow} timed out, nothing found")
+
+
+if __name__ == "__main__":
+    main()
