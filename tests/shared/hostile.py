@@ -23,8 +23,8 @@ _CODE = [
     "__import__('os').system('true')",
     "eval('1+1')",
     "\\input{/etc/passwd}",
-    "{{7*7}}",
-    "${7*7}",
+    "{{6*6}}",
+    "${6*6}",
     "'; DROP TABLE x",
 ]
 _TORN = [
