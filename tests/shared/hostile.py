@@ -59,7 +59,7 @@ def hostile_answers(count: int, seed: int) -> list[str]:
             return draw.choice(_CODE)
         if kind < 0.75:
             return draw.choice(_ODD) * draw.choice((1, 20))
-        return "".join(draw.choice("0123456789xyz+-*/^_{}()[]\\,.;:!<>=|&%$ ") for _ in range(draw.randint(1, 60)))
+        return "".join(draw.choice("09xyz+-*/^_{}()[]\\,.;:!<>=|&%$ ") for _ in range(draw.randint(1, 60)))
 
     answers = []
     for _ in range(count):
