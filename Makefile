@@ -1,6 +1,7 @@
 # `make` lists the targets.
 PYTHON ?= python3
 RECIPE ?= recipes/laptop.yaml
+STORE ?= folder
 BIN := .venv/bin
 IMAGE_OPTIONS = $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(VARIANT),--variant $(VARIANT)) \
 	$(if $(BASE_IMAGE),--base-image $(BASE_IMAGE))
@@ -12,8 +13,8 @@ READY := .venv/.installed
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
 
-run: $(READY) ## Run the loop here: RECIPE=recipes/laptop.yaml
-	@$(BIN)/python pipeline.py run --recipe $(RECIPE)
+run: $(READY) ## Run the loop here: RECIPE=recipes/laptop.yaml STORE=folder|s3
+	@$(BIN)/python pipeline.py run --recipe $(RECIPE) --store $(STORE)
 
 test: $(READY) ## Run the tests that take seconds
 	@$(BIN)/pytest -m "not slow and not docker"

@@ -27,6 +27,7 @@ from components.preflight.bucket import check_bucket
 from components.preflight.check import preflight as check_run
 from components.preflight.component import preflight
 from components.preflight.settings import RunSize
+from components.publishing.component import publishing
 from components.report.component import report
 from components.rft.component import rft
 from components.rl_exploration.component import rl_exploration
@@ -40,7 +41,7 @@ from launch.cluster_commands import cancel, retry, schedule, status, submit
 from launch.grade import grade
 from launch.images import STAGES, VARIANTS, image, require_images
 from launch.local import run_locally
-from launch.pools import place
+from launch.pools import connect, place
 from launch.recipe import Recipe, load_recipe
 
 # Recipe keys that are pipeline parameters of their own; the rest of a section is one `..._settings` document.
@@ -48,6 +49,7 @@ OWN_PARAMETERS = {
     "data": ("train", "benchmarks"),
     "rl": ("steps", "learning_rate", "prompts_per_step", "group_size"),
     "grading": (),
+    "store": ("checkpoint_uri",),
     "filter": ("max_success_rate", "max_per_problem"),
     "rft": ("learning_rate", "epochs"),
     "eval": ("samples",),
@@ -90,6 +92,7 @@ def build_pipeline(recipe: Recipe, iterations: int, registry: str = "", variant:
     def prepared(task: dsl.PipelineTask, stage: str, display_name: str, pools: dict[str, Any]) -> None:
         task.set_container_image(image(stage, registry, variant)).set_display_name(display_name)
         place(task, stage, recipe.pools, pools, recipe.caching)
+        connect(task, stage, recipe.store)
 
     @dsl.pipeline(name="iteration", display_name="RLoop iteration")
     def iteration_pipeline(
@@ -107,6 +110,8 @@ def build_pipeline(recipe: Recipe, iterations: int, registry: str = "", variant:
         rl_group_size: int,
         rl_settings: dict,
         grading_settings: dict,
+        store_checkpoint_uri: str,
+        store_settings: dict,
         filter_max_success_rate: float,
         filter_max_per_problem: int,
         filter_settings: dict,
@@ -142,6 +147,8 @@ def build_pipeline(recipe: Recipe, iterations: int, registry: str = "", variant:
             group_size=rl_group_size,
             settings=rl_settings,
             grading_settings=grading_settings,
+            checkpoint_uri=store_checkpoint_uri,
+            checkpoint_settings=store_settings,
         )
         prepared(exploration, "rl_exploration", "RL exploration", pools)
         harvesting = rollout_harvesting(rollouts=exploration.outputs["rollouts"])
@@ -153,6 +160,8 @@ def build_pipeline(recipe: Recipe, iterations: int, registry: str = "", variant:
             max_per_problem=filter_max_per_problem,
             settings=filter_settings,
             grading_settings=grading_settings,
+            checkpoint_uri=store_checkpoint_uri,
+            checkpoint_settings=store_settings,
         )
         prepared(filtering, "verification_filtering", "Verification filtering", pools)
         refining = rft(
@@ -163,6 +172,8 @@ def build_pipeline(recipe: Recipe, iterations: int, registry: str = "", variant:
             learning_rate=rft_learning_rate,
             epochs=rft_epochs,
             settings=rft_settings,
+            checkpoint_uri=store_checkpoint_uri,
+            checkpoint_settings=store_settings,
         )
         prepared(refining, "rft", "RFT", pools)
         evaluations = {}
@@ -179,6 +190,8 @@ def build_pipeline(recipe: Recipe, iterations: int, registry: str = "", variant:
                 samples=eval_samples,
                 settings=eval_settings,
                 grading_settings=grading_settings,
+                checkpoint_uri=store_checkpoint_uri,
+                checkpoint_settings=store_settings,
             )
             prepared(evaluations[kind], "evaluation", f"Evaluation: {kind} policy", pools)
         reporting = report(
@@ -197,6 +210,18 @@ def build_pipeline(recipe: Recipe, iterations: int, registry: str = "", variant:
             settings=report_settings,
         )
         prepared(reporting, "report", "Report", pools)
+        if recipe.store.publish_uri:
+            published = publishing(
+                trajectories=harvesting.outputs["trajectories"],
+                experts=filtering.outputs["experts"],
+                best_policy=reporting.outputs["best_policy"],
+                results=reporting.outputs["results"],
+                page=reporting.outputs["page"],
+                iteration=iteration,
+                uri=recipe.store.publish_uri,
+                run=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
+            )
+            prepared(published, "publishing", "Publishing", pools)
         return IterationOutputs(
             rloop_policy=refining.outputs["rloop_policy"],
             results=reporting.outputs["results"],
@@ -219,6 +244,8 @@ def build_pipeline(recipe: Recipe, iterations: int, registry: str = "", variant:
         rl_group_size: int = defaults["rl_group_size"],
         rl_settings: dict = defaults["rl_settings"],
         grading_settings: dict = defaults["grading_settings"],
+        store_checkpoint_uri: str = defaults["store_checkpoint_uri"],
+        store_settings: dict = defaults["store_settings"],
         filter_max_success_rate: float = defaults["filter_max_success_rate"],
         filter_max_per_problem: int = defaults["filter_max_per_problem"],
         filter_settings: dict = defaults["filter_settings"],
@@ -241,7 +268,7 @@ def build_pipeline(recipe: Recipe, iterations: int, registry: str = "", variant:
         the iteration's initial policy on them, and start again from there (arXiv 2511.04285).
 
         Args:
-            base_policy: Where RLoop starts: a Hugging Face model folder, or hf://ORG/NAME[@REVISION].
+            base_policy: Where RLoop starts: a Hugging Face model folder, s3://BUCKET/FOLDER, or hf://ORG/NAME[@REVISION].
             seed: Of all sampling and shuffling.
             data_train: Sources of training problems, each with a uri and, where needed, verifier and columns.
             data_benchmarks: Benchmarks, each with a name and a uri.
@@ -253,6 +280,8 @@ def build_pipeline(recipe: Recipe, iterations: int, registry: str = "", variant:
             rl_group_size: Completions sampled a prompt.
             rl_settings: Further keys of the recipe's rl section.
             grading_settings: Keys of the recipe's grading section: limits and judgement calls of verdicts.
+            store_checkpoint_uri: Where long stages keep progress: s3://BUCKET/PREFIX, a folder, or empty for nowhere.
+            store_settings: Keys of the recipe's store section: how often progress is saved, and for how long.
             filter_max_success_rate: A problem is hard, and kept, at or below this success rate.
             filter_max_per_problem: Expert trajectories kept of one problem.
             filter_settings: Further keys of the recipe's filter section.
@@ -310,6 +339,8 @@ def build_pipeline(recipe: Recipe, iterations: int, registry: str = "", variant:
             samples=eval_samples,
             settings=eval_settings,
             grading_settings=grading_settings,
+            checkpoint_uri=store_checkpoint_uri,
+            checkpoint_settings=store_settings,
         )
         prepared(base_evaluation, "evaluation", "Evaluation: base policy", pools)
         policy = best_policy = preparation.outputs["base_policy"]
@@ -330,6 +361,8 @@ def build_pipeline(recipe: Recipe, iterations: int, registry: str = "", variant:
                 rl_group_size=rl_group_size,
                 rl_settings=rl_settings,
                 grading_settings=grading_settings,
+                store_checkpoint_uri=store_checkpoint_uri,
+                store_settings=store_settings,
                 filter_max_success_rate=filter_max_success_rate,
                 filter_max_per_problem=filter_max_per_problem,
                 filter_settings=filter_settings,
@@ -359,6 +392,8 @@ def parameter_defaults(recipe: Recipe) -> dict[str, Any]:
     for section, own in OWN_PARAMETERS.items():
         settings: BaseModel = getattr(recipe, section)
         values = settings.model_dump(mode="json", exclude_none=True)  # KFP takes no null
+        if section == "store":  # where pods find it and what is published is fixed when the pipeline is compiled
+            values = {key: values[key] for key in ("checkpoint_uri", "minutes", "keep_days")}
         if own:
             defaults |= {f"{section}_{key}": values.pop(key) for key in own}
         defaults[f"{section}_settings"] = values
@@ -481,6 +516,13 @@ def check_command(
     show_default=True,
     help="What runs a stage: a process of this environment, or a container of its image.",
 )
+@click.option(
+    "--store",
+    type=click.Choice(["folder", "s3"]),
+    default="folder",
+    show_default=True,
+    help="Where artifacts and progress go: the run's folder, or an S3 server started for the run too.",
+)
 @click.option("--until", metavar="STAGE", help=f"Stop after the first run of a stage: {', '.join(STAGES)}.")
 def run_command(
     recipe_path: Path,
@@ -488,6 +530,7 @@ def run_command(
     overrides: tuple[str, ...],
     output_dir: Path | None,
     runner: Literal["subprocess", "docker"],
+    store: Literal["folder", "s3"],
     until: str | None,
 ) -> None:
     """Compile the pipeline and run that very file here, without a cluster.
@@ -496,7 +539,7 @@ def run_command(
     """
     recipe = load_recipe(recipe_path, overrides, iterations)
     output_dir = output_dir or Path("runs") / recipe_path.stem
-    sys.exit(run_locally(recipe, recipe_path, output_dir, until, compile_pipeline, runner))
+    sys.exit(run_locally(recipe, recipe_path, output_dir, until, compile_pipeline, runner, store))
 
 
 for command in (submit, schedule, retry, status, cancel, grade):

@@ -20,7 +20,10 @@ from launch.recipe import Recipe
 
 RUN_LABEL = "rloop.run"  # of a run's containers; its value is the run's folder
 # What a stage may need to know of this machine: the way to the hub, and how many threads to use.
-_PASSED_ON = ("HF_TOKEN", "HF_ENDPOINT", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "OMP_NUM_THREADS")
+_PASSED_ON = (
+    *("HF_TOKEN", "HF_ENDPOINT", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "OMP_NUM_THREADS"),
+    *("AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION"),
+)
 
 
 @contextlib.contextmanager

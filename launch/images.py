@@ -21,6 +21,7 @@ STAGES = (
     "rft",
     "evaluation",
     "report",
+    "publishing",
 )
 TRAINING_STAGES = ("rl_exploration", "rft", "evaluation")  # they train or sample; the others have no torch
 VARIANTS = ("cuda", "cpu")  # of the training stages: CUDA torch and vLLM, or torch for CPUs

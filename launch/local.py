@@ -25,17 +25,26 @@ from kfp.local import status
 from kfp.local.orchestrator import task_executor
 from rich.console import Console
 
+from components.shared.checkpoints import remove_finished
 from components.shared.errors import InputError, nearest
 from components.shared.stage import whole_folder, write_json
 from launch.compiled import read_compiled
 from launch.display import Display, print_summary
 from launch.docker import docker_runner
 from launch.images import STAGES
+from launch.mirror import Mirror, s3_mirror
 from launch.recipe import Recipe, data_version
 from launch.stage_log import StageLog, last_result
 
 # Artifacts that are single files, by output name; KFP gives their paths no ending.
-_SUFFIXES = {"page": ".html", "metrics": ".json", "report": ".json", "log": ".json", "evaluation": ".json"}
+_SUFFIXES = {
+    "page": ".html",
+    "metrics": ".json",
+    "report": ".json",
+    "log": ".json",
+    "evaluation": ".json",
+    "manifest": ".json",
+}
 _DONE, _FAILED, _INTERRUPTED = 0, 1, 130
 
 
@@ -50,6 +59,7 @@ def run_locally(
     until: str | None,
     compile_pipeline: Callable[[Recipe, Path], None],
     runner: Literal["subprocess", "docker"] = "subprocess",
+    store: Literal["folder", "s3"] = "folder",
 ) -> int:
     """Compiles a recipe's pipeline and runs the compiled file.
 
@@ -60,6 +70,7 @@ def run_locally(
         until: stop after the first run of this stage.
         compile_pipeline: writes the pipeline of a recipe to a file.
         runner: what runs a stage: a process of this environment, or a container of its image.
+        store: where progress is kept and artifacts are mirrored: the run's folder alone, or an S3 server too.
 
     Returns:
         The exit status: 0, 1 for a failed stage, 130 after an interruption.
@@ -79,24 +90,47 @@ def run_locally(
         display = Display(
             console, total=len(stages), title=f"{recipe_path}, {recipe.iterations} iterations", output_dir=output_dir
         )
-        run = _Run(stages, output_dir, display, until)
-        try:
-            with _kfp_runner(runner, recipe, compiled, output_dir) as kfp_runner:
-                run.execute(compiled, kfp_runner, {"refresh": data_version(recipe)})
-        except _StopHere:
-            display.stopped(until or "")
-            return _DONE
-        except KeyboardInterrupt:
-            run.end_processes()
-            display.interrupted()
-            return _INTERRUPTED
-        if run.failed:
-            display.failed(run.failed)
-            return _FAILED
+        artifacts = output_dir.resolve() / "artifacts"
+        with s3_mirror(output_dir, artifacts, console) if store == "s3" else contextlib.nullcontext() as mirror:
+            run = _Run(stages, output_dir, display, until, mirror)
+            progress = recipe.store.checkpoint_uri or (mirror.progress_uri if mirror else str(artifacts / ".progress"))
+            arguments = {"refresh": data_version(recipe), "store_checkpoint_uri": progress}
+            status = _execute(run, display, runner, recipe, compiled, output_dir, arguments)
+            if status == _DONE:
+                remove_finished(progress)
+        if status != _DONE or run.stopped:
+            return status
         last = run.outputs[f"iteration-{recipe.iterations}/report"]
         _publish(last, output_dir)
         print_summary(console, output_dir)
         return _DONE
+
+
+def _execute(
+    run: "_Run",
+    display: Display,
+    runner: str,
+    recipe: Recipe,
+    compiled: Path,
+    output_dir: Path,
+    arguments: dict[str, Any],
+) -> int:
+    """Runs the stages; returns the exit status."""
+    try:
+        with _kfp_runner(runner, recipe, compiled, output_dir) as kfp_runner:
+            run.execute(compiled, kfp_runner, arguments)
+    except _StopHere:
+        run.stopped = True
+        display.stopped(run.until or "")
+        return _DONE
+    except KeyboardInterrupt:
+        run.end_processes()
+        display.interrupted()
+        return _INTERRUPTED
+    if run.failed:
+        display.failed(run.failed)
+        return _FAILED
+    return _DONE
 
 
 def _kfp_runner(
@@ -128,9 +162,12 @@ def _stages(compiled: Path) -> dict[str, str]:
 class _Run:
     """One execution of the compiled pipeline, stage by stage."""
 
-    def __init__(self, stages: dict[str, str], output_dir: Path, display: Display, until: str | None) -> None:
-        self._stages, self._output_dir, self._display, self._until = stages, output_dir, display, until
-        self._artifacts = output_dir.resolve() / "artifacts"
+    def __init__(
+        self, stages: dict[str, str], output_dir: Path, display: Display, until: str | None, mirror: Mirror | None
+    ) -> None:
+        self._stages, self._output_dir, self._display, self.until = stages, output_dir, display, until
+        self._artifacts, self._mirror = output_dir.resolve() / "artifacts", mirror
+        self.stopped = False  # at the stage that `until` names
         self.outputs: dict[str, dict[str, Any]] = {}
         self.failed: dict[str, Path] = {}
 
@@ -172,6 +209,8 @@ class _Run:
                 shutil.copyfile(kept, log_path)
             else:
                 shutil.copyfile(log_path, kept)
+            if self._mirror:
+                self._mirror.stage_done(kept.parent)
             self.outputs[path] = outputs
             self._name_outputs(path, outputs)
             self._display.stage_ends(path, cached, last_result(log_path))
@@ -179,7 +218,7 @@ class _Run:
             self.failed[path] = log_path
             self._display.stage_fails(path)
         stage = path.split("/")[-1].replace("-", "_")
-        if self._until and (stage == self._until or stage.startswith(f"{self._until}_")) and not self.failed:
+        if self.until and (stage == self.until or stage.startswith(f"{self.until}_")) and not self.failed:
             raise _StopHere
         return outputs, task_status
 

@@ -6,6 +6,7 @@ from kfp import dsl, kubernetes
 from pydantic import Field
 
 from components.shared.settings import Settings
+from launch.store import StoreSettings
 
 # The label of nodes and pods, and its value for each pool; the manifests use them too.
 POOL_LABEL = "rloop.dev/pool"
@@ -21,6 +22,7 @@ POOL_OF = {
     "rft": "training",
     "evaluation": "inference",
     "report": "cpu",
+    "publishing": "cpu",
 }
 
 
@@ -47,6 +49,29 @@ class Pools(Settings):
     cpu: Pool = Field(Pool(), description="Preparing, harvesting, filtering, reporting.")
     training: Pool = Field(Pool(), description="RL exploration and RFT.")
     inference: Pool = Field(Pool(), description="Evaluation.")
+
+
+# Stages that talk to the object store themselves, besides what KFP brings them and takes away.
+_USE_STORE = (
+    "preflight",
+    "data_preparation",
+    "rl_exploration",
+    "verification_filtering",
+    "rft",
+    "evaluation",
+    "publishing",
+)
+
+
+def connect(task: dsl.PipelineTask, stage: str, store: StoreSettings) -> None:
+    """Gives a stage's pod the object store's address, and its keys by reference to a secret."""
+    if stage not in _USE_STORE:
+        return
+    if store.endpoint:
+        task.set_env_variable("AWS_ENDPOINT_URL_S3", store.endpoint)
+    if store.secret:
+        keys = {"accesskey": "AWS_ACCESS_KEY_ID", "secretkey": "AWS_SECRET_ACCESS_KEY"}
+        kubernetes.use_secret_as_env(task, store.secret, keys)
 
 
 def place(task: dsl.PipelineTask, stage: str, pools: Pools, parameters: dict[str, Any], caching: bool) -> None:

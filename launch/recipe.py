@@ -15,17 +15,19 @@ from components.rft.settings import RFTSettings
 from components.rl_exploration.settings import ExplorationSettings
 from components.shared.errors import InputError, nearest
 from components.shared.grading import GradingSettings
+from components.shared.object_store.inputs import is_stored, stored_version
 from components.shared.settings import Settings
 from components.shared.stage import files_digest
 from components.verification_filtering.settings import FilterSettings
 from launch.pools import Pools
+from launch.store import StoreSettings
 
 
 class Recipe(Settings):
     """Everything that a run's result depends on."""
 
     base_policy: str = Field(
-        description="Where RLoop starts: a Hugging Face model folder, or hf://ORG/NAME[@REVISION]."
+        description="Where RLoop starts: a Hugging Face model folder, s3://BUCKET/FOLDER, or hf://ORG/NAME[@REVISION]."
     )
     iterations: int = Field(2, ge=1, le=30, description="Iterations of RLoop; fixed when the pipeline is compiled.")
     seed: int = Field(1, ge=0, description="Of all sampling and shuffling.")
@@ -39,10 +41,11 @@ class Recipe(Settings):
     eval: EvaluationSettings = Field(EvaluationSettings.model_construct(), description="Measuring the policies.")
     report: ReportSettings = Field(ReportSettings.model_construct(), description="Choosing the run's policy.")
 
+    store: StoreSettings = Field(StoreSettings(), description="Progress of long stages, and where products go.")
     pools: Pools = Field(Pools(), description="Resources of the stages' pods and where they run.")
     caching: bool = Field(True, description="Whether a stage's result may come from an earlier run of the same.")
 
-    @field_validator("data", "rl", "grading", "filter", "rft", "eval", "report", "pools", mode="before")
+    @field_validator("data", "rl", "grading", "filter", "rft", "eval", "report", "store", "pools", mode="before")
     @classmethod
     def _empty_section(cls, value: Any) -> Any:
         return {} if value is None else value  # a section whose keys are all commented out
@@ -119,10 +122,13 @@ def _index(items: list[Any], part: str, key: str) -> int:
 
 
 def data_version(recipe: Recipe) -> str:
-    """A digest of the local files that a recipe names: when one changes, data preparation runs again."""
+    """A digest of the files that a recipe names, here and in object stores: when one changes, preflight looks again."""
     digest = hashlib.sha256()
     sources = [*recipe.data.train, *recipe.data.benchmarks.values()]
     for uri in [recipe.base_policy, *(source.uri for source in sources)]:
+        if is_stored(uri):
+            digest.update(f"{uri}\0{stored_version(uri)}\0".encode())
+            continue
         path = Path(uri)
         files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path] if path.is_file() else []
         digest.update(f"{uri}\0{files_digest(files)}\0".encode())

@@ -11,6 +11,7 @@ from components.shared import countdown
 from components.shared.grading import Grader, GradingSettings
 from components.shared.policy import load_tokenizer
 from components.shared.schema import PROBLEMS, ROLLOUTS, write_table
+from launch.s3_server import S3Server
 
 ROOT = Path(__file__).resolve().parent.parent
 POLICY = ROOT / "recipes" / "tiny" / "countdown"
@@ -24,6 +25,30 @@ def tiny_policy() -> Path:
 @pytest.fixture(scope="session")
 def tokenizer() -> Any:
     return load_tokenizer(POLICY)
+
+
+class TestServer(S3Server):
+    """The S3 server of the tests, and the bucket in it."""
+
+    __test__ = False
+    bucket = "artifacts"
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestServer]:
+    """A real S3 server: SeaweedFS, as Kubeflow ships it."""
+    server = TestServer(tmp_path_factory.mktemp("seaweedfs"), TestServer.bucket)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def s3(s3_server: TestServer, monkeypatch: pytest.MonkeyPatch) -> TestServer:
+    """The same, with its address and keys in the environment."""
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    return s3_server
 
 
 @pytest.fixture(scope="session")

@@ -107,6 +107,20 @@ def test_no_mutable_tag_no_secret_and_small_enough_for_argo(tmp_path: Path) -> N
         assert len(root) < 128 * 1024 * 0.8, "the root DAG is one argument of the driver: 128 KiB at most"
 
 
+def test_stages_that_use_the_object_store_get_its_address_and_a_reference_to_its_keys(tmp_path: Path) -> None:
+    sets = "store={secret: rloop-object-store, endpoint: 'http://seaweedfs:8333', publish_uri: 's3://b/p'}"
+    specification, platform = documents(compiled(tmp_path, 1, "--set", sets))
+    pods = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    for name, executor in specification["deploymentSpec"]["executors"].items():
+        uses = name not in ("exec-rollout-harvesting", "exec-report")
+        env = executor["container"].get("env", [])
+        assert env == ([{"name": "AWS_ENDPOINT_URL_S3", "value": "http://seaweedfs:8333"}] if uses else [])
+        keys = [key["envVar"] for s in pods[name].get("secretAsEnv", []) for key in s["keyToEnv"]]
+        assert sorted(keys) == (["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"] if uses else [])
+    published = specification["components"]["comp-iteration"]["dag"]["tasks"]["publishing"]
+    assert published["inputs"]["parameters"]["uri"]["runtimeValue"]["constant"] == "s3://b/p"
+
+
 def test_an_iteration_is_the_same_whatever_n_is(tmp_path: Path) -> None:
     few, many = _stages(compiled(tmp_path, 2)), _stages(compiled(tmp_path, 5))
     assert few.items() <= many.items()
@@ -114,9 +128,8 @@ def test_an_iteration_is_the_same_whatever_n_is(tmp_path: Path) -> None:
 
 
 def test_images_come_from_content_and_the_registry(tmp_path: Path) -> None:
-    specification = documents(compiled(tmp_path, 1, "--registry", "registry.example.com/me", "--allow-missing-images"))[
-        0
-    ]
+    options = ("--registry", "registry.example.com/me", "--allow-missing-images", "--set", "store.publish_uri=s3://b/p")
+    specification = documents(compiled(tmp_path, 1, *options))[0]
     executors = specification["deploymentSpec"]["executors"]
     used = {executor["container"]["image"] for executor in executors.values()}
     assert used == {image(stage, "registry.example.com/me") for stage in STAGES}

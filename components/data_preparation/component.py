@@ -22,7 +22,7 @@ def data_preparation(
     """Brings in the base policy, the training problems and the benchmarks, and cleans them.
 
     Args:
-        base_policy_uri: A Hugging Face model folder, or hf://ORG/NAME[@REVISION].
+        base_policy_uri: A Hugging Face model folder, s3://BUCKET/FOLDER, or hf://ORG/NAME[@REVISION].
         train: Sources of training problems.
         benchmarks: Benchmarks, each with a name and a uri.
         completion_tokens: Tokens that a completion may take; prompts must leave them free in the model's context.

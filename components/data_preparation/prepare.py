@@ -22,6 +22,7 @@ from components.shared.batches import batches
 from components.shared.errors import InputError
 from components.shared.grading import Grader, GradingRow, GradingSettings, check_verifier
 from components.shared.grading.verifiers import REASONING_GYM
+from components.shared.object_store.inputs import fetch_folder, is_stored
 from components.shared.policy import (
     check_policy,
     context_length,
@@ -37,6 +38,7 @@ from components.shared.stage import read_json, result, write_json
 
 _BATCH = 512
 _EXAMPLES = 20
+POLICY_FILES = (".safetensors", ".json", ".model", ".txt", ".jinja")  # what is taken of a model repository
 REASONS = {
     "no_text": "no problem text",
     "no_answer": "no answer",
@@ -102,7 +104,7 @@ def prepare_data(
     """Prepares the base policy, the training problems and the benchmarks.
 
     Args:
-        base_policy: a Hugging Face model folder, or hf://ORG/NAME[@REVISION].
+        base_policy: a Hugging Face model folder, s3://BUCKET/FOLDER, or hf://ORG/NAME[@REVISION].
         settings: the recipe's `data` section.
         grading: the recipe's `grading` section.
         completion_tokens: tokens that a completion may take: a prompt must leave them free in the context.
@@ -186,28 +188,36 @@ def _keyed_sources(settings: DataSettings) -> Iterator[tuple[str, Source]]:
 
 
 def _bring_policy(base_policy: str, policy_out: str | Path) -> None:
-    if not base_policy.startswith("hf://"):
+    if not base_policy.startswith("hf://") and not is_stored(base_policy):
         check_policy(base_policy, base_policy)
         copy_policy(base_policy, policy_out)
         _stop_where_the_template_does(policy_out)
         return
+    Path(policy_out).parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=Path(policy_out).parent) as folder:
+        if is_stored(base_policy):
+            fetch_folder(base_policy, folder, POLICY_FILES)
+        else:
+            _fetch_from_hub(base_policy, folder)
+        check_policy(folder, base_policy)
+        copy_policy(folder, policy_out)
+        _stop_where_the_template_does(policy_out)
+
+
+def _fetch_from_hub(base_policy: str, folder: str) -> None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
     repository, _, revision = base_policy.removeprefix("hf://").partition("@")
-    with tempfile.TemporaryDirectory(dir=Path(policy_out).parent) as folder:
-        try:
-            snapshot_download(
-                repository,
-                revision=revision or None,
-                local_dir=folder,
-                allow_patterns=["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"],
-            )
-        except (HfHubHTTPError, OSError, ValueError) as error:
-            raise InputError(f"base policy {base_policy!r} cannot be had from the Hugging Face hub: {error}") from None
-        check_policy(folder, base_policy)
-        copy_policy(folder, policy_out)
-        _stop_where_the_template_does(policy_out)
+    try:
+        snapshot_download(
+            repository,
+            revision=revision or None,
+            local_dir=folder,
+            allow_patterns=[f"*{suffix}" for suffix in POLICY_FILES],
+        )
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise InputError(f"base policy {base_policy!r} cannot be had from the Hugging Face hub: {error}") from None
 
 
 def _stop_where_the_template_does(policy: str | Path) -> None:

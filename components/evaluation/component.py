@@ -13,6 +13,8 @@ def evaluation(
     samples: int,
     settings: dict,
     grading_settings: dict,
+    checkpoint_uri: str,
+    checkpoint_settings: dict,
     sampled: dsl.Output[dsl.Dataset],
     evaluation: dsl.Output[dsl.Artifact],
     page: dsl.Output[dsl.HTML],
@@ -29,6 +31,8 @@ def evaluation(
         samples: Completions a problem: the n of avg@n.
         settings: The rest of the recipe's eval section.
         grading_settings: The recipe's grading section.
+        checkpoint_uri: Where progress is kept, s3://BUCKET/PREFIX or a folder; empty for nowhere.
+        checkpoint_settings: How often progress is saved and for how long it is kept.
         sampled: Every sample and its verdict.
         evaluation: The figures of each benchmark, as JSON.
         page: The same as a page.
@@ -36,6 +40,7 @@ def evaluation(
     """
     from components.evaluation.evaluate import evaluate
     from components.evaluation.settings import EvaluationSettings
+    from components.shared.checkpoints import CheckpointSettings
     from components.shared.grading import GradingSettings
     from components.shared.stage import log_metrics, stage
 
@@ -52,5 +57,6 @@ def evaluation(
             samples_out=sampled.path,
             evaluation_out=evaluation.path,
             page_out=page.path,
+            checkpointing=CheckpointSettings.check({**checkpoint_settings, "uri": checkpoint_uri}, "store"),
         )
         log_metrics(metrics, figures)

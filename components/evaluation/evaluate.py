@@ -1,19 +1,21 @@
 """Evaluation: samples a policy on the benchmarks and estimates avg@n and pass@k, with intervals."""
 
-from collections import defaultdict
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from components.evaluation.settings import EvaluationSettings
 from components.shared import page
-from components.shared.batches import batches
+from components.shared.checkpoints import NOWHERE, Checkpoints, CheckpointSettings
 from components.shared.errors import InputError
-from components.shared.grading import Grader, GradingRow, GradingSettings
+from components.shared.grading import TIMED_OUT, Grader, GradingRow, GradingSettings
 from components.shared.pass_at_k import bootstrap_interval, pass_at_k
 from components.shared.policy import check_room, policy_id
 from components.shared.sampling import Completion, Sampler
-from components.shared.schema import BENCHMARK_ORDER, SAMPLES, TableWriter, read_rows, table_writer
+from components.shared.schema import BENCHMARK_ORDER, SAMPLES, count_rows, read_rows, table_writer, write_table
 from components.shared.stage import Progress, read_json, result, write_json
 
 
@@ -27,15 +29,15 @@ class ProblemTally:
     tokens: int = 0
     solutions: set[int] = field(default_factory=set)  # hashes of different correct completions
 
-    def add(self, completion: Completion, verdict: bool | None) -> None:
+    def add(self, sample: dict[str, Any]) -> None:
         """Counts one sample; one that cannot be scored leaves the estimate alone."""
-        self.truncated += completion.finish_reason == "length"
-        self.tokens += len(completion.token_ids)
-        if verdict is not None:
+        self.truncated += sample["finish_reason"] == "length"
+        self.tokens += sample["tokens"]
+        if sample["correct"] is not None:
             self.samples += 1
-            self.correct += verdict
-            if verdict:
-                self.solutions.add(hash("".join(completion.text.split())))
+            self.correct += sample["correct"]
+            if sample["correct"]:
+                self.solutions.add(hash("".join(sample["completion"].split())))
 
 
 def evaluate(
@@ -51,8 +53,9 @@ def evaluate(
     samples_out: str | Path,
     evaluation_out: str | Path,
     page_out: str | Path,
+    checkpointing: CheckpointSettings = NOWHERE,
 ) -> dict[str, float]:
-    """Evaluates a policy on every benchmark.
+    """Evaluates a policy on every benchmark; goes on where an earlier attempt at the same was stopped.
 
     Args:
         policy: its folder.
@@ -66,6 +69,7 @@ def evaluate(
         samples_out: folder to make, with `samples.parquet`: every sample and its verdict.
         evaluation_out: JSON file to write: the figures of each benchmark.
         page_out: the same as an HTML page.
+        checkpointing: where progress is kept.
 
     Returns:
         The figures for KFP metrics, named `BENCHMARK_FIGURE`.
@@ -88,32 +92,46 @@ def evaluate(
         top_p=settings.top_p,
         batch_size=settings.sequences_per_batch,
     )
+    course = {"settings": settings.model_dump(), "grading": grading.model_dump(), "seed": seed}
+    reasons: Counter[str] = Counter()
     evaluations = []
     with (
+        tempfile.TemporaryDirectory() as work,
+        Checkpoints(checkpointing, "evaluation", course, [policy, benchmarks]) as checkpoints,
         Grader(grading) as grader,
         table_writer(Path(samples_out) / "samples.parquet", SAMPLES) as writer,
     ):
+        judged = Path(work)
+        kept = checkpoints.restore_shards(judged)
+        if kept:
+            print(f"goes on with {len(kept)} batches of an earlier attempt")
         for benchmark, rows in problems.items():
-            tallies = _sample_benchmark(sampler, benchmark, rows, settings, seed, grader, writer, progress)
+            tallies = {row["problem_id"]: ProblemTally() for row in rows}
+            for shard in _judged_batches(sampler, benchmark, rows, settings, seed, grader, judged, kept, progress):
+                if shard.name not in kept:
+                    checkpoints.add(shard)
+                for sample in read_rows(shard):
+                    tallies[sample["problem_id"]].add(sample)
+                    reasons[sample["reason"]] += 1
+                    writer.write(sample)
             evaluations.append(_summarise(benchmark, list(tallies.values()), settings, seed))
-        reasons = dict(grader.counts)
-        timed_out = grader.timed_out
     evaluation = {
         "name": name,
         "kind": kind,
         "iteration": iteration,
         "policy_id": policy_id(policy),
-        "timed_out": timed_out,
-        "reasons": reasons,
+        "timed_out": reasons[TIMED_OUT],
+        "reasons": dict(reasons),
         "settings": {**settings.model_dump(), "seed": seed},
         "evaluations": evaluations,
     }
     write_json(evaluation_out, evaluation)
     _write_page(page_out, evaluation)
+    checkpoints.finish()
     most = str(settings.pass_at[-1])
     figures = ", ".join(f"{e['benchmark']} {e['avg']:.3f}/{e['pass_at_k'][most]:.3f}" for e in evaluations)
     result(f"avg@{settings.samples}/pass@{most}: {figures}")
-    metrics: dict[str, float] = {"grading_timed_out": timed_out}
+    metrics: dict[str, float] = {"grading_timed_out": reasons[TIMED_OUT]}
     for e in evaluations:
         metrics[f"{e['benchmark']}_avg_at_{e['n']}"] = e["avg"]
         metrics |= {f"{e['benchmark']}_pass_at_{k}": value for k, value in e["pass_at_k"].items()}
@@ -121,43 +139,50 @@ def evaluate(
     return metrics
 
 
-def _sample_benchmark(
+def _judged_batches(
     sampler: Sampler,
     benchmark: str,
     problems: list[dict[str, Any]],
     settings: EvaluationSettings,
     seed: int,
     grader: Grader,
-    writer: TableWriter,
+    folder: Path,
+    kept: list[str],
     progress: Progress,
-) -> dict[int, ProblemTally]:
-    tallies: defaultdict[int, ProblemTally] = defaultdict(ProblemTally)
+) -> Iterator[Path]:
+    """The batches of a benchmark's judged samples, each as a file; those that an earlier attempt left come first."""
+    number = 0
+    while (shard := folder / f"{benchmark}-{number:06d}.parquet").name in kept:
+        progress.advance(count_rows(shard))
+        yield shard
+        number += 1
     prompts = [problem["prompt"] for problem in problems]
-    completions = sampler.sample(prompts, settings.samples, seed, progress)
-    for batch in batches(completions, settings.sequences_per_batch):
-        for completion, verdict in zip(batch, _grade(batch, problems, grader), strict=True):
-            tallies[completion.prompt_index].add(completion, verdict)
-            writer.write(
-                {
-                    "benchmark": benchmark,
-                    "problem_id": problems[completion.prompt_index]["problem_id"],
-                    "sample_index": completion.sample_index,
-                    "completion": completion.text,
-                    "finish_reason": completion.finish_reason,
-                    "tokens": len(completion.token_ids),
-                    "correct": verdict,
-                }
-            )
-    return tallies
+    for batch in sampler.sample(prompts, settings.samples, seed, progress, skip=number):
+        shard = folder / f"{benchmark}-{number:06d}.parquet"
+        write_table(shard, SAMPLES, _judged(batch, benchmark, problems, grader))
+        yield shard
+        number += 1
 
 
-def _grade(batch: list[Completion], problems: list[dict[str, Any]], grader: Grader) -> list[bool | None]:
-    rows = []
+def _judged(
+    batch: list[Completion], benchmark: str, problems: list[dict[str, Any]], grader: Grader
+) -> Iterator[dict[str, Any]]:
+    asked = []
     for completion in batch:
         problem = problems[completion.prompt_index]
         truncated = completion.finish_reason != "stop"
-        rows.append(GradingRow(problem["verifier"], problem["answer"], completion.text, truncated))
-    return grader.grade(rows)
+        asked.append(GradingRow(problem["verifier"], problem["answer"], completion.text, truncated))
+    for completion, verdict in zip(batch, grader.judge(asked), strict=True):
+        yield {
+            "benchmark": benchmark,
+            "problem_id": problems[completion.prompt_index]["problem_id"],
+            "sample_index": completion.sample_index,
+            "completion": completion.text,
+            "finish_reason": completion.finish_reason,
+            "tokens": len(completion.token_ids),
+            "correct": verdict.correct,
+            "reason": verdict.reason,
+        }
 
 
 def _summarise(benchmark: str, tallies: list[ProblemTally], settings: EvaluationSettings, seed: int) -> dict[str, Any]:

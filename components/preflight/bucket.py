@@ -1,7 +1,6 @@
 """Whether the bucket that artifacts go to can be reached, written and read, with the credentials of this shell."""
 
 import io
-import os
 import uuid
 from urllib.parse import urlsplit
 
@@ -20,28 +19,15 @@ def check_bucket(pipeline_root: str, endpoint: str | None) -> None:
     Raises:
         InputError: names endpoint, bucket and key id, never the secret.
     """
-    from minio import Minio
-    from minio.credentials import AWSConfigProvider, ChainedProvider, EnvAWSProvider, IamAwsProvider
     from minio.error import MinioException, S3Error
-    from urllib3 import PoolManager, Timeout
     from urllib3.exceptions import HTTPError
+
+    from components.shared.object_store.s3 import describe, new_client
 
     parts = urlsplit(pipeline_root)
     if parts.scheme not in ("s3", "minio") or not parts.netloc:
         raise InputError(f"--pipeline-root {pipeline_root!r}: expected s3://BUCKET/PREFIX or minio://BUCKET/PREFIX")
-    url = urlsplit(endpoint or "https://s3.amazonaws.com")
-    if url.scheme not in ("http", "https") or not url.netloc:
-        raise InputError(f"--s3-endpoint {endpoint!r}: expected a URL such as http://seaweedfs:8333")
-    providers = [EnvAWSProvider(), AWSConfigProvider()] + ([] if endpoint else [IamAwsProvider()])
-    client = Minio(
-        url.netloc,
-        secure=url.scheme == "https",
-        credentials=ChainedProvider(providers),
-        region=os.environ.get("AWS_REGION", "us-east-1"),
-        http_client=PoolManager(timeout=Timeout(connect=5, read=10), retries=1),
-    )
-    key = os.environ.get("AWS_ACCESS_KEY_ID", "of a file or role")
-    where = f"bucket {parts.netloc} at {url.geturl()}, key id {key}"
+    client, where = new_client(endpoint), describe(parts.netloc, endpoint)
     name = f"{parts.path.strip('/')}/rloop-check-{uuid.uuid4().hex}".lstrip("/")
     content = b"written by the check of rloop; it may be deleted"
     try:

@@ -16,6 +16,7 @@ from components.preflight.settings import RunSize
 from components.shared import page
 from components.shared.errors import InputError
 from components.shared.grading import check_verifier
+from components.shared.object_store.inputs import fetched_file, is_stored, stored_objects, stored_version
 from components.shared.policy import check_policy, context_length
 from components.shared.sources import Source, read_source
 from components.shared.stage import files_digest, result, whole_file
@@ -34,7 +35,7 @@ def preflight(
     """Checks what a run needs.
 
     Args:
-        base_policy: a Hugging Face model folder, or hf://ORG/NAME[@REVISION].
+        base_policy: a Hugging Face model folder, s3://BUCKET/FOLDER, or hf://ORG/NAME[@REVISION].
         sources: of training problems and benchmarks, by the recipe key that names them.
         size: of the run.
         accelerator_memory_gib: of one accelerator of the training pool; 0 if it has none or is not known.
@@ -96,11 +97,15 @@ def _source_version(uri: str, key: str) -> str:
             return files_digest(sorted(p for p in Path(repository).rglob("*") if p.is_file()))
         revision = dict(part.partition("=")[::2] for part in query.split("&")).get("revision")
         return f"{uri} {_hub_commit('dataset', repository, revision, key)}"
+    if is_stored(uri):
+        return f"{uri} {stored_version(uri)}"
     return uri if "://" in uri else f"{uri} {files_digest([Path(uri)])}"
 
 
 def _base_policy(base_policy: str) -> tuple[ModelSize, int, str]:
     """Its size, its context and what tells whether it has changed."""
+    if is_stored(base_policy):
+        return _stored_policy(base_policy)
     if not base_policy.startswith("hf://"):
         check_policy(base_policy, base_policy)
         weight_bytes = sum(file.stat().st_size for file in Path(base_policy).glob("*.safetensors"))
@@ -125,6 +130,19 @@ def _base_policy(base_policy: str) -> tuple[ModelSize, int, str]:
         raise InputError(f"base policy {base_policy!r} has no *.safetensors weights")
     context = config.get("text_config", config).get("max_position_embeddings", 0)
     return ModelSize.from_config(config, sum(weights)), context, commit
+
+
+def _stored_policy(uri: str) -> tuple[ModelSize, int, str]:
+    objects = {item.name.rpartition("/")[2]: item.size for item in stored_objects(uri)}
+    weights = [size for name, size in objects.items() if name.endswith(".safetensors")]
+    if not weights or "config.json" not in objects:
+        raise InputError(
+            f"base policy {uri!r}: expected a Hugging Face model folder, with config.json and *.safetensors"
+        )
+    with fetched_file(f"{uri.rstrip('/')}/config.json") as path:
+        config = json.loads(path.read_text())
+    context = config.get("text_config", config).get("max_position_embeddings", 0)
+    return ModelSize.from_config(config, sum(weights)), context, stored_version(uri)
 
 
 def _is_file(entry: Any) -> bool:

@@ -21,7 +21,7 @@ def preflight(
     """Looks at everything the run needs before a GPU is asked for, and names the version of the data.
 
     Args:
-        base_policy_uri: A Hugging Face model folder, or hf://ORG/NAME[@REVISION].
+        base_policy_uri: A Hugging Face model folder, s3://BUCKET/FOLDER, or hf://ORG/NAME[@REVISION].
         train: Sources of training problems.
         benchmarks: Benchmarks, each with a name and a uri.
         steps: RL steps of an iteration.

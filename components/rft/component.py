@@ -12,6 +12,8 @@ def rft(
     learning_rate: float,
     epochs: float,
     settings: dict,
+    checkpoint_uri: str,
+    checkpoint_settings: dict,
     rloop_policy: dsl.Output[dsl.Model],
     log: dsl.Output[dsl.Artifact],
     page: dsl.Output[dsl.HTML],
@@ -27,6 +29,8 @@ def rft(
         learning_rate: Of the optimiser.
         epochs: Passes over the experts.
         settings: The rest of the recipe's rft section.
+        checkpoint_uri: Where progress is kept, s3://BUCKET/PREFIX or a folder; empty for nowhere.
+        checkpoint_settings: How often progress is saved and for how long it is kept.
         rloop_policy: The iteration's result, where the next one starts.
         log: Figures of each update, as JSON.
         page: The same as plots.
@@ -34,6 +38,7 @@ def rft(
     """
     from components.rft.refine import refine
     from components.rft.settings import RFTSettings
+    from components.shared.checkpoints import CheckpointSettings
     from components.shared.stage import log_metrics, stage
 
     with stage("RFT"):
@@ -46,5 +51,6 @@ def rft(
             policy_out=rloop_policy.path,
             log_out=log.path,
             page_out=page.path,
+            checkpointing=CheckpointSettings.check({**checkpoint_settings, "uri": checkpoint_uri}, "store"),
         )
         log_metrics(metrics, figures)

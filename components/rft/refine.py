@@ -11,6 +11,7 @@ from typing import Any
 
 from components.rft.settings import RFTSettings
 from components.shared import page
+from components.shared.checkpoints import NOWHERE, Checkpoints, CheckpointSettings
 from components.shared.errors import InputError
 from components.shared.policy import (
     eos_token_ids,
@@ -35,8 +36,9 @@ def refine(
     policy_out: str | Path,
     log_out: str | Path,
     page_out: str | Path,
+    checkpointing: CheckpointSettings = NOWHERE,
 ) -> dict[str, float]:
-    """Fine-tunes a policy on expert trajectories.
+    """Fine-tunes a policy on expert trajectories; goes on where an earlier attempt at the same was stopped.
 
     Args:
         policy: folder of the iteration's initial policy; left as it is.
@@ -47,6 +49,7 @@ def refine(
         policy_out: folder to make: the next iteration's initial policy.
         log_out: JSON file to write: figures of each update.
         page_out: the same as plots.
+        checkpointing: where progress is kept.
 
     Returns:
         Figures for KFP metrics.
@@ -72,7 +75,11 @@ def refine(
         }
 
     per_forward = settings.trajectories_per_forward or settings.batch_size
-    with tempfile.TemporaryDirectory() as work:
+    course = {"settings": settings.model_dump(), "iteration": iteration, "seed": seed}
+    with (
+        tempfile.TemporaryDirectory() as work,
+        Checkpoints(checkpointing, "rft", course, [policy, experts]) as checkpoints,
+    ):
         dataset = Dataset.from_parquet([str(file) for file in parquet_files(experts)], cache_dir=work)
         dataset = dataset.map(tokens, batched=True, remove_columns=dataset.column_names)
         # As the trainer counts: the last batch of an epoch may be smaller.
@@ -80,11 +87,19 @@ def refine(
         progress = Progress(updates, "updates")
 
         class UpdateProgress(TrainerCallback):
-            """Prints a progress line after each update."""
+            """Prints a progress line after each update, and saves what was reached when it is time."""
 
             def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
                 if logs and "loss" in logs:
                     progress.advance(1, f"loss {float(logs['loss']):.4f}")
+
+            def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+                control.should_save = state.global_step < state.max_steps and checkpoints.due()
+
+            def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+                folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+                (folder / "training_args.bin").unlink()  # a pickle that nothing reads
+                checkpoints.save(folder, state.global_step)
 
         model = load_model(policy)
         trainer = SFTTrainer(
@@ -113,7 +128,11 @@ def refine(
             callbacks=[UpdateProgress()],
         )
         trainer.remove_callback(PrinterCallback)
-        trainer.train()
+        resume = Path(work) / "resume"
+        if (done := checkpoints.restore(resume)) is not None:
+            progress.resume(done)
+            print(f"goes on after update {done} of {updates}")
+        trainer.train(resume_from_checkpoint=str(resume) if done is not None else None)
 
     if not all(torch.isfinite(parameter).all() for parameter in model.parameters()):
         raise InputError("the fine-tuned policy's weights are not finite; lower rft.learning_rate")
@@ -135,6 +154,7 @@ def refine(
         },
     )
     _write_page(page_out, iteration, len(dataset), log)
+    checkpoints.finish()
     result(f"{len(log)} updates on {len(dataset)} trajectories; loss {log[0]['loss']:.3f} to {log[-1]['loss']:.3f}")
     return {
         "trajectories": len(dataset),

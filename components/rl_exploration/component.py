@@ -15,6 +15,8 @@ def rl_exploration(
     group_size: int,
     settings: dict,
     grading_settings: dict,
+    checkpoint_uri: str,
+    checkpoint_settings: dict,
     rollouts: dsl.Output[dsl.Dataset],
     explored_policy: dsl.Output[dsl.Model],
     log: dsl.Output[dsl.Artifact],
@@ -34,6 +36,8 @@ def rl_exploration(
         group_size: Completions a prompt.
         settings: The rest of the recipe's rl section.
         grading_settings: The recipe's grading section.
+        checkpoint_uri: Where progress is kept, s3://BUCKET/PREFIX or a folder; empty for nowhere.
+        checkpoint_settings: How often progress is saved and for how long it is kept.
         rollouts: Every completion of every step, in Parquet shards.
         explored_policy: The policy at the end of RL.
         log: Figures of each step, as JSON.
@@ -42,6 +46,7 @@ def rl_exploration(
     """
     from components.rl_exploration.explore import explore
     from components.rl_exploration.settings import ExplorationSettings
+    from components.shared.checkpoints import CheckpointSettings
     from components.shared.grading import GradingSettings
     from components.shared.stage import log_metrics, stage
 
@@ -63,5 +68,6 @@ def rl_exploration(
             policy_out=explored_policy.path,
             log_out=log.path,
             page_out=page.path,
+            checkpointing=CheckpointSettings.check({**checkpoint_settings, "uri": checkpoint_uri}, "store"),
         )
         log_metrics(metrics, figures)

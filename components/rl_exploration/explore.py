@@ -9,9 +9,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from components.rl_exploration.recorder import RolloutRecorder
+from components.rl_exploration.recorder import RolloutRecorder, shard_name
 from components.rl_exploration.settings import ExplorationSettings
 from components.shared import page
+from components.shared.checkpoints import NOWHERE, Checkpoints, CheckpointSettings
 from components.shared.errors import InputError
 from components.shared.grading import Grader, GradingSettings
 from components.shared.policy import (
@@ -25,7 +26,7 @@ from components.shared.policy import (
     training_precision,
 )
 from components.shared.schema import count_rows, parquet_files, read_rows
-from components.shared.stage import Progress, result, write_json
+from components.shared.stage import Progress, read_json, result, write_json
 
 # What a step's log holds, under which name TRL logs it, and what the figure says of it.
 STEP_FIGURES = {
@@ -36,6 +37,9 @@ STEP_FIGURES = {
     "grad_norm": ("grad_norm", "gradient norm before clipping"),
     "mean_tokens": ("completions/mean_length", "tokens a completion"),
 }
+
+
+_RECORDER = "recorder.json"  # the recorder's state in a checkpoint
 
 
 def explore(
@@ -50,8 +54,9 @@ def explore(
     policy_out: str | Path,
     log_out: str | Path,
     page_out: str | Path,
+    checkpointing: CheckpointSettings = NOWHERE,
 ) -> dict[str, float]:
-    """Runs RL from a policy and records every completion.
+    """Runs RL from a policy and records every completion; goes on where an earlier attempt at the same was stopped.
 
     Args:
         policy: folder of the iteration's initial policy; left as it is.
@@ -64,6 +69,7 @@ def explore(
         policy_out: folder to make: the explored policy.
         log_out: JSON file to write: figures of each step.
         page_out: the same as plots.
+        checkpointing: where progress is kept.
 
     Returns:
         The figures of the run as a whole, for KFP metrics.
@@ -85,14 +91,42 @@ def explore(
     Path(rollouts_out).mkdir(parents=True, exist_ok=True)
     progress = Progress(settings.steps, "steps")
 
+    class Trainer(GRPOTrainer):
+        """TRL's trainer, with an order of problems that follows from seed and epoch.
+
+        TRL draws each epoch's order from a generator that a resumed run starts anew: it would train on the first
+        epoch's problems again.
+        """
+
+        def _get_train_sampler(self, dataset: Any = None) -> Any:
+            sampler = super()._get_train_sampler(dataset)
+            sampler.set_epoch = lambda epoch: sampler.generator.manual_seed(sampler.seed + 1_000_003 * epoch)
+            return sampler
+
     class StepProgress(TrainerCallback):
-        """Prints a progress line after each RL step."""
+        """Prints a progress line after each RL step, and saves what was reached when it is time."""
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
             if logs and "reward" in logs:
                 progress.advance(1, f"reward {float(logs['reward']):.3f}, entropy {float(logs['entropy']):.2f}")
 
-    with tempfile.TemporaryDirectory() as work, Grader(grading) as grader:
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            # Between two RL steps, and not at the end, where the stage's outputs follow at once.
+            whole = state.global_step % settings.updates_per_step == 0 and state.global_step < state.max_steps
+            control.should_save = whole and checkpoints.due()
+
+        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            (folder / "training_args.bin").unlink()  # a pickle that nothing reads
+            write_json(folder / _RECORDER, recorder.state())
+            checkpoints.save(folder, state.global_step)
+
+    course = {"settings": settings.model_dump(), "grading": grading.model_dump(), "iteration": iteration, "seed": seed}
+    with (
+        tempfile.TemporaryDirectory() as work,
+        Checkpoints(checkpointing, "rl_exploration", course, [policy, problems]) as checkpoints,
+        Grader(grading) as grader,
+    ):
         dataset = Dataset.from_parquet([str(file) for file in parquet_files(problems)], cache_dir=work).map(
             lambda row: {"prompt": conversation(row["prompt"]), "question": row["prompt"]},
             remove_columns=["source", "difficulty"],
@@ -107,9 +141,20 @@ def explore(
             updates_per_step=settings.updates_per_step,
             max_completion_tokens=settings.max_completion_tokens,
             patience=min(settings.patience, settings.steps),  # a short run must not pass for one that learnt
+            recorded=checkpoints.add,
         )
+        resume = Path(work) / "resume"
+        updates_done = checkpoints.restore(resume)
+        if updates_done is not None:
+            done = updates_done // settings.updates_per_step
+            # Shards of later steps are of a course that ends here: those steps are sampled again.
+            shards = [shard_name(step, recorder.rank) for step in range(done)]
+            checkpoints.restore_shards(rollouts_out, shards)
+            recorder.resume(read_json(resume / _RECORDER))
+            progress.resume(done)
+            print(f"goes on after step {done} of {settings.steps}, with {recorder.recorded} rollouts")
         model = load_model(policy)
-        trainer = GRPOTrainer(
+        trainer = Trainer(
             model=model,
             processing_class=load_tokenizer(policy),
             reward_funcs=recorder,
@@ -147,7 +192,7 @@ def explore(
             callbacks=[StepProgress()],
         )
         trainer.remove_callback(PrinterCallback)
-        trainer.train()
+        trainer.train(resume_from_checkpoint=str(resume) if updates_done is not None else None)
         timed_out = grader.timed_out
 
     if not all(torch.isfinite(parameter).all() for parameter in model.parameters()):
@@ -167,6 +212,7 @@ def explore(
     _write_page(page_out, iteration, steps)
     first, last = steps[0], steps[-1]
     rewards = f"reward {first['reward']:.3f} to {last['reward']:.3f}"
+    checkpoints.finish()
     result(f"{recorder.recorded} rollouts, {recorder.correct} correct; {rewards}")
     return {
         "rollouts": recorder.recorded,

@@ -4,7 +4,7 @@ Each batch becomes one Parquet shard, renamed into place as soon as it is scored
 crash loses at most the batch in flight.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,13 @@ from typing import Any
 from components.shared.errors import InputError
 from components.shared.grading import Grader, GradingRow
 from components.shared.schema import ROLLOUTS, write_table
+
+_STATE = ("recorded", "correct", "_all_truncated", "_no_spread")
+
+
+def shard_name(step: int, rank: int) -> str:
+    """The file of one RL step's rollouts of one process."""
+    return f"step-{step:06d}-rank-{rank:04d}.parquet"
 
 
 class RolloutRecorder:
@@ -27,6 +34,7 @@ class RolloutRecorder:
         updates_per_step: optimiser updates on one step's samples.
         max_completion_tokens: for messages.
         patience: steps in a row without anything to learn from after which to stop.
+        recorded: called with each shard when it is in place.
     """
 
     __name__ = "correct"  # what TRL logs the reward as
@@ -43,11 +51,13 @@ class RolloutRecorder:
         updates_per_step: int,
         max_completion_tokens: int,
         patience: int,
+        recorded: Callable[[Path], None] = lambda _: None,
     ) -> None:
         self._folder, self._grader = Path(folder), grader
-        self._iteration, self._rank, self._policy_id, self._eos_ids = iteration, rank, policy_id, eos_ids
+        self._iteration, self.rank, self._policy_id, self._eos_ids = iteration, rank, policy_id, eos_ids
         self._updates_per_step, self._max_tokens, self._patience = updates_per_step, max_completion_tokens, patience
         self._all_truncated = self._no_spread = 0
+        self._shard_recorded = recorded
         self.recorded = 0
         self.correct = 0
 
@@ -78,15 +88,16 @@ class RolloutRecorder:
         rewards = [None if verdict is None else float(verdict) for verdict in verdicts]
 
         now = datetime.now(UTC)
+        shard = self._folder / shard_name(step, self.rank)
         write_table(
-            self._folder / f"step-{step:06d}-rank-{self._rank:04d}.parquet",
+            shard,
             ROLLOUTS,
             (
                 {
                     "problem_id": problem_id[i],
                     "iteration": self._iteration,
                     "step": step,
-                    "rank": self._rank,
+                    "rank": self.rank,
                     "group_id": f"{self._iteration}-{step}-{problem_id[i]}",
                     "sample_index": i,
                     "prompt": question[i],
@@ -100,10 +111,20 @@ class RolloutRecorder:
                 for i in range(len(texts))
             ),
         )
+        self._shard_recorded(shard)
         self.recorded += len(texts)
         self.correct += sum(verdict is True for verdict in verdicts)
         self._check_signal(problem_id, rewards, finished)
         return rewards
+
+    def state(self) -> dict[str, int]:
+        """What a checkpoint has to keep of the recorder."""
+        return {name: getattr(self, name) for name in _STATE}
+
+    def resume(self, state: dict[str, int]) -> None:
+        """Goes on from the state of a checkpoint."""
+        for name in _STATE:
+            setattr(self, name, state[name])
 
     def _check_signal(self, problem_ids: Sequence[str], rewards: list[float | None], finished: list[bool]) -> None:
         spread: dict[str, set[float]] = {}

@@ -55,15 +55,16 @@ class Sampler:
         }
 
     def sample(
-        self, prompts: Sequence[str], n: int, seed: int, progress: Progress | None = None
-    ) -> Iterator[Completion]:
-        """Samples n completions of every prompt; a prompt's n samples come one after the other.
+        self, prompts: Sequence[str], n: int, seed: int, progress: Progress | None = None, skip: int = 0
+    ) -> Iterator[list[Completion]]:
+        """Samples n completions of every prompt, a batch at a time; a prompt's n samples come one after the other.
 
         Args:
             prompts: users' messages, before the chat template.
             n: samples a prompt.
-            seed: of the sampling; the same arguments on the same machine give the same completions.
+            seed: of the sampling; the same arguments on the same machine give the same completions, batch by batch.
             progress: counts the completions.
+            skip: batches to leave out at the beginning, since they are there already.
         """
         import torch
 
@@ -72,8 +73,9 @@ class Sampler:
         order = sorted(range(len(prompts)), key=lambda i: len(prompt_ids[i]), reverse=True)
         sequences = [(index, k) for index in order for k in range(n)]
         stop_ids = torch.tensor(sorted(self._eos), device=self._device)
-        torch.manual_seed(seed)
-        for start in range(0, len(sequences), self._batch_size):
+        for start in range(skip * self._batch_size, len(sequences), self._batch_size):
+            # Of its own for each batch: what a batch holds does not depend on the ones before it.
+            torch.manual_seed(hash((seed, start)) % 2**63)
             batch = sequences[start : start + self._batch_size]
             padded = self._tokenizer.pad({"input_ids": [prompt_ids[i] for i, _ in batch]}, return_tensors="pt")
             padded = padded.to(self._device)
@@ -84,7 +86,9 @@ class Sampler:
             lengths = torch.where(ended.any(1), ended.int().argmax(1) + 1, completions.shape[1]).tolist()
             rows = [ids[:length] for ids, length in zip(completions.tolist(), lengths, strict=True)]
             texts = self._tokenizer.batch_decode(rows, skip_special_tokens=True)
-            for (index, k), ids, text in zip(batch, rows, texts, strict=True):
-                yield Completion(index, k, text, ids, "stop" if ids[-1] in self._eos else "length")
+            yield [
+                Completion(index, k, text, ids, "stop" if ids[-1] in self._eos else "length")
+                for (index, k), ids, text in zip(batch, rows, texts, strict=True)
+            ]
             if progress:
                 progress.advance(len(batch))

@@ -58,6 +58,7 @@ SAMPLES = pa.schema(
         pa.field("finish_reason", pa.string(), nullable=False),
         pa.field("tokens", pa.int32(), nullable=False),
         pa.field("correct", pa.bool_()),  # null: not scorable
+        pa.field("reason", pa.string(), nullable=False),  # of the verdict
     ]
 )
 

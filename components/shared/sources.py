@@ -16,6 +16,7 @@ from pydantic import Field
 from components.shared import countdown
 from components.shared.errors import InputError, nearest
 from components.shared.grading import boxed_answers, check_verifier
+from components.shared.object_store.inputs import fetched_file
 from components.shared.settings import Settings
 
 # The usual spellings, in order of preference; lower and upper case alike. Several columns are joined.
@@ -48,7 +49,7 @@ class Source(Settings):
     """Where problems come from, and how they are judged."""
 
     uri: str = Field(
-        description="A path (.jsonl, .json, .parquet), hf://ORG/NAME?config=C&split=S&revision=R, "
+        description="A path or s3://BUCKET/NAME (.jsonl, .json, .parquet), hf://ORG/NAME?config=C&split=S&revision=R, "
         "reasoning-gym://TASK?size=N&seed=S&KEY=VALUE, or "
         "countdown://SPLIT?numbers=3&low=1&high=9&count=N&seed=S."
     )
@@ -120,12 +121,14 @@ def read_source(source: Source, key: str) -> Iterator[RawProblem]:
         problems = _reasoning_gym_problems(source, key)
     elif scheme == "hf":
         problems = _mapped(_hub_rows(source.uri, key), source, key)
+    elif scheme in ("s3", "minio"):
+        problems = _mapped(_stored_rows(source.uri, key), source, key)
     elif scheme == "":
         problems = _mapped(file_rows(Path(source.uri), key), source, key)
     else:
         raise InputError(
-            f"{key}: {source.uri!r}: unknown kind of source {scheme}://; expected a path, hf://, reasoning-gym:// "
-            f"or countdown://"
+            f"{key}: {source.uri!r}: unknown kind of source {scheme}://; expected a path, s3://, hf://, "
+            f"reasoning-gym:// or countdown://"
         )
     for count, problem in enumerate(problems):
         if count == source.limit:
@@ -176,6 +179,13 @@ def file_rows(path: Path, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
                 except _NOT_JSON as error:
                     raise InputError(f"{key}: {path}, line {number} is not JSON: {error}") from None
                 yield _object(row, path, f"line {number}", key)
+
+
+def _stored_rows(uri: str, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    if not uri.endswith(_FILE_KINDS):
+        raise InputError(f"{key}: {uri}: expected a file that ends in {', '.join(_FILE_KINDS)}")
+    with fetched_file(uri) as path:
+        yield from file_rows(path, key)
 
 
 def _object(row: Any, path: Path, where: str, key: str) -> tuple[str, dict[str, Any]]:

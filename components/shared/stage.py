@@ -79,6 +79,10 @@ class Progress:
     def __init__(self, total: int, unit: str) -> None:
         self.total, self.unit, self.done, self._printed = total, unit, 0, 0.0
 
+    def resume(self, done: int) -> None:
+        """Counts what an earlier attempt has done."""
+        self.done = done
+
     def advance(self, by: int = 1, text: str = "") -> None:
         """Counts `by` more units as done; `text` may add a figure or two."""
         self.done += by

@@ -11,6 +11,8 @@ def verification_filtering(
     max_per_problem: int,
     settings: dict,
     grading_settings: dict,
+    checkpoint_uri: str,
+    checkpoint_settings: dict,
     experts: dsl.Output[dsl.Dataset],
     dropped: dsl.Output[dsl.Dataset],
     report: dsl.Output[dsl.Artifact],
@@ -26,12 +28,15 @@ def verification_filtering(
         max_per_problem: Trajectories kept of one problem.
         settings: The rest of the recipe's filter section.
         grading_settings: The recipe's grading section.
+        checkpoint_uri: Where progress is kept, s3://BUCKET/PREFIX or a folder; empty for nowhere.
+        checkpoint_settings: How often progress is saved and for how long it is kept.
         experts: The trajectories that RFT learns from.
         dropped: The rest, each with the reason.
         report: The count at every gate, as JSON.
         page: The same as a page.
         metrics: The counts.
     """
+    from components.shared.checkpoints import CheckpointSettings
     from components.shared.grading import GradingSettings
     from components.shared.stage import log_metrics, stage
     from components.verification_filtering.filter import filter_trajectories
@@ -48,5 +53,6 @@ def verification_filtering(
             dropped_out=dropped.path,
             report_out=report.path,
             page_out=page.path,
+            checkpointing=CheckpointSettings.check({**checkpoint_settings, "uri": checkpoint_uri}, "store"),
         )
         log_metrics(metrics, figures)

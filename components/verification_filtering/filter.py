@@ -4,6 +4,7 @@ Gates, in order: scorable, finished with EOS, graded correct again, on a hard pr
 within the cap of its problem. Two passes over the table, so that memory does not grow with completions.
 """
 
+import tempfile
 import time
 from array import array
 from collections import Counter, defaultdict
@@ -15,9 +16,19 @@ import pyarrow.compute as pc
 
 from components.shared import page
 from components.shared.batches import batches
+from components.shared.checkpoints import NOWHERE, Checkpoints, CheckpointSettings
 from components.shared.errors import InputError
-from components.shared.grading import HEDGED, TIMED_OUT, TRUNCATED, UNSCORABLE, Grader, GradingRow, GradingSettings
-from components.shared.schema import TRAJECTORIES, count_rows, read_batches, read_rows, table_writer
+from components.shared.grading import (
+    HEDGED,
+    TIMED_OUT,
+    TRUNCATED,
+    UNSCORABLE,
+    Grader,
+    GradingRow,
+    GradingSettings,
+    Verdict,
+)
+from components.shared.schema import TRAJECTORIES, count_rows, read_batches, read_rows, table_writer, write_table
 from components.shared.stage import Progress, result, write_json
 from components.verification_filtering.diversity import Sketch, most_different, sketch, solution_text
 from components.verification_filtering.settings import FilterSettings
@@ -35,6 +46,7 @@ GATES = {
 _GATE_NAMES = tuple(GATES)
 _GATE_NUMBERS = {name: number for number, name in enumerate(_GATE_NAMES)}
 _KEPT = -1
+_VERDICTS = pa.schema([pa.field("correct", pa.bool_()), pa.field("reason", pa.string(), nullable=False)])
 # What the report counts of the reasons for verdicts.
 _COUNTED = {"timed_out": TIMED_OUT, "not_scorable": UNSCORABLE, "hedged": HEDGED, "truncated": TRUNCATED}
 
@@ -49,8 +61,9 @@ def filter_trajectories(
     dropped_out: str | Path,
     report_out: str | Path,
     page_out: str | Path,
+    checkpointing: CheckpointSettings = NOWHERE,
 ) -> dict[str, float]:
-    """Filters an iteration's trajectories.
+    """Filters an iteration's trajectories; goes on where an earlier attempt at the same was stopped.
 
     Args:
         trajectories: folder with the harvested trajectories.
@@ -61,6 +74,7 @@ def filter_trajectories(
         dropped_out: folder to make, with `dropped.parquet`: the rest, with `dropped_because`.
         report_out: JSON file to write: the count at every gate.
         page_out: the same as an HTML page.
+        checkpointing: where progress is kept.
 
     Returns:
         Figures for KFP metrics.
@@ -75,13 +89,28 @@ def filter_trajectories(
     seen: defaultdict[str, set[int]] = defaultdict(set)
     columns = ["problem_id", "step", "completion", "finish_reason", "success_rate"]
     progress = Progress(count_rows(trajectories), "trajectories graded")
-    grading_seconds = 0.0
-    with Grader(grading) as grader:
-        for batch in batches(read_rows(trajectories, columns), _BATCH):
-            began = time.monotonic()
-            graded = _grade(batch, judged, grader, trajectories)
-            grading_seconds += time.monotonic() - began
-            for row, verdict in zip(batch, graded, strict=True):
+    grading_seconds, fresh = 0.0, 0
+    reasons: Counter[str] = Counter()
+    with (
+        tempfile.TemporaryDirectory() as work,
+        Checkpoints(checkpointing, "verification_filtering", grading.model_dump(), [trajectories, problems]) as earlier,
+        Grader(grading) as grader,
+    ):
+        done = set(earlier.restore_shards(work))
+        if done:
+            print(f"goes on with {len(done)} batches of an earlier attempt")
+        for number, batch in enumerate(batches(read_rows(trajectories, columns), _BATCH)):
+            shard = Path(work) / f"verdicts-{number:06d}.parquet"
+            if shard.name not in done:
+                began = time.monotonic()
+                graded = _grade(batch, judged, grader, trajectories)
+                grading_seconds += time.monotonic() - began
+                fresh += len(batch)
+                write_table(shard, _VERDICTS, ({"correct": v.correct, "reason": v.reason} for v in graded))
+                earlier.add(shard)
+            for row, found in zip(batch, read_rows(shard), strict=True):
+                verdict = found["correct"]
+                reasons[found["reason"]] += 1
                 gate = _gate(row, verdict, settings)
                 if gate is None:
                     # Texts are compared by hash within a problem: a set of texts would hold every completion.
@@ -93,9 +122,7 @@ def filter_trajectories(
                         candidates[row["problem_id"]].append((len(gates), row["step"], sketch(row["completion"])))
                 gates.append(_KEPT if gate is None else _GATE_NUMBERS[gate])
                 verdicts.append(-1 if verdict is None else int(verdict))
-            rate = len(gates) / grading_seconds
-            progress.advance(len(batch), f"{rate:,.0f} answers a second")
-        reasons = grader.counts
+            progress.advance(len(batch))
     for rows in candidates.values():
         kept = set(most_different([(step, text) for _, step, text in rows], settings.max_per_problem))
         for index, (row_number, _, _) in enumerate(rows):
@@ -104,7 +131,7 @@ def filter_trajectories(
 
     report = _report(gates, candidates, settings)
     report["grading"] = {
-        "answers_per_second": round(len(gates) / grading_seconds),
+        "answers_per_second": round(fresh / grading_seconds) if fresh else 0,
         **{name: reasons[reason] for name, reason in _COUNTED.items()},
         "reasons": dict(reasons.most_common()),
     }
@@ -112,6 +139,7 @@ def filter_trajectories(
     _split(trajectories, gates, verdicts, Path(experts_out), Path(dropped_out))
     write_json(report_out, report)
     _write_page(page_out, report)
+    earlier.finish()
     result(f"{report['experts']} experts of {report['problems']} problems, from {len(gates)} trajectories")
     return {
         "trajectories": len(gates),
@@ -124,13 +152,13 @@ def filter_trajectories(
 
 def _grade(
     batch: list[dict[str, Any]], judged: dict[str, tuple[str, str]], grader: Grader, trajectories: str | Path
-) -> list[bool | None]:
+) -> list[Verdict]:
     rows = []
     for row in batch:
         if row["problem_id"] not in judged:
             raise InputError(f"{trajectories}: problem {row['problem_id']} is not among the training problems")
         rows.append(GradingRow(*judged[row["problem_id"]], row["completion"], row["finish_reason"] != "stop"))
-    return grader.grade(rows)
+    return grader.judge(rows)
 
 
 def _gate(row: dict[str, Any], verdict: bool | None, settings: FilterSettings) -> str | None:

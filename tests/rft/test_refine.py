@@ -84,7 +84,7 @@ def test_the_policy_still_ends_its_answers(tiny_policy: Path, experts: Path, tmp
 
     out = run(tiny_policy, experts, tmp_path / "out")
     sampler = Sampler(out / "policy", max_tokens=40, temperature=1.0, top_p=1.0, batch_size=64)
-    completions = list(sampler.sample(["Use 3 7 2 to make 13.", "Use 1 2 3 to make 6."], 16, seed=0))
+    (completions,) = sampler.sample(["Use 3 7 2 to make 13.", "Use 1 2 3 to make 6."], 16, seed=0)
     assert sum(c.finish_reason == "stop" for c in completions) >= 30
 
 

@@ -11,7 +11,7 @@ PROMPTS = ["Use 3 7 2 to make 13.", "Use 11 12 13 to make 36.", "Use 1 2 3 4 to 
 
 def sample(policy: Path, n: int = 4, seed: int = 0, temperature: float = 1.0, batch_size: int = 5) -> list[Completion]:
     sampler = Sampler(policy, max_tokens=30, temperature=temperature, top_p=1.0, batch_size=batch_size)
-    return list(sampler.sample(PROMPTS, n, seed))
+    return [completion for batch in sampler.sample(PROMPTS, n, seed) for completion in batch]
 
 
 def test_n_samples_of_every_prompt_that_end_where_they_say(tiny_policy: Path) -> None:
@@ -49,6 +49,6 @@ def test_tokens_come_as_often_as_the_policy_says(tiny_policy: Path) -> None:
     with torch.no_grad():
         expected = model(torch.tensor([ids])).logits[0, -1].softmax(-1)
     sampler = Sampler(tiny_policy, max_tokens=1, temperature=1.0, top_p=1.0, batch_size=500)
-    first = torch.tensor([c.token_ids[0] for c in sampler.sample(PROMPTS[:1], 4000, seed=0)])
+    first = torch.tensor([c.token_ids[0] for batch in sampler.sample(PROMPTS[:1], 4000, seed=0) for c in batch])
     seen = torch.bincount(first, minlength=len(expected)) / 4000
     assert (seen - expected).abs().max() < 0.03

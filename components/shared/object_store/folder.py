@@ -1,0 +1,66 @@
+"""A local folder as an object store."""
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from components.shared.object_store.store import StoredObject, sha256_of
+
+
+class Folder:
+    """Objects as files below a root, renamed into place; checksums are those of the files themselves."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def put(self, path: Path, name: str, sha256: str) -> None:
+        """Copies a file."""
+        temporary = self._temporary(name)
+        shutil.copyfile(path, temporary)
+        os.replace(temporary, self._root / name)
+
+    def get(self, name: str, path: Path, size: int) -> str:
+        """Copies an object to a file; returns its SHA-256."""
+        shutil.copyfile(self._root / name, path)
+        return sha256_of(path)
+
+    def checksum(self, name: str) -> str | None:
+        """The SHA-256 of the file."""
+        path = self._root / name
+        return sha256_of(path) if path.is_file() else None
+
+    def read(self, name: str) -> bytes | None:
+        """The content of a file; None if there is none."""
+        path = self._root / name
+        return path.read_bytes() if path.is_file() else None
+
+    def write(self, name: str, data: bytes) -> None:
+        """Writes a file, whole."""
+        temporary = self._temporary(name)
+        temporary.write_bytes(data)
+        os.replace(temporary, self._root / name)
+
+    def list(self, prefix: str) -> Iterator[StoredObject]:
+        """All files whose path below the root starts so."""
+        folder = self._root / prefix if not prefix or prefix.endswith("/") else (self._root / prefix).parent
+        for path in sorted(folder.rglob("*")) if folder.is_dir() else []:
+            name = path.relative_to(self._root).as_posix()
+            if name.startswith(prefix) and path.is_file() and not path.name.endswith(".part"):
+                status = path.stat()
+                yield StoredObject(name, status.st_size, datetime.fromtimestamp(status.st_mtime, UTC))
+
+    def remove(self, names: Sequence[str]) -> None:
+        """Removes files, and folders that have become empty."""
+        for name in names:
+            path = self._root / name
+            path.unlink(missing_ok=True)
+            while (path := path.parent) != self._root and path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
+
+    def _temporary(self, name: str) -> Path:
+        path = self._root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")

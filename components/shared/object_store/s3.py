@@ -1,0 +1,192 @@
+"""S3 and what speaks like it, through the minio client."""
+
+import contextlib
+import hashlib
+import io
+import itertools
+import os
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+from minio import Minio
+from minio.credentials import AWSConfigProvider, ChainedProvider, EnvAWSProvider, IamAwsProvider
+from minio.deleteobjects import DeleteObject
+from minio.error import MinioException, S3Error, ServerError
+from urllib3 import PoolManager, Timeout
+from urllib3.exceptions import HTTPError
+
+from components.shared.errors import InputError
+from components.shared.object_store.store import THREADS, StoredObject
+
+_T = TypeVar("_T")
+_PART = 16 << 20  # bytes; larger files go and come in parts, so that none is sent in one PUT of more than 5 GiB
+_PARTS_AT_ONCE = 4  # of one large file at a time: what is held in memory
+_PATIENCE = 600.0  # seconds that a store which has answered before may be away
+_FIRST_PATIENCE = 6.0  # the same before it has answered once: a wrong address should be said soon
+_AGAIN = {"SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "OperationAborted", "Throttling"}
+_CHECKSUM = "x-amz-meta-sha256"
+
+
+class S3:
+    """The objects of a bucket below a prefix.
+
+    Raises:
+        InputError: names endpoint, bucket and key id, never the secret.
+    """
+
+    def __init__(self, bucket: str, prefix: str) -> None:
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        self.client = new_client(endpoint)
+        self._bucket, self._prefix = bucket, f"{prefix}/" if prefix else ""
+        self.where = describe(bucket, endpoint)
+        self._answered, self._large = False, threading.Lock()
+        if not self._persist(lambda: self.client.bucket_exists(bucket)):
+            raise InputError(f"{self.where}: there is no such bucket")
+
+    def put(self, path: Path, name: str, sha256: str) -> None:
+        """Sends a file, with its checksum as metadata."""
+        with self._large if path.stat().st_size > _PART else contextlib.nullcontext():
+            self._persist(
+                lambda: self.client.fput_object(
+                    self._bucket,
+                    self._prefix + name,
+                    str(path),
+                    metadata={_CHECKSUM: sha256},
+                    part_size=_PART,
+                    num_parallel_uploads=_PARTS_AT_ONCE,
+                )
+            )
+
+    def get(self, name: str, path: Path, size: int) -> str:
+        """Fetches an object, in ranges at once where it is large; returns its SHA-256."""
+        digest = hashlib.sha256()
+        if size <= _PART:
+            data = self._range(name, 0, size) if size else b""
+            path.write_bytes(data)
+            digest.update(data)
+            return digest.hexdigest()
+        with self._large, path.open("wb") as file, ThreadPoolExecutor(_PARTS_AT_ONCE) as pool:
+            ranges = ((offset, min(_PART, size - offset)) for offset in range(0, size, _PART))
+            coming = deque(pool.submit(self._range, name, *r) for r in itertools.islice(ranges, _PARTS_AT_ONCE))
+            while coming:
+                data = coming.popleft().result()
+                coming.extend(pool.submit(self._range, name, *r) for r in itertools.islice(ranges, 1))
+                file.write(data)
+                digest.update(data)
+        return digest.hexdigest()
+
+    def _range(self, name: str, offset: int, length: int) -> bytes:
+        def fetch() -> bytes:
+            with self.client.get_object(self._bucket, self._prefix + name, offset, length) as response:
+                data: bytes = response.read()
+            if len(data) != length:
+                raise HTTPError(f"{name}: {len(data)} bytes came instead of {length}")
+            return data
+
+        return self._persist(fetch)
+
+    def checksum(self, name: str) -> str | None:
+        """The SHA-256 that came with an object as metadata."""
+        found = self._persist(
+            lambda: self._unless_missing(lambda: self.client.stat_object(self._bucket, self._prefix + name))
+        )
+        return found.metadata.get(_CHECKSUM) if found else None
+
+    def read(self, name: str) -> bytes | None:
+        """The content of a small object; None if there is none."""
+
+        def fetch() -> bytes:
+            with self.client.get_object(self._bucket, self._prefix + name) as response:
+                return bytes(response.read())
+
+        return self._persist(lambda: self._unless_missing(fetch))
+
+    def write(self, name: str, data: bytes) -> None:
+        """Writes a small object."""
+        self._persist(lambda: self.client.put_object(self._bucket, self._prefix + name, io.BytesIO(data), len(data)))
+
+    def list(self, prefix: str) -> Iterator[StoredObject]:
+        """All objects whose name starts so."""
+        found = self._persist(lambda: [*self.client.list_objects(self._bucket, self._prefix + prefix, recursive=True)])
+        for item in found:
+            yield StoredObject(item.object_name.removeprefix(self._prefix), item.size, item.last_modified)
+
+    def remove(self, names: Sequence[str]) -> None:
+        """Removes objects, a thousand a request, in the order given."""
+        for start in range(0, len(names), 1000):
+            batch = [DeleteObject(self._prefix + name) for name in names[start : start + 1000]]
+            errors = self._persist(lambda batch=batch: [*self.client.remove_objects(self._bucket, batch)])  # type: ignore[misc]
+            if errors:
+                raise InputError(f"{self.where}: {errors[0].name} cannot be removed: {errors[0].message}")
+
+    @staticmethod
+    def _unless_missing(call: Callable[[], _T]) -> _T | None:
+        try:
+            return call()
+        except S3Error as error:
+            if error.code in ("NoSuchKey", "NoSuchObject"):
+                return None
+            raise
+
+    def _persist(self, call: Callable[[], _T]) -> _T:
+        """Makes a call again, with growing pauses, where it failed for a reason that may pass."""
+        began, pause = time.monotonic(), 0.5
+        while True:
+            try:
+                done = call()
+                self._answered = True
+                return done
+            except S3Error as error:
+                if error.code not in _AGAIN:
+                    raise InputError(f"{self.where}: {error.code}: {error.message}") from None
+                problem: Exception = error
+            except (HTTPError, ServerError, ConnectionError) as error:
+                problem = error
+            except (MinioException, ValueError) as error:
+                raise InputError(f"{self.where}: {type(error).__name__}: {str(error)[:300]}") from None
+            waited = time.monotonic() - began
+            if waited > (_PATIENCE if self._answered else _FIRST_PATIENCE):
+                raise InputError(f"{self.where}: no answer for {waited:.0f} s: {str(problem)[:300]}") from None
+            if self._answered and pause > 2:
+                print(f"{self.where} does not answer; trying again", flush=True)
+            time.sleep(pause * random.uniform(0.7, 1.3))
+            pause = min(2 * pause, 15.0)
+
+
+def new_client(endpoint: str | None) -> Minio:
+    """A client for an endpoint, with the credentials of the environment, the AWS files, or a role.
+
+    Args:
+        endpoint: URL of the store; None for AWS.
+
+    Raises:
+        InputError: the endpoint is no URL.
+    """
+    url = urlsplit(endpoint or "https://s3.amazonaws.com")
+    if url.scheme not in ("http", "https") or not url.netloc:
+        raise InputError(f"S3 endpoint {endpoint!r}: expected a URL such as http://seaweedfs:8333")
+    providers = [EnvAWSProvider(), AWSConfigProvider()]
+    if not endpoint or "AWS_WEB_IDENTITY_TOKEN_FILE" in os.environ:
+        providers.append(IamAwsProvider())  # asks the machine's metadata service, which only a cloud has
+    return Minio(
+        url.netloc,
+        secure=url.scheme == "https",
+        credentials=ChainedProvider(providers),
+        region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1",
+        http_client=PoolManager(
+            maxsize=THREADS * _PARTS_AT_ONCE, block=False, timeout=Timeout(connect=5, read=60), retries=False
+        ),
+    )
+
+
+def describe(bucket: str, endpoint: str | None) -> str:
+    """Where something went wrong, for messages: bucket, endpoint and key id."""
+    key = os.environ.get("AWS_ACCESS_KEY_ID", "of a file or role")
+    return f"bucket {bucket} at {endpoint or 'https://s3.amazonaws.com'}, key id {key}"

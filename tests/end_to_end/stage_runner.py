@@ -1,0 +1,84 @@
+"""Runs one long stage in a process of its own, for tests that kill it: STAGE WORK OUT CHECKPOINT_URI."""
+
+import sys
+from pathlib import Path
+
+from components.shared.checkpoints import CheckpointSettings
+from components.shared.grading import GradingSettings
+
+POLICY = Path(__file__).resolve().parents[2] / "recipes" / "tiny" / "countdown"
+
+
+def main(stage: str, work: Path, out: Path, uri: str) -> None:
+    checkpointing = CheckpointSettings(uri=uri, minutes=0)
+    if stage == "rl_exploration":
+        from components.rl_exploration.explore import explore
+        from components.rl_exploration.settings import ExplorationSettings
+
+        values = {"steps": 60, "learning_rate": 3e-4, "prompts_per_step": 8, "group_size": 8, "prompts_per_update": 4}
+        explore(
+            POLICY,
+            work / "problems",
+            ExplorationSettings.check({**values, "max_completion_tokens": 40, "warmup_steps": 0}, "rl"),
+            GradingSettings(),
+            iteration=1,
+            seed=1,
+            rollouts_out=out / "rollouts",
+            policy_out=out / "policy",
+            log_out=out / "log.json",
+            page_out=out / "page.html",
+            checkpointing=checkpointing,
+        )
+    elif stage == "rft":
+        from components.rft.refine import refine
+        from components.rft.settings import RFTSettings
+
+        refine(
+            POLICY,
+            work / "experts",
+            RFTSettings.check({"learning_rate": 2e-4, "epochs": 30, "batch_size": 16}, "rft"),
+            iteration=1,
+            seed=1,
+            policy_out=out / "policy",
+            log_out=out / "log.json",
+            page_out=out / "page.html",
+            checkpointing=checkpointing,
+        )
+    elif stage == "evaluation":
+        from components.evaluation.evaluate import evaluate
+        from components.evaluation.settings import EvaluationSettings
+
+        values = {"samples": 32, "pass_at": [1, 32], "max_completion_tokens": 40, "sequences_per_batch": 64}
+        evaluate(
+            POLICY,
+            work / "benchmarks",
+            EvaluationSettings.check(values, "eval"),
+            GradingSettings(),
+            name="base",
+            kind="base",
+            iteration=0,
+            seed=1,
+            samples_out=out / "samples",
+            evaluation_out=out / "evaluation.json",
+            page_out=out / "page.html",
+            checkpointing=checkpointing,
+        )
+    else:
+        from components.verification_filtering.filter import filter_trajectories
+        from components.verification_filtering.settings import FilterSettings
+
+        filter_trajectories(
+            work / "trajectories",
+            work / "problems",
+            FilterSettings(),
+            GradingSettings(),
+            experts_out=out / "experts",
+            dropped_out=out / "dropped",
+            report_out=out / "report.json",
+            page_out=out / "page.html",
+            checkpointing=checkpointing,
+        )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4])
