@@ -17,7 +17,7 @@ REQUIREMENTS = ROOT / "images" / "requirements"
 PYTHON = "3.11"  # of the base image
 PLATFORM = "x86_64-manylinux_2_28"  # of the nodes, whatever this machine is
 # What no stage imports, save kfp's executor: see below.
-LAUNCHER_ONLY = ("click", "kfp", "kfp-kubernetes", "psutil", "rich")
+LAUNCHER_ONLY = ("click", "kfp", "kfp-kubernetes", "rich")
 FAMILIES: dict[str, tuple[str, ...]] = {"cpu": (), "training-cpu": ("train",), "training-cuda": ("train", "vllm")}
 # What vLLM cannot take at the version of constraints.txt: mistral-common, which it needs, wants numpy below 2.4.
 FREE_FOR_VLLM = ("numpy",)
