@@ -57,18 +57,23 @@ class Lease:
         life = {
             "token": self._token,
             "beats": self._beats,
-            "host": socket.gethostname(),
+            "host": _host(),
             "process": os.getpid(),
             "started": process.create_time(),
         }
         self._store.write_bytes(f"{self.prefix}/{_NAME}", json.dumps(life).encode())
 
 
+def _host() -> str:
+    """Where process ids mean the same: this machine, and in it this container."""
+    return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
+
+
 def _is_held(store: Store, prefix: str) -> bool:
     life = _read(store, prefix)
     if life is None:
         return False
-    if life["host"] == socket.gethostname():
+    if life["host"] == _host():
         try:
             return bool(psutil.Process(life["process"]).create_time() == life["started"])
         except psutil.NoSuchProcess:
