@@ -193,7 +193,7 @@ def explore(
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=str(resume) if updates_done is not None else None)
-        timed_out = grader.timed_out
+        timed_out = recorder.timed_out
 
     if not all(torch.isfinite(parameter).all() for parameter in model.parameters()):
         raise InputError("the explored policy's weights are not finite; lower rl.learning_rate")

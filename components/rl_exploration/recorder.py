@@ -58,6 +58,7 @@ class RolloutRecorder:
         self._updates_per_step, self._max_tokens, self._patience = updates_per_step, max_completion_tokens, patience
         self._all_truncated = self._no_spread = 0
         self._shard_recorded = recorded
+        self._timed_out_before = 0
         self.recorded = 0
         self.correct = 0
 
@@ -119,12 +120,18 @@ class RolloutRecorder:
 
     def state(self) -> dict[str, int]:
         """What a checkpoint has to keep of the recorder."""
-        return {name: getattr(self, name) for name in _STATE}
+        return {**{name: getattr(self, name) for name in _STATE}, "timed_out": self.timed_out}
 
     def resume(self, state: dict[str, int]) -> None:
         """Goes on from the state of a checkpoint."""
         for name in _STATE:
             setattr(self, name, state[name])
+        self._timed_out_before = state["timed_out"]
+
+    @property
+    def timed_out(self) -> int:
+        """Answers that took too long or too much memory to judge, earlier attempts included."""
+        return self._timed_out_before + self._grader.timed_out
 
     def _check_signal(self, problem_ids: Sequence[str], rewards: list[float | None], finished: list[bool]) -> None:
         spread: dict[str, set[float]] = {}

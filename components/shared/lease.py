@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 import uuid
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -66,7 +67,7 @@ class Lease:
 
 def _host() -> str:
     """Where process ids mean the same: this machine, and in it this container."""
-    return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
+    return f"{socket.gethostname()} {Path('/proc/self/ns/pid').readlink()}"
 
 
 def _is_held(store: Store, prefix: str) -> bool:
