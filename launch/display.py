@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from components.shared.stage import PROGRESS_MARK
+from components.shared.stage import NOTE_MARK, PROGRESS_MARK
 from launch.stage_log import last_error
 
 _PROGRESS = re.compile(r"(\d+)/(\d+) (.*)")
@@ -52,6 +52,9 @@ class Display:
 
     def stage_says(self, line: str) -> None:
         """A line of the stage's output."""
+        if line.startswith(NOTE_MARK):
+            self._console.print(f"         {_title(self._path)}: {line.removeprefix(NOTE_MARK).strip()}", markup=False)
+            return
         if line.startswith(PROGRESS_MARK) and (match := _PROGRESS.match(line.removeprefix(PROGRESS_MARK).strip())):
             done, total, text = int(match[1]), int(match[2]), match[3]
             if self._live and self._task is not None:

@@ -16,7 +16,7 @@ from components.shared.pass_at_k import bootstrap_interval, pass_at_k
 from components.shared.policy import check_room, policy_id
 from components.shared.sampling import Completion, Sampler
 from components.shared.schema import BENCHMARK_ORDER, SAMPLES, count_rows, read_rows, table_writer, write_table
-from components.shared.stage import Progress, read_json, result, write_json
+from components.shared.stage import Progress, note, read_json, result, write_json
 
 
 @dataclass
@@ -104,7 +104,7 @@ def evaluate(
         judged = Path(work)
         kept = checkpoints.restore_shards(judged)
         if kept:
-            print(f"goes on with {len(kept)} batches of an earlier attempt")
+            note(f"goes on with {len(kept)} batches of an earlier attempt")
         for benchmark, rows in problems.items():
             tallies = {row["problem_id"]: ProblemTally() for row in rows}
             for shard in _judged_batches(sampler, benchmark, rows, settings, seed, grader, judged, kept, progress):

@@ -23,7 +23,7 @@ from components.shared.policy import (
     training_precision,
 )
 from components.shared.schema import parquet_files
-from components.shared.stage import Progress, result, write_json
+from components.shared.stage import Progress, note, result, write_json
 
 
 def refine(
@@ -131,7 +131,7 @@ def refine(
         resume = Path(work) / "resume"
         if (done := checkpoints.restore(resume)) is not None:
             progress.resume(done)
-            print(f"goes on after update {done} of {updates}")
+            note(f"goes on after update {done} of {updates}")
         trainer.train(resume_from_checkpoint=str(resume) if done is not None else None)
 
     if not all(torch.isfinite(parameter).all() for parameter in model.parameters()):

@@ -26,7 +26,7 @@ from components.shared.policy import (
     training_precision,
 )
 from components.shared.schema import count_rows, parquet_files, read_rows
-from components.shared.stage import Progress, read_json, result, write_json
+from components.shared.stage import Progress, note, read_json, result, write_json
 
 # What a step's log holds, under which name TRL logs it, and what the figure says of it.
 STEP_FIGURES = {
@@ -152,7 +152,7 @@ def explore(
             checkpoints.restore_shards(rollouts_out, shards)
             recorder.resume(read_json(resume / _RECORDER))
             progress.resume(done)
-            print(f"goes on after step {done} of {settings.steps}, with {recorder.recorded} rollouts")
+            note(f"goes on after step {done} of {settings.steps}, with {recorder.recorded} rollouts")
         model = load_model(policy)
         trainer = Trainer(
             model=model,

@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 
 from components.shared.object_store import Store
+from components.shared.stage import note
 
 _BEAT_SECONDS = 5.0
 _NAME = "lease.json"
@@ -36,7 +37,7 @@ class Lease:
         self.prefix = prefix
         if _is_held(store, prefix):
             self.prefix = f"{prefix}-{self._token[:8]}"
-            print(f"another run of the very same is at work; this one keeps its progress apart, in {self.prefix}")
+            note(f"another run of the very same is at work; this one keeps its progress apart, in {self.prefix}")
         self._stopped = threading.Event()
         self._beat()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)

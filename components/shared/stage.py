@@ -20,6 +20,7 @@ from components.shared.errors import InputError
 PROGRESS_MARK = "[progress]"
 RESULT_MARK = "[result]"
 ERROR_MARK = "[error]"
+NOTE_MARK = "[note]"
 _PROGRESS_SECONDS = 1.0
 
 
@@ -71,6 +72,11 @@ def disk_problem(error: Exception) -> str | None:
 def result(text: str) -> None:
     """Prints the one line that tells what the stage came to; the launcher shows it beside the stage."""
     print(f"{RESULT_MARK} {text}", flush=True)
+
+
+def note(text: str) -> None:
+    """Prints something that whoever watches the run should know; the launcher shows it at once."""
+    print(f"{NOTE_MARK} {text}", flush=True)
 
 
 class Progress:

@@ -29,7 +29,7 @@ from components.shared.grading import (
     Verdict,
 )
 from components.shared.schema import TRAJECTORIES, count_rows, read_batches, read_rows, table_writer, write_table
-from components.shared.stage import Progress, result, write_json
+from components.shared.stage import Progress, note, result, write_json
 from components.verification_filtering.diversity import Sketch, most_different, sketch, solution_text
 from components.verification_filtering.settings import FilterSettings
 
@@ -98,7 +98,7 @@ def filter_trajectories(
     ):
         done = set(earlier.restore_shards(work))
         if done:
-            print(f"goes on with {len(done)} batches of an earlier attempt")
+            note(f"goes on with {len(done)} batches of an earlier attempt")
         for number, batch in enumerate(batches(read_rows(trajectories, columns), _BATCH)):
             shard = Path(work) / f"verdicts-{number:06d}.parquet"
             if shard.name not in done:

@@ -24,6 +24,7 @@ from urllib3.exceptions import HTTPError
 
 from components.shared.errors import InputError
 from components.shared.object_store.store import THREADS, StoredObject
+from components.shared.stage import note
 
 _T = TypeVar("_T")
 _PART = 16 << 20  # bytes; larger files go and come in parts, so that none is sent in one PUT of more than 5 GiB
@@ -155,7 +156,7 @@ class S3:
             if waited > (_PATIENCE if self._answered else _FIRST_PATIENCE):
                 raise InputError(f"{self.where}: no answer for {waited:.0f} s: {str(problem)[:300]}") from None
             if self._answered and pause > 2:
-                print(f"{self.where} does not answer; trying again", flush=True)
+                note(f"{self.where} does not answer; trying again")
             time.sleep(pause * random.uniform(0.7, 1.3))
             pause = min(2 * pause, 15.0)
 
