@@ -1,101 +1,228 @@
 """What the grader costs beside math-verify called plainly: `make bench`.
 
-Two loads: rollouts of many problems with the repetition that rollouts have, and hard LaTeX answers that are all
-different. Three sides: ours, math-verify in a loop, math-verify in a `multiprocessing.Pool` of all cores. The loop is
-timed on a sample. Memory is that of a side's processes together, at its peak.
+Two loads, both written by this file so that what is right is known: rollouts of many problems, with the repetition
+that rollouts have, and hard LaTeX answers that are all different. Three sides: the grader, math-verify in a
+`multiprocessing.Pool` of all cores, math-verify in a loop. They run in turn, each in a process of its own. The slow
+ones run on samples, and their seconds for the whole load are told from that; `--whole` times the pool on all of it.
+Since machines are shared, seconds of CPU stand beside those of the clock.
 """
 
 import json
 import multiprocessing
 import os
 import random
-import re
+import statistics
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import click
 import psutil
 
 from components.shared.grading import Grader, GradingRow, GradingSettings
 
-PROSE = (
-    "we first note that the sum of these terms can be written as $x^2+3x$ and since the product is positive it follows "
-    "that \\frac{1}{2} of the total remains, therefore we get an equation in one unknown, which gives us $\\sqrt{3}$ "
-    "times the length, and by symmetry the other case is the same"
-)
-WORDS = re.split(" ", PROSE)
+SAMPLES = 100  # of each problem
+BATCH = 2048  # rows that the filter grades at a time
+SENTENCES = [
+    "First, note that ${a}x + {b} = {c}$, so $x = \\frac{{{c} - {b}}}{{{a}}}$ as long as ${a} \\neq 0$.",
+    "Let $n$ be the number of ways; by symmetry there are $\\binom{{{a}}}{{2}}$ of them, which is more than {b}.",
+    "Substituting back we get \\[ {a}y^2 - {b}y + {c} = 0, \\] a quadratic with discriminant ${b}^2 - 4({a})({c})$.",
+    "Wait, I should check the case $k = {a}$ separately, because the denominator $k - {a}$ vanishes there.",
+    "The triangle has sides ${a}$, ${b}$ and $\\sqrt{{{c}}}$, so its area follows from Heron's formula.",
+    "Since $\\sin^2\\theta + \\cos^2\\theta = 1$, the term ${a}\\cos\\theta$ cancels and only {b} remains.",
+    "Therefore the remainder modulo {a} is the same as that of ${b} \\cdot {c}$, and we go on from there.",
+    "Multiplying both sides by $\\frac{{{a}}}{{{b}}}$ gives an expression that is easier to work with.",
+    "That means {a} of the {b} marbles are red and the others are blue, so the chance is below $\\frac{{1}}{{2}}$.",
+    "By the AM-GM inequality, $\\frac{{x + {a}}}{{2}} \\ge \\sqrt{{{a}x}}$, with equality if and only if $x = {a}$.",
+    "We now have two equations in two unknowns; subtracting the second from the first eliminates $y$.",
+    "Adding up, ${a} + {b} + {c}$ is what the first three terms of the sequence contribute.",
+]
 
 
-def completion(draw: random.Random, answer: str) -> str:
-    """A derivation of 600 to 1,500 characters that ends in a box, as most do, or in plain words."""
-    text = " ".join(draw.choice(WORDS) for _ in range(draw.randint(120, 300)))
-    if draw.random() < 0.03:
-        return text  # no answer
-    if draw.random() < 0.05:
-        return f"{text}. The answer is {answer}."
-    return f"{text}. So the answer is $\\boxed{{{answer}}}$."
+class Case(NamedTuple):
+    """A row to judge and what is right."""
+
+    row: GradingRow
+    right: bool
 
 
-def rollouts(count: int, draw: random.Random) -> list[GradingRow]:
-    """Rollouts of count / 100 problems: the right answer often, a few wrong ones again and again, some only once."""
-    rows = []
-    for _ in range(count // 100):
-        kind = draw.choices(("integer", "fraction", "surd"), (0.6, 0.25, 0.15))[0]
-        gold, *wrong = (_answer(kind, draw) for _ in range(7))
-        for _ in range(100):
+def completion(draw: random.Random, answer: str) -> tuple[str, bool, bool]:
+    """A derivation of 600 to 1,500 characters, whether it gives the answer, and whether it was cut.
+
+    Most end in a box, some in several, some in plain words, some in nothing.
+    """
+    length, text = draw.randint(550, 1350), ""
+    while len(text) < length:
+        a, b, c = (draw.randint(2, 99) for _ in range(3))
+        text += draw.choice(SENTENCES).format(a=a, b=b, c=c) + draw.choice((" ", "\n\n"))
+    chance = draw.random()
+    if chance < 0.04:
+        return text[: draw.randint(500, len(text) - 20)], False, True
+    if chance < 0.06:
+        return text + "I do not see how to go on.", False, False
+    if chance < 0.10:
+        return f"{text}So the answer is ${answer}$.", True, False
+    if chance < 0.14:
+        draft = f"A first guess is $\\boxed{{{draw.randint(2, 99)}}}$, but let me check that. "
+        return f"{draft}{text}So the final answer is $\\boxed{{{answer}}}$.", True, False
+    return f"{text}\n\n**Final answer**\n\\[ \\boxed{{{answer}}} \\]", True, False
+
+
+def integer(draw: random.Random) -> tuple[object, list[str]]:
+    """A number and how it is written, the usual way first."""
+    n = draw.randint(-50, 5000)
+    return n, [str(n), f"x = {n}", f"{n:,}", f"{n}\\text{{ cm}}", f"{n}.0"]
+
+
+def fraction(draw: random.Random) -> tuple[object, list[str]]:
+    """A fraction and how it is written."""
+    f = Fraction(draw.randint(1, 60), draw.choice((7, 11, 12, 13, 20, 36)))
+    p, q = f.numerator, f.denominator
+    return f, [f"\\frac{{{p}}}{{{q}}}", f"{p}/{q}", f"\\dfrac{{{p}}}{{{q}}}", f"\\frac{{{2 * p}}}{{{2 * q}}}"]
+
+
+def surd(draw: random.Random) -> tuple[object, list[str]]:
+    """A number with a root and how it is written."""
+    a, b, c = draw.randint(2, 9), draw.choice((2, 3, 5, 6, 7, 10)), draw.randint(1, 20)
+    return (a, b, c), [f"{c} + {a}\\sqrt{{{b}}}", f"{a}\\sqrt{b}+{c}" if b < 10 else f"{c}+\\sqrt{{{a * a * b}}}"]
+
+
+def polynomial(draw: random.Random) -> tuple[object, list[str]]:
+    """A polynomial and how it is written."""
+    a, b = draw.randint(2, 15), draw.randint(2, 15)
+    return (a, b), [f"(x-{a})(x+{b})", f"x^2 {b - a:+d}x - {a * b}", f"(x+{b})(x-{a})"]
+
+
+def point(draw: random.Random) -> tuple[object, list[str]]:
+    """A pair and how it is written."""
+    a, b = draw.randint(-9, 20), Fraction(draw.randint(1, 30), 7)
+    text = f"{a}, \\frac{{{b.numerator}}}{{{b.denominator}}}"
+    return (a, b), [f"({text})", f"\\left({text}\\right)", f"({a},{b})"]
+
+
+KINDS = (integer, fraction, surd, polynomial, point)
+
+
+def rollouts(count: int, draw: random.Random) -> list[Case]:
+    """Samples of many problems: the right answer often, a few wrong ones again and again, some only once."""
+    cases = []
+    for _ in range(count // SAMPLES):
+        kind = draw.choices(KINDS, (55, 20, 10, 8, 7))[0]
+        value, writings = kind(draw)
+        wrong: dict[object, str] = {}
+        while len(wrong) < 6:
+            other, texts = kind(draw)
+            if other != value:
+                wrong[other] = texts[0]
+        skill = draw.betavariate(1, 1)
+        for _ in range(SAMPLES):
             chance = draw.random()
-            answer = gold if chance < 0.45 else draw.choice(wrong) if chance < 0.92 else _answer(kind, draw)
-            rows.append(GradingRow("math", gold, completion(draw, answer)))
-    draw.shuffle(rows)
-    return rows
+            if chance < skill * 0.95:
+                answer = draw.choices(writings, [20, *[1] * (len(writings) - 1)])[0]
+            elif chance < 0.95:
+                answer = draw.choices(list(wrong.values()), (32, 16, 8, 4, 2, 1))[0]
+            else:
+                answer = draw.choice(("\\frac{{{}", "n = {} m", "\\text{{case {}}}")).format(round(draw.random(), 9))
+            text, gives, cut = completion(draw, answer)
+            right = chance < skill * 0.95 and gives
+            cases.append(Case(GradingRow("math", writings[0], text, cut), right))
+    draw.shuffle(cases)
+    return cases
 
 
-def _answer(kind: str, draw: random.Random) -> str:
-    if kind == "integer":
-        return str(draw.randint(-50, 2000))
-    if kind == "fraction":
-        return f"\\frac{{{draw.randint(1, 40)}}}{{{draw.randint(2, 40)}}}"
-    return f"{draw.randint(2, 9)}\\sqrt{{{draw.randint(2, 30)}}} + {draw.randint(1, 9)}"
-
-
-def hard_answers(count: int, draw: random.Random) -> list[GradingRow]:
+def hard_answers(count: int, draw: random.Random) -> list[Case]:
     """Different answers in LaTeX; about half of them equal their gold answer in another form."""
-    rows = []
-    for _ in range(count):
-        a, b, c, d = (draw.randint(2, 99) for _ in range(4))
+    cases: dict[tuple[str, str], Case] = {}
+    while len(cases) < count:
         wrong = draw.randint(0, 1)
-        gold, answer = draw.choice(_hard_pairs(a, b, c, d, wrong))
-        rows.append(GradingRow("math", gold, f"Hence \\boxed{{{answer}}}."))
-    return rows
+        gold, answer = draw.choice(hard_pairs(draw, wrong))
+        cases[gold, answer] = Case(GradingRow("math", gold, f"Hence \\boxed{{{answer}}}."), not wrong)
+    return list(cases.values())
 
 
-def _hard_pairs(a: int, b: int, c: int, d: int, wrong: int) -> list[tuple[str, str]]:
-    """A gold answer and the same in another form, or nearly the same where `wrong` is 1; one pair of each kind."""
-    union = f"[{a}, {a + b}) \\cup ({a + b + c + wrong}, \\infty)"
+def hard_pairs(draw: random.Random, w: int) -> list[tuple[str, str]]:
+    """A gold answer and the same in another form, or nearly the same where `w` is 1; one pair of each kind."""
+    a, b, c, d = (draw.randint(2, 99) for _ in range(4))
+    e = a + b
+    norm = c * c + d * d
     matrix = "\\begin{{{0}}} {1} & {2} \\\\ {3} & {4} \\end{{{0}}}"
-    radicals = f"\\sqrt[3]{{{d + wrong}}} + \\sqrt{{{b}\\sqrt{{{c}}}+{a}}}"
     return [
-        (f"\\frac{{{a}\\sqrt{{{b}}}}}{{{c}}}", f"\\frac{{{a * b}}}{{{c + wrong}\\sqrt{{{b}}}}}"),
-        (f"(x-{a})(x+{b})", f"x^2 + {b - a}x - {a * b + wrong}"),
-        (f"\\frac{{{a}}}{{{b}}} + \\frac{{{c}}}{{{d}}}", f"\\frac{{{a * d + b * c + wrong}}}{{{b * d}}}"),
-        (f"{a}\\sin^2 t + {a}\\cos^2 t + {b}", str(a + b + wrong)),
-        (f"\\left[{a}, {a + b}\\right) \\cup ({a + b + c}, \\infty)", union),
-        (matrix.format("pmatrix", a, b, c, d), matrix.format("bmatrix", a, b, c, d + wrong)),
-        (f"\\left( \\frac{{{a}}}{{{b}}}, -\\sqrt{{{c}}} \\right)", f"({a}/{b}, -\\sqrt{{{c + wrong}}})"),
-        (f"\\log_2 {a} + \\log_2 {b}", f"\\frac{{\\ln {a * b + wrong}}}{{\\ln 2}}"),
-        (f"\\sqrt{{{a}+{b}\\sqrt{{{c}}}}} + \\sqrt[3]{{{d}}}", radicals),
-        (f"{a}^{{{b}}} - {c}", f"{a}^{{{b}}} - {c + wrong}"),
-        (f"y = {a}x + {b}", f"{c * a}x - {c}y + {c * b + wrong} = 0"),
-        (f"\\frac{{{a}}}{{x+{b}}} - \\frac{{{c}}}{{x}}", f"\\frac{{{a}x - {c}(x+{b + wrong})}}{{x(x+{b})}}"),
+        # Fractions
+        (f"\\frac{{{a}}}{{{b}}} + \\frac{{{c}}}{{{d}}}", f"\\frac{{{a * d + b * c + w}}}{{{b * d}}}"),
+        (
+            f"\\frac{{\\frac{{{a}}}{{{b}}} + \\frac{{{c}}}{{{d}}}}}{{\\frac{{{a}}}{{{d}}}}}",
+            f"\\dfrac{{{a * d + b * c}}}{{{a * b + w}}}",
+        ),
+        (f"{a} + \\cfrac{{1}}{{{b} + \\cfrac{{1}}{{{c}}}}}", f"\\frac{{{a * (b * c + 1) + c + w}}}{{{b * c + 1}}}"),
+        # Roots
+        (f"\\frac{{{a}\\sqrt{{{b}}}}}{{{c}}}", f"\\frac{{{a * b}}}{{{c + w}\\sqrt{{{b}}}}}"),
+        (f"\\sqrt{{{e + 2 * w} + 2\\sqrt{{{a * b}}}}}", f"\\sqrt{{{a}}} + \\sqrt{{{b}}}"),
+        (f"\\sqrt{{{a * a * d}}} + \\sqrt{{{b * b * d}}}", f"{e + w}\\sqrt{{{d}}}"),
+        (f"\\frac{{{c}}}{{\\sqrt{{{e}}} - \\sqrt{{{b}}}}}", f"\\frac{{{c}(\\sqrt{{{e}}} + \\sqrt{{{b}}})}}{{{a + w}}}"),
+        (
+            f"\\sqrt{{{a}+{b}\\sqrt{{{c}}}}} + \\sqrt[3]{{{d}}}",
+            f"\\sqrt[3]{{{d + w}}} + \\sqrt{{{b}\\sqrt{{{c}}}+{a}}}",
+        ),
+        # Powers and logarithms
+        (f"{a}^{{{b}}} - {c}", f"{a}^{{{b}}} - {c + w}"),
+        (f"\\log_2 {a} + \\log_2 {b}", f"\\frac{{\\ln {a * b + w}}}{{\\ln 2}}"),
+        (f"{b}\\ln {a} - \\ln {c}", f"\\ln\\left(\\frac{{{a}^{{{b}}}}}{{{c + w}}}\\right)"),
+        (f"e^{{\\ln {a} + {b}}}", f"{a + w} e^{{{b}}}"),
+        (f"{c}^{{\\frac{{{2 * a + 1}}}{{2}}}}", f"{c}^{{{a + w}}}\\sqrt{{{c}}}"),
+        # Trigonometry
+        (f"{a}\\sin^2 t + {a}\\cos^2 t + {b}", str(e + w)),
+        (f"{a}\\cos\\frac{{\\pi}}{{12}} + {b}", f"{b} + \\frac{{{a + w}(\\sqrt{{6}} + \\sqrt{{2}})}}{{4}}"),
+        (f"{a}\\sin 2x + {b}", f"{2 * a + w}\\sin x \\cos x + {b}"),
+        (f"\\arctan\\frac{{{a}}}{{{b}}}", f"\\frac{{\\pi}}{{2}} - \\arctan\\frac{{{b}}}{{{a + w}}}"),
+        # Polynomials and rational functions
+        (f"(x-{a})(x+{b})", f"x^2 {b - a:+d}x - {a * b + w}"),
+        (
+            f"(x-{a})(x-{b})(x+{c})",
+            f"x^3 {c - e:+d}x^2 {a * b - e * c:+d}x + {a * b * c + w}",
+        ),
+        (f"\\frac{{{a}}}{{x+{b}}} - \\frac{{{c}}}{{x}}", f"\\frac{{{a}x - {c}(x+{b + w})}}{{x(x+{b})}}"),
+        (f"\\frac{{x^2 - {a * a}}}{{{b}(x - {a})}}", f"\\frac{{x + {a + w}}}{{{b}}}"),
+        # Complex numbers, sums, binomials
+        (
+            f"\\frac{{{a} + {b}i}}{{{c} + {d}i}}",
+            f"\\frac{{{a * c + b * d + w}}}{{{norm}}} + \\frac{{{b * c - a * d}}}{{{norm}}}i",
+        ),
+        (f"\\sum_{{k=1}}^{{{a}}} ({b}k + {c})", str(b * a * (a + 1) // 2 + a * c + w)),
+        (f"\\binom{{{e}}}{{2}} \\cdot {c}", f"\\frac{{{c} \\cdot {e} \\cdot {e - 1 + 2 * w}}}{{2}}"),
+        # Several values
+        (f"\\left[{a}, {e}\\right) \\cup ({e + c}, \\infty)", f"[{a}, {e}) \\cup ({e + c + w}, \\infty)"),
+        (f"\\left(-\\infty, \\frac{{{a}}}{{{b}}}\\right]", f"x \\le \\frac{{{a * c}}}{{{b * c + w}}}"),
+        (matrix.format("pmatrix", a, b, c, d), matrix.format("bmatrix", a, b, c, d + w)),
+        (
+            matrix.format("pmatrix", f"\\frac{{{a}}}{{{b}}}", f"\\sqrt{{{c * c * d}}}", 0, 1),
+            matrix.format("pmatrix", f"\\frac{{{a * c}}}{{{b * c}}}", f"{c + w}\\sqrt{{{d}}}", 0, 1),
+        ),
+        (f"\\left( \\frac{{{a}}}{{{b}}}, -\\sqrt{{{c}}} \\right)", f"({a}/{b}, -\\sqrt{{{c + w}}})"),
+        (
+            f"\\left\\{{ \\frac{{{a}}}{{{b}}}, \\sqrt{{{c}}}, {-d} \\right\\}}",
+            f"\\{{{-d - w}, \\frac{{{2 * a}}}{{{2 * b}}}, \\sqrt{{{c}}}\\}}",
+        ),
+        (
+            f"\\frac{{{a} \\pm \\sqrt{{{b}}}}}{{{c}}}",
+            f"\\frac{{{a} - \\sqrt{{{b}}}}}{{{c}}}, \\frac{{{a} + \\sqrt{{{b + w}}}}}{{{c}}}",
+        ),
+        (f"y = {a}x + {b}", f"{c * a}x - {c}y + {c * b + w} = 0"),
     ]
 
 
-def ours(rows: Sequence[GradingRow]) -> list[bool | None]:
+LOADS: dict[str, Callable[[int, random.Random], list[Case]]] = {"rollouts": rollouts, "hard LaTeX": hard_answers}
+
+
+def grader(rows: Sequence[GradingRow]) -> list[bool | None]:
     """The grader, as the filter uses it."""
-    with Grader(GradingSettings()) as grader:
-        return [verdict for start in range(0, len(rows), 2048) for verdict in grader.grade(rows[start : start + 2048])]
+    with Grader(GradingSettings()) as ours:
+        return [verdict for start in range(0, len(rows), BATCH) for verdict in ours.grade(rows[start : start + BATCH])]
 
 
 def plain(row: GradingRow) -> bool:
@@ -105,75 +232,136 @@ def plain(row: GradingRow) -> bool:
     return bool(verify(parse(f"\\boxed{{{row.answer}}}"), parse(row.completion)))
 
 
-def loop(rows: Sequence[GradingRow]) -> list[bool]:
+def loop(rows: Sequence[GradingRow]) -> list[bool | None]:
     """math-verify in a loop."""
     return [plain(row) for row in rows]
 
 
-def pool(rows: Sequence[GradingRow]) -> list[bool]:
+def pool(rows: Sequence[GradingRow]) -> list[bool | None]:
     """math-verify in a pool of all cores."""
-    with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as processes:
-        return processes.map(plain, rows, chunksize=64)
+    with multiprocessing.Pool(os.cpu_count()) as processes:
+        return [*processes.map(plain, rows, chunksize=64)]
 
 
-def timed(
-    side: Callable[[Sequence[GradingRow]], list[Any]], rows: Sequence[GradingRow]
-) -> tuple[float, float, list[Any]]:
-    """Seconds, peak MiB of the side's processes besides this one, and the verdicts."""
-    process, done, peak = psutil.Process(), threading.Event(), [0.0]
+SIDES: dict[str, Callable[[Sequence[GradingRow]], list[bool | None]]] = {"grader": grader, "pool": pool, "loop": loop}
+
+
+def measured(side: str, rows: Sequence[GradingRow]) -> dict[str, Any]:
+    """Runs a side in this process: its seconds, its peak memory in MiB and its verdicts."""
+    me, done = psutil.Process(), threading.Event()
+    cpu: dict[int, float] = {}  # seconds by process, as last seen
+    peak = {"parent": 0, "workers": 0}
+
+    def look() -> None:
+        sizes = {"parent": 0, "workers": 0}
+        for process in (me, *me.children(recursive=True)):
+            try:
+                sizes["parent" if process == me else "workers"] += process.memory_info().rss >> 20
+                cpu[process.pid] = sum(process.cpu_times()[:2])
+            except psutil.NoSuchProcess:
+                continue
+        peak.update({who: max(peak[who], size) for who, size in sizes.items()})
 
     def watch() -> None:
-        while not done.wait(0.2):
-            sizes = []
-            for child in process.children(recursive=True):
-                try:
-                    sizes.append(child.memory_info().rss)
-                except psutil.NoSuchProcess:
-                    continue
-            peak[0] = max(peak[0], sum(sizes) / 2**20)
+        while not done.wait(0.25):
+            look()
 
+    look()
+    before, began = sum(cpu.values()), time.monotonic()
     watcher = threading.Thread(target=watch)
     watcher.start()
-    began = time.monotonic()
-    verdicts = side(rows)
+    verdicts = SIDES[side](rows)
     seconds = time.monotonic() - began
     done.set()
     watcher.join()
-    return seconds, peak[0], verdicts
+    return {"seconds": seconds, "cpu": sum(cpu.values()) - before, "peak_mib": peak, "verdicts": verdicts}
+
+
+def in_own_process(side: str, load: str, count: int, rows: int) -> dict[str, Any]:
+    """What `measured` gives for the first rows of a load."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "measured.json"
+        order = ["--side", side, "--load", load, "--count", str(count), "--rows", str(rows), "--out", str(out)]
+        subprocess.run([sys.executable, __file__, *order], check=True, stderr=subprocess.DEVNULL)
+        found: dict[str, Any] = json.loads(out.read_text())
+        return found
+
+
+def not_right(verdicts: Sequence[bool | None], cases: Sequence[Case]) -> int:
+    """How many verdicts on the first cases are not right."""
+    return sum(bool(verdict) != case.right for verdict, case in zip(verdicts, cases, strict=False))
+
+
+def compare(load: str, count: int, sizes: dict[str, int], runs: int, differences: int) -> None:
+    """Prints what the sides cost on a load and on which rows their verdicts are not right."""
+    found = {side: [in_own_process(side, load, count, sizes[side])] for side in sizes}
+    for _ in range(runs - 1):
+        for side in ("grader", "pool"):
+            found[side].append(in_own_process(side, load, count, sizes[side]))
+    seconds, cpu = (
+        {side: statistics.median(run[key] for run in results) * count / sizes[side] for side, results in found.items()}
+        for key in ("seconds", "cpu")
+    )
+    cases = LOADS[load](count, random.Random(1))
+    theirs = found["pool"][0]["verdicts"]
+    ours = found["grader"][0]["verdicts"][: len(theirs)]
+    click.echo(
+        json.dumps(
+            {
+                "what": load,
+                "answers": count,
+                "timed_on": sizes,
+                "seconds_for_all": {side: round(value, 1) for side, value in seconds.items()},
+                "cpu_seconds_for_all": {side: round(value, 1) for side, value in cpu.items()},
+                "times_as_fast_as_pool": round(seconds["pool"] / seconds["grader"], 2),
+                "times_as_fast_as_pool_by_cpu": round(cpu["pool"] / cpu["grader"], 2),
+                "peak_mib": {side: results[0]["peak_mib"] for side, results in found.items() if side != "loop"},
+                "verdicts_compared": len(theirs),
+                "verdicts_that_differ": sum(a != b for a, b in zip(ours, theirs, strict=True)),
+                "verdicts_not_right": {
+                    "grader": not_right(ours[: len(theirs)], cases),
+                    "pool": not_right(theirs, cases),
+                },
+                "runs": runs,
+            }
+        )
+    )
+    differing = [(case, a, b) for case, a, b in zip(cases, ours, theirs, strict=False) if a != b or a != case.right]
+    differing.sort(key=lambda found: found[1] == found[0].right)  # where the grader is not right first
+    for case, a, b in differing[:differences]:
+        click.echo(f"{case.row.answer}  |  {case.row.completion[-90:]!r}  |  {case.right}; grader {a}, math-verify {b}")
 
 
 @click.command()
 @click.option("--rollouts", "rollout_count", default=100_000, show_default=True)
 @click.option("--hard", "hard_count", default=2_000, show_default=True)
-@click.option("--differences", default=0, show_default=True, help="Print so many rows on which the two differ.")
-def main(rollout_count: int, hard_count: int, differences: int) -> None:
+@click.option("--runs", default=3, show_default=True, help="Runs of the grader and of the pool; one of the loop.")
+@click.option("--whole", is_flag=True, help="Time the pool on all rows instead of a sample.")
+@click.option("--differences", default=0, show_default=True, help="Print so many rows on which a side is not right.")
+@click.option("--side", type=click.Choice(sorted(SIDES)), hidden=True)
+@click.option("--load", type=click.Choice(sorted(LOADS)), hidden=True)
+@click.option("--count", default=0, hidden=True)
+@click.option("--rows", default=0, hidden=True)
+@click.option("--out", type=click.Path(path_type=Path), hidden=True)
+def main(
+    rollout_count: int,
+    hard_count: int,
+    runs: int,
+    whole: bool,
+    differences: int,
+    side: str | None,
+    load: str | None,
+    count: int,
+    rows: int,
+    out: Path | None,
+) -> None:
     """Times the grader beside math-verify and prints the ratios."""
-    draw = random.Random(1)
-    for name, rows in (("rollouts", rollouts(rollout_count, draw)), ("hard LaTeX", hard_answers(hard_count, draw))):
-        sample = rows[: len(rows) // 20] if name == "rollouts" else rows[: len(rows) // 4]
-        seconds, memory, verdicts = timed(ours, rows)
-        loop_seconds, _, _ = timed(loop, sample)
-        pool_seconds, pool_memory, theirs = timed(pool, rows)
-        differing = [(row, a, b) for row, a, b in zip(rows, verdicts, theirs, strict=True) if a != b]
-        click.echo(
-            json.dumps(
-                {
-                    "what": name,
-                    "answers": len(rows),
-                    "answers_per_second": {
-                        "grader": round(len(rows) / seconds),
-                        "loop": round(len(sample) / loop_seconds),
-                        "pool": round(len(rows) / pool_seconds),
-                    },
-                    "ratio_to_pool": round(pool_seconds / seconds, 2),
-                    "peak_mib_of_workers": {"grader": round(memory), "pool": round(pool_memory)},
-                    "own_mib": round(psutil.Process().memory_info().rss / 2**20),
-                    "verdicts_that_differ": len(differing),
-                }
-            )
-        )
-        for row, a, b in differing[:differences]:
-            click.echo(f"  {row.answer}  |  {row.completion[-80:]}  |  grader {a}, math-verify {b}")
+    if side and load and out:
+        out.write_text(json.dumps(measured(side, [case.row for case in LOADS[load](count, random.Random(1))[:rows]])))
+        return
+    for name, total, sample in (("rollouts", rollout_count, 5_000), ("hard LaTeX", hard_count, 500)):
+        sizes = {"grader": total, "pool": total if whole else min(sample, total), "loop": min(sample // 4, total)}
+        compare(name, total, sizes, runs, differences)
 
 
 if __name__ == "__main__":

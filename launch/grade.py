@@ -1,10 +1,12 @@
 """The command `grade`: tries the grader on a user's own answers, before GPU hours depend on it."""
 
 import json
+import os
+import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,14 +18,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from components.shared.batches import batches
 from components.shared.errors import InputError
-from components.shared.grading import Grader, GradingRow, GradingSettings, Verdict, check_verifier
+from components.shared.grading import TIMED_OUT, Grader, GradingRow, GradingSettings, Verdict, check_verifier
 from components.shared.sources import file_rows
 from components.shared.stage import whole_file
 from launch.recipe import load_recipe, set_key
 
-_BATCH = 1024
+_BATCH = 2048
 _SHOWN = 20
-_WRITTEN = ("verdict", "reason", "seconds")  # columns of the output
+# Columns of the output beside those of the input.
+_WRITTEN = pa.schema([("verdict", pa.bool_()), ("reason", pa.string()), ("seconds", pa.float64())])
 _KINDS = (".jsonl", ".parquet")
 
 
@@ -46,31 +49,28 @@ class _Row(NamedTuple):
 def grade(file: Path, output: Path | None, verifier: str, recipe: Path | None, overrides: tuple[str, ...]) -> None:
     """Judge the answers in FILE: .jsonl, .json or .parquet with columns `gold` and `prediction`.
 
-    Where rows have `expected` too (true, false or null), the disagreements are shown.
+    Where rows have `expected` too (true, false or null), the disagreements are shown; they do not change the exit
+    status.
     """
     settings = _settings(recipe, overrides)
     check_verifier(verifier)
-    if output and output.suffix not in _KINDS:
-        raise InputError(f"--output {output}: expected a name that ends in {' or '.join(_KINDS)}")
-    if output and output.resolve() == file.resolve():
-        raise InputError(f"--output {output} is the file that is read; choose another name")
-    total = _check(file)
+    if output:
+        _check_output(output, file)
+    total = _check(file, bool(output))
+    schema = _schema(file) if output and output.suffix == ".parquet" else None
     console = Console()
     tally = _Tally()
     began = time.monotonic()
-    with Grader(settings) as grader, _writer(output) as write, _bar(console, total) as advance:
+    with Grader(settings) as grader, _writer(output, schema) as write, _bar(console, total) as advance:
         for batch in batches(file_rows(file, "FILE"), _BATCH):
-            rows = [_row(where, columns, verifier) for where, columns in batch]
-            judged = [
-                _Row(where, columns, verdict)
-                for (where, columns), verdict in zip(batch, grader.judge(rows), strict=True)
-            ]
+            verdicts = grader.judge([_row(columns, verifier) for _, columns in batch])
+            judged = [_Row(*row, verdict) for row, verdict in zip(batch, verdicts, strict=True)]
             tally.add(judged)
-            write(judged)
+            write(map(_judged, judged))
             advance(len(judged))
     tally.print(console, time.monotonic() - began)
     if output:
-        console.print(f"wrote {output}", highlight=False)
+        console.print(f"wrote {output}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _settings(recipe: Path | None, overrides: Iterable[str]) -> GradingSettings:
@@ -80,9 +80,29 @@ def _settings(recipe: Path | None, overrides: Iterable[str]) -> GradingSettings:
     return GradingSettings.check(values, "grading")
 
 
-def _check(file: Path) -> int:
-    """The number of rows, after a look at every one."""
+def _check_output(output: Path, file: Path) -> None:
+    """Raises InputError where `output` could not be written; makes its folder."""
+    if output.suffix not in _KINDS:
+        raise InputError(f"--output {output}: expected a name that ends in {' or '.join(_KINDS)}")
+    if output.is_dir():
+        raise InputError(f"--output {output} is a folder; give the name of a file")
+    if output.exists() and file.exists() and output.samefile(file):
+        raise InputError(f"--output {output} is the file that is read; choose another name")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=output.parent).close()
+    except OSError as error:
+        raise InputError(
+            f"--output {output}: cannot write into {output.parent}: {error.strerror}; choose another folder"
+        ) from None
+
+
+def _check(file: Path, written: bool) -> int:
+    """The number of rows, after a look at every one; `written`: they are written again, with more columns."""
+    if file.is_file() and not os.access(file, os.R_OK):
+        raise InputError(f"{file} cannot be read: permission denied. Change its permissions")
     total = 0
+    verifiers: set[str] = set()
     for where, columns in file_rows(file, "FILE"):
         total += 1
         for name in ("gold", "prediction"):
@@ -93,62 +113,103 @@ def _check(file: Path) -> int:
                 )
         if not isinstance(columns["prediction"], str):
             raise InputError(f"{file}, {where}: `prediction` must be text, not {columns['prediction']!r}")
-        if columns.get("expected", None) not in (True, False, None):
-            raise InputError(f"{file}, {where}: `expected` must be true, false or null, not {columns['expected']!r}")
-        if columns.get("verifier"):
-            check_verifier(columns["verifier"])
-        for name in _WRITTEN:
-            if name in columns:
-                raise InputError(f"{file}, {where} has a column {name!r} already; rename it, it would be overwritten")
+        for name in ("expected", "truncated"):
+            if columns.get(name) not in (True, False, None):
+                raise InputError(f"{file}, {where}: `{name}` must be true, false or null, not {columns[name]!r}")
+        _check_verifier(columns.get("verifier"), f"{file}, {where}", verifiers)
+        for name in _WRITTEN.names:
+            if written and name in columns:
+                raise InputError(
+                    f"{file}, {where} has a column {name!r} already; rename it, --output would overwrite it"
+                )
     if not total:
         raise InputError(f"{file} holds no rows")
     return total
 
 
-def _row(where: str, columns: dict[str, Any], verifier: str) -> GradingRow:
-    gold = columns["gold"]
-    text = "" if gold is None else gold if isinstance(gold, str) else json.dumps(gold, ensure_ascii=False)
-    return GradingRow(
-        columns.get("verifier") or verifier, text, columns["prediction"], columns.get("finish_reason") == "length"
-    )
+def _check_verifier(name: Any, where: str, known: set[str]) -> None:
+    """Raises InputError for a row's `verifier` that there is not; none is fine."""
+    if not name or name in known:
+        return
+    if not isinstance(name, str):
+        raise InputError(f"{where}: `verifier` must be the name of one, not {name!r}")
+    try:
+        known.add(check_verifier(name))
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+
+
+def _schema(file: Path) -> pa.Schema:
+    """The columns of the output as Parquet, after a look at every row: a later row may have more than the first.
+
+    Raises:
+        InputError: a column holds values of different types.
+    """
+    if file.suffix == ".parquet":
+        columns = pq.read_schema(file)
+    else:
+        with _fits_parquet():
+            parts = [
+                pa.schema(pa.array([row for _, row in batch]).type.fields)
+                for batch in batches(file_rows(file, "FILE"), _BATCH)
+            ]
+            columns = pa.unify_schemas(parts, promote_options="permissive")
+    return pa.schema([*columns, *_WRITTEN])
 
 
 @contextmanager
-def _writer(output: Path | None) -> Iterator[Any]:
-    """Gives a function that writes judged rows, whole or not at all."""
+def _fits_parquet() -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
+        raise InputError(
+            f"the columns do not fit into Parquet, where each has one type; write .jsonl ({error})"
+        ) from None
+
+
+def _row(columns: dict[str, Any], verifier: str) -> GradingRow:
+    truncated = bool(columns.get("truncated")) or columns.get("finish_reason") == "length"
+    return GradingRow(
+        columns.get("verifier") or verifier, _gold_text(columns["gold"]), columns["prediction"], truncated
+    )
+
+
+def _gold_text(gold: Any) -> str:
+    """A gold answer as the grader takes it: text, or JSON for a list or an object."""
+    if gold is None or gold != gold:  # NaN is how tables say that there is no value
+        return ""
+    if isinstance(gold, dict):  # Parquet fills in null for the keys that only other rows have
+        gold = {key: value for key, value in gold.items() if value is not None}
+    return json.dumps(gold, ensure_ascii=False, default=str) if isinstance(gold, list | dict) else str(gold)
+
+
+_Write = Callable[[Iterable[dict[str, Any]]], Any]
+
+
+@contextmanager
+def _writer(output: Path | None, schema: pa.Schema | None) -> Iterator[_Write]:
+    """Gives a function that writes rows: Parquet where there is a schema, else JSON lines; whole or not at all."""
     if output is None:
         yield lambda rows: None
         return
     with whole_file(output) as temporary:
-        if output.suffix == ".jsonl":
-            with temporary.open("w", encoding="utf-8") as lines:
-                yield lambda rows: lines.writelines(json.dumps(_judged(r), ensure_ascii=False) + "\n" for r in rows)
+        if schema is None:
+            # Half a surrogate pair, which JSON can hold and UTF-8 cannot, becomes JSON's own escape for it again.
+            with temporary.open("w", encoding="utf-8", errors="backslashreplace") as lines:
+                # Parquet's dates, decimals and bytes, for which JSON has no type, become text.
+                yield lambda rows: lines.writelines(
+                    json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows
+                )
             return
-        with _ParquetRows(temporary) as parquet:
-            yield parquet.write
+        with _fits_parquet():
+            parquet = pq.ParquetWriter(temporary, schema, compression="zstd")
+        with parquet:
 
+            def write(rows: Iterable[dict[str, Any]]) -> None:
+                with _fits_parquet():
+                    parquet.write_table(pa.Table.from_pylist(list(rows), schema))
 
-class _ParquetRows(AbstractContextManager["_ParquetRows"]):
-    """Writes rows to Parquet with the columns and types of the first batch."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._writer: pq.ParquetWriter | None = None
-
-    def write(self, rows: list[_Row]) -> None:
-        try:
-            table = pa.Table.from_pylist([_judged(row) for row in rows], self._writer.schema if self._writer else None)
-        except pa.ArrowException as error:
-            raise InputError(
-                f"the rows do not have one type a column, as Parquet needs; write .jsonl ({error})"
-            ) from None
-        if self._writer is None:
-            self._writer = pq.ParquetWriter(self._path, table.schema, compression="zstd")
-        self._writer.write_table(table)
-
-    def __exit__(self, *_: object) -> None:
-        if self._writer:
-            self._writer.close()
+            yield write
 
 
 def _judged(row: _Row) -> dict[str, Any]:
@@ -157,7 +218,7 @@ def _judged(row: _Row) -> dict[str, Any]:
 
 
 @contextmanager
-def _bar(console: Console, total: int) -> Iterator[Any]:
+def _bar(console: Console, total: int) -> Iterator[Callable[[int], None]]:
     columns = (TextColumn("grading"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("grading", total=total)
@@ -191,17 +252,19 @@ class _Tally:
         total = sum(self.verdicts.values())
         words = {True: "right", False: "wrong", None: "not scorable"}
         shares = ", ".join(f"{self.verdicts[v]} {word} ({self.verdicts[v] / total:.1%})" for v, word in words.items())
+        answers = "1 answer" if total == 1 else f"{total} answers"
         lines = [
-            f"{total} answers in {seconds:.1f} s ({total / seconds:,.0f} a second): {shares}",
+            f"{answers} in {seconds:.1f} s ({total / seconds:,.0f} a second): {shares}",
             "why: " + ", ".join(f"{count} {reason}" for reason, count in self.reasons.most_common()),
         ]
-        if self.slowest and self.slowest.verdict.seconds:
-            lines.append(f"slowest: {_name(self.slowest)}, {self.slowest.verdict.seconds:.2f} s")
+        if self.slowest and self.slowest.verdict.seconds:  # else none took a worker, so none can have timed out
+            slowest = f"{_name(self.slowest)}, {self.slowest.verdict.seconds:.2f} s"
+            lines.append(f"slowest: {slowest}; {self.reasons[TIMED_OUT]} timed out")
         if self.expected:
             lines.append(f"{self.agreed} of {self.expected} agree with `expected`")
             lines += map(_disagreement, self.disagreements)
             if (more := self.expected - self.agreed - len(self.disagreements)) > 0:
-                lines.append(f"  and {more} more")
+                lines.append(f"  ... and {more} more")
         for line in lines:
             console.print(line, highlight=False, markup=False, soft_wrap=True)
 
@@ -216,9 +279,10 @@ def _disagreement(row: _Row) -> str:
 
 
 def _name(row: _Row) -> str:
-    return f"{row.where} ({row.columns['id']})" if "id" in row.columns else row.where
+    return f"{row.where} ({_short(row.columns['id'])[1:-1]})" if "id" in row.columns else row.where
 
 
 def _short(value: Any) -> str:
-    text = " ".join((value if isinstance(value, str) else json.dumps(value)).split())
+    """A value on one line, in quotes; what a terminal would act on is escaped."""
+    text = " ".join((value if isinstance(value, str) else json.dumps(value, default=str)).split())
     return repr(text if len(text) <= 60 else f"{text[:28]} ... {text[-28:]}")

@@ -121,7 +121,7 @@ def evaluate(
         "iteration": iteration,
         "policy_id": policy_id(policy),
         "timed_out": reasons[TIMED_OUT],
-        "reasons": dict(reasons),
+        "reasons": dict(reasons.most_common()),
         "settings": {**settings.model_dump(), "seed": seed},
         "evaluations": evaluations,
     }
@@ -252,4 +252,5 @@ def _write_page(path: str | Path, evaluation: dict[str, Any]) -> None:
             ],
         ),
         page.figure(drawing, "pass@k with 95 % bootstrap intervals over problems."),
+        page.table(["verdict because", "samples"], [list(pair) for pair in evaluation["reasons"].items()]),
     )

@@ -104,6 +104,8 @@ def test_the_figures_follow_from_the_samples(tiny_policy: Path, benchmarks: Path
 def test_a_cut_completion_is_wrong_and_counted(tiny_policy: Path, benchmarks: Path, tmp_path: Path) -> None:
     evaluation = run(tiny_policy, benchmarks, tmp_path / "out", max_completion_tokens=2)
     assert all(e["truncation_rate"] == 1.0 and e["avg"] == 0.0 for e in evaluation["evaluations"])
+    assert evaluation["reasons"] == {"truncated": 2 * 6 * 8}
+    assert '<td class="text">truncated</td><td>96</td>' in (tmp_path / "out" / "page.html").read_text()
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ class Committed(NamedTuple):
 
 
 _BOX_OR_BRACE = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
-_BOX_WITHOUT_BRACES = re.compile(r"\\boxed\s+([\w.]+)")
+_BOX_WITHOUT_BRACES = re.compile(r"\\boxed(?:\s+([\w.]+)|(\d[\d.]*))")
 _HEDGE = re.compile(
     r"\b(?:or|maybe|perhaps|possibly|might|could|either|alternatively|not sure|unsure)\b|\bone of\b", re.IGNORECASE
 )
@@ -35,7 +35,9 @@ _ANSWER_HEADING = re.compile(
 )
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)|\n")
 _AFTERTHOUGHT = re.compile(
-    r",?\s+(?:because|since|which|where|so that|as it|as they|i hope)\b.*", re.IGNORECASE | re.DOTALL
+    r",?\s+(?:because|since|which|where|so that|as it|as they|i hope)\b.*"
+    r"|,\s+(?!and\b|or\b)(?:in|not|so|as|altogether|and so|since|with|that)\b.*|\s\([a-z]+\s[^()]*\)$",
+    re.IGNORECASE | re.DOTALL,
 )
 _LAST_WORDS = re.compile(
     r"(?:\b(?:is|are|be|equals|equal to|gives|get|obtain|yields)\b|=|\\approx|:)\s*([^=:]{1,200})$", re.IGNORECASE
@@ -64,7 +66,8 @@ def committed_answer(completion: str) -> Committed:
         The text of the answer, not yet read as mathematics, and how it was committed.
     """
     if "</think>" in completion:
-        completion = completion.rsplit("</think>", 1)[1]
+        before, after = completion.rsplit("</think>", 1)
+        completion = after if after.strip() else before
     elif "<think>" in completion:
         return Committed(None, "unfinished")
     if "\\boxed" in completion or "\\fbox" in completion:
@@ -118,7 +121,7 @@ def _boxed(text: str) -> Committed:
     if not last_closed:
         return Committed(None, "unfinished")
     if not boxes:
-        bare = _BOX_WITHOUT_BRACES.findall(text)
+        bare = ["".join(found) for found in _BOX_WITHOUT_BRACES.findall(text)]
         return Committed(bare[-1], "answered") if bare else Committed(None, "no answer")
     answer = boxes[-1][2]
     if not answer:
@@ -140,7 +143,7 @@ def _boxed(text: str) -> Committed:
 
 
 def _checked(answer: str) -> Committed:
-    answer = _undecorated(answer)
+    answer = _undecorated(re.sub(r"\*\*([^*]+)\*\*", r"\1", answer))
     if not answer:
         return Committed(None, "no answer")
     if re.search(r"\b(?:maybe|perhaps|possibly|not sure|unsure)\b|\?$", answer, re.IGNORECASE):

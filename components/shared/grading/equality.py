@@ -36,7 +36,8 @@ def equal(gold: Value, answer: Value, settings: GradingSettings) -> bool:
     if isinstance(gold, Relation) or isinstance(answer, Relation):
         return _relations(gold, answer, settings)
     if isinstance(gold, Words) or isinstance(answer, Words):
-        return isinstance(gold, Words) and isinstance(answer, Words) and _letters(gold.text) == _letters(answer.text)
+        a, b = _words(gold), _words(answer)
+        return a is not None and b is not None and _letters(a) == _letters(b)
     if isinstance(gold, Region) or isinstance(answer, Region):
         return _regions(gold, answer)
     if isinstance(gold, Matrix) or isinstance(answer, Matrix):
@@ -54,9 +55,18 @@ def equal(gold: Value, answer: Value, settings: GradingSettings) -> bool:
     return _quantities(gold, answer, settings)
 
 
+def _words(value: Value) -> str | None:
+    """A value as words: some words are as short as a product of symbols (yes, no, odd)."""
+    if isinstance(value, Words):
+        return value.text
+    return value.text if isinstance(value, Quantity) and value.text.isalpha() and len(value.text) > 1 else None
+
+
 def _letters(text: str) -> str:
     text = re.sub(r"^(?:the|a|an)\s", "", text.strip().casefold())
-    return re.sub(r"[\s.,'\"⟦⟧]", "", text)
+    if re.search(r"\d", text):  # 1, 2 is not 12
+        return re.sub(r"['\"⟦⟧.]|(?<!\w)\s+|\s+(?!\w)", "", text)
+    return re.sub(r"['\"⟦⟧\s.,]", "", text)
 
 
 def _relations(gold: Value, answer: Value, settings: GradingSettings) -> bool:
@@ -136,9 +146,14 @@ def _matrices(gold: Value, answer: Value, settings: GradingSettings) -> bool:
         return len(gold.rows) == len(answer.rows) and all(
             _in_order(g, a, settings) for g, a in zip(gold.rows, answer.rows, strict=True)
         )
-    # A vector may be written as a tuple.
+    # A vector may be written as a tuple, a matrix as a list of lists.
     matrix, other = (gold, answer) if isinstance(gold, Matrix) else (answer, gold)
-    if not isinstance(matrix, Matrix) or not isinstance(other, Group) or other.kind != "()":
+    if not isinstance(matrix, Matrix) or not isinstance(other, Group):
+        return False
+    rows = [item.items for item in other.items if isinstance(item, Group)]
+    if other.kind == "[]" and len(rows) == len(other.items):
+        return _matrices(matrix, Matrix(tuple(rows)), settings)
+    if other.kind != "()":
         return False
     is_vector = len(matrix.rows) == 1 or all(len(row) == 1 for row in matrix.rows)
     return is_vector and _in_order([cell for row in matrix.rows for cell in row], other.items, settings)
@@ -199,12 +214,19 @@ def _quantities(gold: Value, answer: Value, settings: GradingSettings) -> bool:
         return False
     if factor != 1:
         return _numbers(gold, _scaled(answer, factor), settings)
-    return _numbers(gold, answer, settings) or _angles(gold, answer) or _without_unit_letter(gold, answer, settings)
+    return (
+        _numbers(gold, answer, settings)
+        or _angles(gold, answer)
+        or _without_unit_letter(gold, answer, settings)
+        or _without_unit_letter(answer, gold, settings)
+    )
 
 
 def _percentages(gold: Quantity, answer: Quantity, settings: GradingSettings) -> bool:
     from sympy import Rational
 
+    if any(side.unit and not side.is_percent for side in (gold, answer)):
+        return False  # 5 % and 5 cm
     same_kind = gold.is_percent == answer.is_percent or settings.percent == "either"
     if same_kind and _numbers(gold, answer, settings):
         return True
@@ -245,7 +267,7 @@ def _numbers(gold: Quantity, answer: Quantity, settings: GradingSettings) -> boo
         return False
     if answer.decimals is not None:
         digits = _significant(answer)
-        if digits >= _FLOAT:
+        if digits >= _FLOAT and (gold.decimals is None or _significant(gold) < _FLOAT):
             return _within(gold.tree, answer, 5)
         return digits >= _SIGNIFICANT and not terminates(gold.tree) and _within(gold.tree, answer, 1)
     if gold.decimals is not None and not terminates(answer.tree):

@@ -95,7 +95,11 @@ def _points(symbols: Sequence[Any]) -> Iterator[dict[Any, Any]]:
     from sympy import Rational
 
     for shift, (numerator, denominator) in enumerate(_POINTS):
-        yield {s: Rational(numerator * (3 * i + 5) + shift, denominator * (2 * i + 3)) for i, s in enumerate(symbols)}
+        point = {}
+        for i, symbol in enumerate(symbols):
+            sign = -1 if i and (shift >> (i % 3)) & 1 else 1  # symbols of one sign and of several
+            point[symbol] = Rational(sign * (numerator * (3 * i + 5) + shift), denominator * (2 * i + 3))
+        yield point
 
 
 def _math_verify(a: Any, b: Any) -> bool:
@@ -117,6 +121,32 @@ def linear_root(tree: Any) -> tuple[Any, Any, bool] | None:
     if slope.free_symbols or not slope.is_comparable or slope == 0:
         return None
     return symbol, (symbol - tree / slope).doit().expand(), bool(slope > 0)
+
+
+def solutions(relation: Any) -> list[tuple[Any, Any, bool, bool]] | None:
+    """The real solutions of an inequality in one symbol as intervals (low, high, low closed, high closed).
+
+    None for one in several symbols, or whose solutions are not a few intervals.
+    """
+    from sympy import FiniteSet, Interval, S, Union, solveset
+
+    if len(relation.free_symbols) != 1 or len(relation.atoms()) > 20:
+        return None
+    check_size(relation.lhs - relation.rhs)
+    symbol = next(iter(relation.free_symbols))
+    try:
+        found = solveset(relation.doit(), symbol, S.Reals)
+    except (NotImplementedError, ValueError, TypeError):  # what SymPy cannot solve
+        return None
+    pieces = []
+    for part in found.args if isinstance(found, Union) else [found]:
+        if isinstance(part, Interval):
+            pieces.append((part.start, part.end, not part.left_open, not part.right_open))
+        elif isinstance(part, FiniteSet):
+            pieces += [(point, point, True, True) for point in part]
+        else:
+            return None
+    return pieces
 
 
 def terminates(number: Any) -> bool:

@@ -4,6 +4,7 @@ Words become `⟦word⟧`, whether they stood in `\\text{}` or bare, so that wha
 become the words ⟦degree⟧ and ⟦percent⟧. White space that carries no meaning goes.
 """
 
+import math
 import re
 
 from components.shared.grading.characters import TO_LATEX
@@ -41,6 +42,7 @@ _WORD = re.compile(
 _RANGE_OF_PARAMETER = re.compile(
     r"(?:[,;]|\s\(|[,;]?\s(?:⟦where⟧|⟦with⟧|for)\s)\s*[a-zA-Z](?:\s*,\s*[a-zA-Z])*\s*\\in\s*\\mathbb\s*\{?[ZN]\}?\S*$"
 )
+_MODULUS = re.compile(r"\(?\s*\\?[pb]?mod(?![a-zA-Z])\s*\{?\s*(\d+|[a-z])\s*\}?\s*\)?")
 _UNIT_LETTERS = "mgshLlNJKVWFCAT"
 _LOGIC = {"and": " and ", "or": " or ", "or equivalently": " or ", "&": " and "}
 
@@ -51,12 +53,25 @@ def to_latex(text: str) -> str:
     text = _SUPERSCRIPTS.sub(lambda m: "^{" + (m[1] + m[2]).replace("^", "") + "}", text)
     text = re.sub(r"√\s*(?=\()", "sqrt", text)
     text = re.sub(r"√\s*(\w+|\{[^{}]*\})", r"\\sqrt{\1}", text)
+    text = re.sub(r"\\begin\{cases\}(.*?)\\end\{cases\}", _cases, text, flags=re.DOTALL)
+    text = re.sub(r"\\color\{\w+\}|\\(?:tiny|small|normalsize|large|Large|LARGE|huge|Huge)(?![a-zA-Z])|\{\}", " ", text)
+    text = re.sub(r"\.\.\.|\\c?dots(?![a-zA-Z])", r"\\ldots ", text)
+    text = re.sub(r"\{\s*(\w+)\s*\\choose\s*(\w+)\s*\}", r"\\binom{\1}{\2}", text)
+    text = re.sub(r"\\lg(?![a-zA-Z])", r"\\log_{10}", text)
+    text = re.sub(r"\\log_\{?e\}?(?![a-zA-Z])", r"\\ln", text)
+    text = re.sub(r"(?<!\d)(\d{1,3})!!", lambda m: str(math.prod(range(int(m[1]), 0, -2))), text)
+    text = re.sub(r"(?<![a-zA-Z\\])(floor|ceil)\(([^()]*)\)", r"\\l\1 \2 \\r\1", text)
+    text = re.sub(r"(?<=\d)\s*(?:\\text\{\s*)?\bto\b(?:\s*\})?\s*(?=\d)", ":", text)
+    text = text.replace("\\langle", "(").replace("\\rangle", ")")
+    text = re.sub(r"\b([a-z])\s+in\s+(?=[(\[])", r"\1 \\in ", text)
+    text = _MODULUS.sub(r" ⟦mod⟧\1", text)
     while match := _BOX.search(text):
         text = text[: match.start()] + "{" + text[match.end() :]
     text = re.sub(r"\\begin\{(?:array|[bpvV]?matrix)\}(?:\{[^{}]*\})?", "⟪", text)
     text = re.sub(r"\\end\{(?:array|[bpvV]?matrix)\}", "⟫", text)
     text = re.sub(r"\b(?:np|numpy|math|sympy|sp)\.(?=[a-z])", "", text)
     text = _numerals(text)
+    text = re.sub(r"\\\$\s*(-?(?:\d[\d.,]*)?\d)", r"\1⟦dollar⟧", text)
     text = re.sub(r"\\\$|(?<![\w}])USD?\s?\$", " ", text)
     text = re.sub(r"(?<!\\)\\[\[\]()]|\$", " ", text)
     text = text.replace("\\%", "⟦percent⟧").replace("%", "⟦percent⟧")
@@ -74,6 +89,10 @@ def _numerals(text: str) -> str:
     text = re.sub(r"(?<![\w.])(\d+(?:\.\d*)?|\.\d+)[eE]([+-]?\d{1,9})(?![\w.])", r"\1\\cdot 10^{\2}", text)
     text = re.sub(r"(?<![\d])\.(?=\d)", "0.", text)
     return re.sub(r"(\d)\.(?=$|[^\d.\w])", r"\1", text)
+
+
+def _cases(match: re.Match[str]) -> str:
+    return match[1].replace("\\\\", ", ").replace("&", " ")
 
 
 def _repeating(match: re.Match[str]) -> str:
@@ -185,7 +204,10 @@ def closing(text: str, opened: int) -> int | None:
 def _tidy(text: str) -> str:
     text = re.sub(r"\s+", " ", text).strip()
     text = _RANGE_OF_PARAMETER.sub("", text)
+    text = re.sub(r"(?<=\S)[,;]?\s*(?:for (?:all|any|⟦every⟧)|\\forall)(?![a-zA-Z]).*$", "", text)
     text = re.sub(r"\s*(⟧)\s*(?=⟦)", r"\1", text)
+    text = re.sub(r"⟧\s*per\s*⟦", "⟧/⟦", text)
+    text = re.sub(r"[\[(]\s*(⟪[^⟪⟫]*⟫)\s*[\])]", r"\1", text)
     while True:
         bare = (
             re.sub(r"^(?:=|\\(?:approx|sim|therefore)(?![a-zA-Z]))", "", text.strip(" .,;:"))

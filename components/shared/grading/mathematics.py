@@ -29,6 +29,7 @@ from functools import lru_cache
 from itertools import combinations
 from typing import Any
 
+from components.shared.grading.answer import committed_answer
 from components.shared.grading.equality import equal
 from components.shared.grading.expressions import TooLargeError, check_size
 from components.shared.grading.latex import to_latex
@@ -42,6 +43,7 @@ _CHOSEN = re.compile(
     r"(?:\(\s*([A-Z])\s*\).*|([A-Z])\s*(?:[).:,].*)?)",
     re.IGNORECASE | re.DOTALL,
 )
+_SEVERAL_CHOICES = re.compile(r"[A-J]\s*\)?\s*(?:,|;|\band\b|\bor\b)\s*\(?\s*[A-J]\b")
 _TOLERANCE = re.compile(r"(-?\d+(?:\.\d+)?)\s*(?:\\pm|±|\+/-|\+-)\s*(\d*\.\d+|\d+)")
 _LONGEST = 5000  # characters of an answer that is still read
 _WRAPPING = re.compile(r"\\(?:text|mathrm|textbf|mathbf|mbox)\s*\{([^{}]*)\}|\\left|\\right|[$*]|\\[\[\]() ,;]")
@@ -95,7 +97,10 @@ def math_verdict(gold: str, answer: str, settings: GradingSettings) -> tuple[boo
 
 def choice_of(answer: str) -> str | None:
     """The letter of a multiple choice that an answer names, with or without the choice's text; None for none."""
-    chosen = _CHOSEN.fullmatch(_plain_text(answer))
+    text = _plain_text(answer)
+    if _SEVERAL_CHOICES.search(text):
+        return None
+    chosen = _CHOSEN.fullmatch(text)
     return (chosen[1] or chosen[2]).upper() if chosen else None
 
 
@@ -104,7 +109,7 @@ def _normal(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    return re.sub(r"\s", "", text)
+    return re.sub(r"(?<![0-9A-Za-z])\s+|\s+(?![0-9A-Za-z])", "", text)  # 1 1/2 is not 11/2
 
 
 def _plain_text(text: str) -> str:
@@ -129,6 +134,8 @@ def _read_gold(text: str) -> _Gold | None:
             equal(a, b, GradingSettings()) for a, b in combinations(numbers, 2)
         )
         return _all_of(value) if different else _one_of([str(item) for item in value])
+    if "####" in text or ("\\boxed" in text and not text.strip().startswith("\\boxed")):  # a worked solution
+        text = committed_answer(text).answer or ""
     match = _TOLERANCE.fullmatch(_plain_text(text.replace("\\pm", "±")))
     if match and "." in match[1] + match[2]:  # of whole numbers, 3 ± 1 is 2 and 4
         return _read_object({"value": match[1], "tolerance": match[2]})
@@ -151,8 +158,6 @@ def _structured(text: str) -> Any:
 
 
 def _read_object(value: dict[str, Any]) -> _Gold | None:
-    from sympy import Rational
-
     if isinstance(value.get("any_of"), list):
         return _one_of([str(item) for item in value["any_of"]])
     if isinstance(value.get("all_of"), list):
@@ -164,7 +169,7 @@ def _read_object(value: dict[str, Any]) -> _Gold | None:
         return _Gold((str(value["value"]),), (), within=(middle - tolerance, middle + tolerance))
     if "low" in value and "high" in value:
         low, high = _number(str(value["low"])), _number(str(value["high"]))
-        if low is None or high is None or Rational(low) > Rational(high):
+        if low is None or high is None or not low <= high:
             return None
         return _Gold((), (), within=(low, high))
     return None
@@ -189,6 +194,8 @@ def _one_of(texts: list[str]) -> _Gold | None:
             choice = match[1] or match[3]
             if rest := (match[2] or match[4] or "").strip():
                 text = rest
+        if to_latex(text).count("⟦") > 8:
+            continue  # a sentence, whatever its parts may be
         found = tuple(value for value in readings(text) if not isinstance(value, Words) or value.is_usable)
         if found or choice:
             alternatives.append(found)

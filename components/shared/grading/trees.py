@@ -24,7 +24,7 @@ _LONGEST = 2000
 
 def tree_of(text: str) -> Any:
     """A SymPy expression of a LaTeX text, nothing evaluated, decimals exact; None if it is none."""
-    from sympy import Expr, Float, I, Integer, Product, Rational, Sum, Symbol
+    from sympy import Abs, Expr, Float, I, Integer, Product, Rational, Sum, Symbol, sign
 
     if _INTEGER.fullmatch(text):
         return Integer(text.replace(" ", ""))
@@ -49,10 +49,20 @@ def tree_of(text: str) -> Any:
         return None
     if not isinstance(tree, Expr):
         return None
+    if "\\sqrt[" in text:
+        tree = tree.replace(_is_odd_root, lambda root: sign(root.base) * Abs(root.base) ** root.exp)
     exact: dict[Any, Any] = {number: Rational(str(number)) for number in tree.atoms(Float)}
     if not tree.has(Sum, Product):
         exact[Symbol("i")] = I
     return tree.xreplace(exact)
+
+
+def _is_odd_root(tree: Any) -> bool:
+    """Whether it is the cube root of a number, say: that of a negative one is negative."""
+    if not tree.is_Pow or tree.base.free_symbols or tree.exp.free_symbols:
+        return False
+    exponent = tree.exp.doit()
+    return bool(exponent.is_Rational and exponent.p == 1 and exponent.q % 2)
 
 
 def named(name: str) -> str:

@@ -8,10 +8,11 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any
 
-from components.shared.grading.expressions import linear_root
+from components.shared.grading.expressions import linear_root, solutions
 from components.shared.grading.latex import closing, to_latex
 from components.shared.grading.regions import INFINITY, Piece, intersection, union, without_points
 from components.shared.grading.trees import DECIMAL, named, tree_of
+from components.shared.grading.units import conversion, is_unit
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,7 @@ _OPERATORS = {"\\le": "<=", "\\ge": ">=", "\\ne": "!=", "\\approx": "=", "\\equi
 _NAME = re.compile(
     r"(?:⟦[^⟧]+⟧\s*)+"
     r"|(?:[A-Za-z]|\\[a-zA-Z]+)'*\s*(?:_\s*(?:\w|\{[^{}]*\}))?(?:\^\{-1\})?\s*(?:\([A-Za-z0-9, ]{1,12}\))?"
+    r"|(?:[A-Za-z]|\\Pr|\\mathbb\s*\{?[EP]\}?)\s*[\[(][^\[\]()]*[\])]|\\[a-zA-Z]+\s*\{\w+\}|\(\s*[a-z](?:\s*,\s*[a-z])+\s*\)"
     r"|[A-Z]{2,4}|m?\s*\\angle\s*\w+|\\overline\{\w+\}|\|\w{1,3}\||\[[A-Z]{3,4}\]"
 )
 _APPLIED = re.compile(r"[a-zA-Z]\s?\([a-z]\)")  # f(x)
@@ -153,10 +155,16 @@ def readings(text: str) -> list[Value]:
 
 def _read(text: str, depth: int) -> Value:
     text = text.strip(" ,;")
+    if "⟦mod⟧" in text:
+        return Words(re.sub(r"\s", "", text))
+    if (total := _compound(text)) is not None:
+        return total
     if depth > _DEEPEST or not text or "\\ldots" in text or "\\dots" in text or "\\cdots" in text:
         return Words(text) if ":" not in text else _ratio(text, depth) or Words(text)
     if re.fullmatch(r"(?:⟦[^⟧]*⟧|[A-Za-z'\s-])*⟦[^⟧]*⟧(?:⟦[^⟧]*⟧|[A-Za-z'\s.-])*", text):
         words = re.sub(r"⟧\s*⟦|[⟦⟧]", " ", text).strip()
+        if re.fullmatch(r"(?:the set of )?(?:all |the )?(?:real numbers|reals)", " ".join(words.lower().split())):
+            return Region(None, _EVERYTHING)
         if words.lower() in _NUMBER_WORDS:
             return _quantity(str(_NUMBER_WORDS.index(words.lower())))
         return Words(words)
@@ -201,6 +209,9 @@ def _list(text: str, depth: int) -> Value | None:
             values = [i.value if isinstance(i, Relation) and i.value is not None else i for i in rest]
             return replace(items[0], left=None, right=None, value=Group("list", (items[0].value, *values)))
     regions = [item for item in items if isinstance(item, Region)]
+    if regions:  # x = 0 or 1 <= x <= 2
+        items = [_point(item, regions[0].variable) or item for item in items]
+        regions = [item for item in items if isinstance(item, Region)]
     if len(regions) == len(items) and len({region.variable for region in regions}) == 1:
         pieces = [region.pieces for region in regions]
         joined = intersection(pieces) if re.search(r"\sand\s", text) else union(pieces)
@@ -208,6 +219,12 @@ def _list(text: str, depth: int) -> Value | None:
             joined = intersection(pieces)  # x > 0, x < 5 bound one interval
         return Region(regions[0].variable, joined)
     return Group("list", tuple(items))
+
+
+def _point(item: Value, variable: str | None) -> Region | None:
+    if not isinstance(item, Relation) or item.name != variable or not isinstance(item.value, Quantity):
+        return None
+    return Region(variable, (Piece(item.value.tree, item.value.tree, True, True),))
 
 
 def _set_operations(text: str, depth: int) -> Value | None:
@@ -221,6 +238,9 @@ def _set_operations(text: str, depth: int) -> Value | None:
     parts = split(text, r"\\cup(?![a-zA-Z])")
     if text == "\\mathbb{R}":
         return Region(None, _EVERYTHING)
+    if len(both := split(text, r"\\cap(?![a-zA-Z])")) > 1:
+        found = [as_region(_read(part, depth + 1)) for part in both]
+        return Region(None, intersection([r.pieces for r in found if r])) if all(found) else None
     if re.fullmatch(r"\\(?:emptyset|varnothing)", text):
         return Group("set", ())
     if len(parts) < 2:
@@ -282,6 +302,8 @@ def _relation(text: str, depth: int) -> Value | None:
 
 
 def _inequality(marks: list[str], sides: list[str]) -> Value | None:
+    from sympy import LessThan, StrictLessThan
+
     trees = [tree_of(named(side) if re.fullmatch(_APPLIED, side) else side) for side in sides]
     if any(tree is None for tree in trees) or len(trees) > 3:
         return None
@@ -306,6 +328,10 @@ def _inequality(marks: list[str], sides: list[str]) -> Value | None:
             return Region(sides[variable], (Piece(low, high, variable == 1 and closed, variable == 0 and closed),))
     if len(trees) != 2:
         return None
+    if len({s for tree in trees for s in tree.free_symbols}) == 1 and not bare:
+        relation = StrictLessThan(*trees) if marks[0] == "<" else LessThan(*trees)
+        if getattr(relation, "free_symbols", None) and (pieces := solutions(relation)):
+            return Region(str(next(iter(relation.free_symbols))), union([[Piece(*piece) for piece in pieces]]))
     if (root := linear_root(trees[0] - trees[1])) is not None:
         symbol, bound, rising = root
         ends = (-INFINITY, bound) if rising else (bound, INFINITY)
@@ -339,7 +365,9 @@ def _bracketed(text: str, depth: int) -> Value | None:
     if not kind:
         return None
     if kind == "set" and len(bar := split(inner, r"\||\\mid(?![a-zA-Z])|:")) == 2:
-        return _read(bar[1], depth + 1)  # { x | x > 2 }
+        # { x | x > 2 } is what its condition says; { 2k | k in Z } is compared as text.
+        bare = re.fullmatch(r"[a-z](?:\s*\\in\s*\\mathbb\s*\{?R\}?)?", bar[0].strip())
+        return _read(bar[1], depth + 1) if bare else Words(re.sub(r"\\mid|[|:]", "|", text))
     separator = ";" if len(split(inner, ";")) > 1 else ","
     parts = [part for part in split(inner, separator) if part.strip()]
     if kind == "set" or len(parts) > 1:
@@ -370,6 +398,18 @@ def _ratio(text: str, depth: int) -> Value | None:
     if len(parts) < 2 or any(not part.strip() for part in parts):
         return None
     return Ratio(tuple(_read(part, depth + 1) for part in parts), re.sub(r"\s", "", text), half_day)
+
+
+def _compound(text: str) -> Quantity | None:
+    """`6 ft 2 in` or `2 hours and 15 minutes` in the first of the units; None for anything else."""
+    parts = re.findall(r"(\d+(?:\.\d+)?)\s*⟦([^⟧]+)⟧", text)
+    if len(parts) < 2 or not re.fullmatch(r"(?:\d+(?:\.\d+)?\s*⟦[^⟧]+⟧\s*(?:,|and)?\s*)+", text):
+        return None
+    factors = [conversion(parts[0][1], unit) for _, unit in parts]
+    if None in factors or not all(is_unit(unit) for _, unit in parts):
+        return None
+    total = sum(tree_of(number) * factor for (number, _), factor in zip(parts, factors, strict=True))
+    return Quantity(text, total, parts[0][1])
 
 
 def _quantity(text: str) -> Quantity | Words:
