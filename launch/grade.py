@@ -1,7 +1,6 @@
 """The command `grade`: tries the grader on a user's own answers, before GPU hours depend on it."""
 
 import json
-import os
 import tempfile
 import time
 from collections import Counter
@@ -99,8 +98,6 @@ def _check_output(output: Path, file: Path) -> None:
 
 def _check(file: Path, written: bool) -> int:
     """The number of rows, after a look at every one; `written`: they are written again, with more columns."""
-    if file.is_file() and not os.access(file, os.R_OK):
-        raise InputError(f"{file} cannot be read: permission denied. Change its permissions")
     total = 0
     verifiers: set[str] = set()
     for where, columns in file_rows(file, "FILE"):

@@ -123,7 +123,8 @@ def read_batches(
 ) -> Iterator[pa.RecordBatch]:
     """Reads a Parquet file, or every Parquet file of a folder in order of name, as record batches."""
     for file in parquet_files(path):
-        with pq.ParquetFile(file) as parquet:
+        # With a buffer ahead, every row group that has been read stays in memory until the file is closed.
+        with pq.ParquetFile(file, pre_buffer=False) as parquet:
             yield from parquet.iter_batches(batch_size=batch_size, columns=columns)
 
 

@@ -154,7 +154,8 @@ def file_rows(path: Path, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
     if path.suffix == ".parquet":
         index = 0
         try:
-            for batch in pq.ParquetFile(path).iter_batches(batch_size=1024):
+            # Without a buffer ahead, which would stay in memory to the end.
+            for batch in pq.ParquetFile(path, pre_buffer=False).iter_batches(batch_size=1024):
                 for row in batch.to_pylist():
                     yield f"row {index}", row
                     index += 1
