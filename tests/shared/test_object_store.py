@@ -216,9 +216,15 @@ def test_memory_does_not_grow_with_the_folder(s3: Any, tmp_path: Path) -> None:
             with (folder / f"{i}.bin").open("wb") as file:
                 for _ in range(size // 4):
                     file.write(os.urandom(1 << 20))
-        program = SENDER + (
-            "\nopen_store(sys.argv[1]).download_folder('p', Path(sys.argv[3]))\nimport resource\n"
-            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        # Small parts, so that even the smaller files have more of them than are held at once.
+        small = "import components.shared.object_store.s3 as s3; s3._PART = 5 << 20\n"
+        program = (
+            small
+            + SENDER
+            + (
+                "\nopen_store(sys.argv[1]).download_folder('p', Path(sys.argv[3]))\nimport resource\n"
+                "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+            )
         )
         done = subprocess.run(
             [
