@@ -36,7 +36,7 @@ _UNIT_WORDS = (
 )
 _UNIT_WORD = re.compile(rf"(?<![\\a-zA-Z⟦])(?:{_UNIT_WORDS})(?![a-zA-Z⟧])\.?")
 _WORD = re.compile(
-    rf"(?<![\\a-zA-Z⟦])(?!(?:{_FUNCTIONS}|{_GREEK}|and|or|inf|frac)(?![a-zA-Z]))[A-Za-z][A-Za-z'-]{{3,}}(?![a-zA-Z⟧(])"
+    rf"(?<![\\a-zA-Z⟦])(?!(?:{_FUNCTIONS}|{_GREEK}|and|or|inf|frac)(?![a-zA-Z]))(?:[A-Za-z]{{4,}}|[A-Za-z]{{3,}}(?=-[A-Za-z]{{3}}))(?:-[A-Za-z]{{3,}}|'[A-Za-z]+)*(?![a-zA-Z⟧(])"
 )
 # As in `2 k \pi, k \in \mathbb{Z}`.
 _RANGE_OF_PARAMETER = re.compile(
