@@ -1,3 +1,4 @@
+import gc
 import json
 import subprocess
 import sys
@@ -88,12 +89,14 @@ def test_works_from_other_threads() -> None:
 
 
 def test_no_process_or_descriptor_is_left_behind() -> None:
+    gc.collect()  # what earlier tests left open is closed now, not while this one counts
     process = psutil.Process()
-    before = process.num_fds(), len(process.children(recursive=True))
+    descriptors, children = process.num_fds(), len(process.children(recursive=True))
     for _ in range(3):
         with Grader(GradingSettings(seconds=0.5), workers=2) as grader:
             grader.grade([GradingRow("math", "4", "\\boxed{4}"), GradingRow("math", "5", ENDLESS)])
-    assert (process.num_fds(), len(process.children(recursive=True))) == before
+    assert process.num_fds() <= descriptors
+    assert len(process.children(recursive=True)) <= children
 
 
 def test_text_is_never_executed(grader: Grader, tmp_path) -> None:
