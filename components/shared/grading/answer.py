@@ -25,9 +25,10 @@ _HEDGE = re.compile(
     r"\b(?:or|maybe|perhaps|possibly|might|could|either|alternatively|not sure|unsure)\b|\bone of\b", re.IGNORECASE
 )
 _DECORATION = re.compile(r"\\[\[\]()]|\\(?:quad|qquad|text|mathrm|textbf)\b|\\[ ,;]|[$*{}~&\s]|\\\\")
-_CONJUNCTION = re.compile(r"[,;]?(?:and|or)?[,;]?", re.IGNORECASE)
+_CONJUNCTION = re.compile(r"[,;]?(?:and|or|vs\.?|/|\||\\lor|\\vee)?[,;]?", re.IGNORECASE)
 _ANSWER_IS = re.compile(
-    r"(?:\*\*|\b)(?:final\s+|correct\s+)?answer\b\s*(?:\*\*)?\s*(?:(?:is|are|would be|will be)\b\s*:?|[:=])(?:\*\*)?",
+    r"(?:\*\*|\b)(?:final\s+|correct\s+)?answer\b\s*(?:\*\*)?\s*"
+    r"(?:(?:is|are|would be|will be)\b\s*:?|[:=])(?:\*\*(?=\s))?",
     re.IGNORECASE,
 )
 _ANSWER_HEADING = re.compile(
@@ -36,7 +37,7 @@ _ANSWER_HEADING = re.compile(
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)|\n")
 _AFTERTHOUGHT = re.compile(
     r",?\s+(?:because|since|which|where|so that|as it|as they|i hope)\b.*"
-    r"|,\s+(?!and\b|or\b)(?:in|not|so|as|altogether|and so|since|with|that)\b.*|\s\([a-z]+\s[^()]*\)$",
+    r"|,\s+(?!and\b|or\b)(?:in|not|so|as|altogether|and so|since|with|that)\b.*|\s\((?:[a-z]{2,}\s)+[a-z]{2,}\)$",
     re.IGNORECASE | re.DOTALL,
 )
 _LAST_WORDS = re.compile(
@@ -49,6 +50,8 @@ _PROSE = re.compile(
     re.IGNORECASE,
 )
 _TEXT = re.compile(r"\\(?:text|mathrm|textbf|mbox|textit|operatorname)\s*\{[^{}]*\}")
+# Not the powers of 2**3 + 3**2.
+_BOLD = re.compile(r"(?<![\w)\]}])\*\*(?=\S)([^*\n]+)(?<=\S)\*\*(?![\w(])")
 _MARK_UP = re.compile(r"^(?:\*\*|__|`|\$\$?|\\\(|\\\[)\s*|\s*(?:\*\*|__|`|(?<!\\)\$\$?|\\\)|\\\]|[.,;])$")
 # Where an answer without a box may stand: at the end.
 _TAIL = 2000
@@ -143,7 +146,7 @@ def _boxed(text: str) -> Committed:
 
 
 def _checked(answer: str) -> Committed:
-    answer = _undecorated(re.sub(r"\*\*([^*]+)\*\*", r"\1", answer))
+    answer = _undecorated(_BOLD.sub(r"\1", answer))
     if not answer:
         return Committed(None, "no answer")
     if re.search(r"\b(?:maybe|perhaps|possibly|not sure|unsure)\b|\?$", answer, re.IGNORECASE):
@@ -186,7 +189,9 @@ def _last_sentence(text: str) -> Committed:
     if not ended or not sentences:
         return Committed(None, "no answer")
     sentence = sentences[-1].strip()
-    if match := re.search(r"\*\*([^*]{1,200})\*\*\W*$", sentence) or re.search(r"\$([^$]{1,300})\$\W*$", sentence):
+    if match := re.search(r"\*\*([^*]{1,200})\*\*\W*$", sentence) or re.search(
+        r"\$([^$]{1,300}\$(?:\s*(?:,?\s*(?:and|or)|,)\s*\$[^$]{1,300}\$){0,9})\W*$", sentence
+    ):
         return _checked(match[1].rsplit("=", 1)[-1] if match[1].count("=") == 1 and len(match[1]) > 40 else match[1])
     if (match := _LAST_WORDS.search(sentence)) and _is_bare(match[1]):
         return _checked(match[1])

@@ -76,6 +76,14 @@ def _relations(gold: Value, answer: Value, settings: GradingSettings) -> bool:
         return answer.value is not None and equal(gold, answer.value, settings)
     if gold.operator != answer.operator:
         return False
+    names = [re.fullmatch(r"(\w+)\((\w)\)", re.sub(r"\s", "", side.name or "")) for side in (gold, answer)]
+    if names[0] and names[1] and names[0][1] == names[1][1] and names[0][2] != names[1][2]:
+        from sympy import Symbol  # f(x) = x^2 is f(t) = t^2
+
+        if gold.value is None or not isinstance(answer.value, Quantity):
+            return False
+        tree = answer.value.tree.subs(Symbol(names[1][2]), Symbol(names[0][2]))
+        return equal(gold.value, replace(answer.value, tree=tree), settings)
     if gold.value is not None and answer.value is not None and _same_name(gold.name, answer.name):
         return equal(gold.value, answer.value, settings)
     if any(side is None for side in (gold.left, gold.right, answer.left, answer.right)):

@@ -10,8 +10,7 @@ from typing import Any
 
 _LARGEST = 200_000  # decimal digits of a number that is still worked out
 _ZERO = 1e-75  # beside numbers of size 1: evalf raises its precision to 100 digits to find one that differs
-# Exact points between the special ones: both signs, small and large.
-_POINTS = ((5, 7), (-11, 13), (29, 12), (-17, 9), (43, 10), (1, 23))
+_POINTS = 10  # at which expressions are compared
 
 
 class TooLargeError(ValueError):
@@ -69,18 +68,24 @@ def proportional(a: Any, b: Any, positive: bool) -> bool:
     Raises:
         TooLargeError: a number in either has more than 200,000 digits.
     """
-    from sympy import fraction, together
+    from sympy import I, fraction, together
 
     check_size(a)
     check_size(b)
     a, b = a.doit(), b.doit()
     if not positive:
         a, b = fraction(together(a))[0], fraction(together(b))[0]
-    first = None
+    first, real = None, not (a.has(I) or b.has(I))
     for point in _points(sorted(a.free_symbols | b.free_symbols, key=str)):
         x, y = a.subs(point), b.subs(point)
-        if not y.evalf(10).is_number or y.evalf(10) == 0:
+        if not y.evalf(10).is_number:
             return False
+        if y.evalf(10) == 0 and x.evalf(10) == 0:
+            continue
+        if y.evalf(10) == 0:
+            return False
+        if real and not (x.evalf(10).is_real and y.evalf(10).is_real):
+            continue  # outside the domain of a root or logarithm
         ratio = x / y
         value = ratio.evalf(10)
         if not value.is_comparable or value == 0 or (positive and value < 0):
@@ -91,15 +96,23 @@ def proportional(a: Any, b: Any, positive: bool) -> bool:
     return first is not None
 
 
-def _points(symbols: Sequence[Any]) -> Iterator[dict[Any, Any]]:
+def _between(dice: Any, sign: int) -> Any:
     from sympy import Rational
 
-    for shift, (numerator, denominator) in enumerate(_POINTS):
-        point = {}
-        for i, symbol in enumerate(symbols):
-            sign = -1 if i and (shift >> (i % 3)) & 1 else 1  # symbols of one sign and of several
-            point[symbol] = Rational(sign * (numerator * (3 * i + 5) + shift), denominator * (2 * i + 3))
-        yield point
+    denominator = dice.choice((7, 11, 13, 17, 19, 23))
+    numerator = dice.randint(1, 400)
+    return Rational(sign * (numerator + (numerator % denominator == 0)), denominator)  # never a whole number
+
+
+def _points(symbols: Sequence[Any]) -> Iterator[dict[Any, Any]]:
+    """Exact points between the special ones: signs alike and mixed, in every order of size, small and large."""
+    from random import Random
+
+    for number in range(_POINTS):
+        dice = Random(number)  # the same points every time
+        # The first three in the positive, where logarithms and roots are real, then all negative, then mixed.
+        signs = (1,) if number < 3 else (-1,) if number == 3 else (1, -1)
+        yield {s: _between(dice, dice.choice(signs)) for s in symbols}
 
 
 def _math_verify(a: Any, b: Any) -> bool:
@@ -129,8 +142,10 @@ def solutions(relation: Any) -> list[tuple[Any, Any, bool, bool]] | None:
     None for one in several symbols, or whose solutions are not a few intervals.
     """
     from sympy import FiniteSet, Interval, S, Union, solveset
+    from sympy.functions.elementary.trigonometric import TrigonometricFunction
 
-    if len(relation.free_symbols) != 1 or len(relation.atoms()) > 20:
+    # SymPy solves a periodic inequality for one period only.
+    if len(relation.free_symbols) != 1 or len(relation.atoms()) > 20 or relation.has(TrigonometricFunction):
         return None
     check_size(relation.lhs - relation.rhs)
     symbol = next(iter(relation.free_symbols))

@@ -214,8 +214,10 @@ class _Worker:
         """The next line from the worker; None past the deadline, or if the worker is gone (then it is stopped)."""
         assert self._process and self._process.stdout
         pipe = self._process.stdout.fileno()
+        poll = select.poll()  # select() takes no descriptor beyond 1,024
+        poll.register(pipe, select.POLLIN)
         while b"\n" not in self._unread:
-            if not select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
                 return None
             data = os.read(pipe, 65_536)
             if not data:
@@ -237,6 +239,9 @@ class _Worker:
         self.stop()
 
     def _start(self) -> subprocess.Popen[bytes]:
+        while self._process and (reply := self._reply(0)):
+            if reply[0] == "judging":  # the fork died between two questions
+                self._judging, self._warm = reply[1], set()
         if self._process is None:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "components.shared.grading.worker", self._settings.model_dump_json()],

@@ -22,6 +22,14 @@ _TEXT_COMMAND = re.compile(
     r"\\(?:text(?:bf|it|rm|sf|tt|normal|md|up)?|mathrm|mathbf|mathit|mathsf|mathtt|mathcal|mbox|hbox|operatorname\*?|emph|"
     r"bf|boldsymbol|bm|textcolor\{\w+\}|underline|mathop|ensuremath)\s*\{((?:[^{}]|\{[^{}]*\})*)\}"
 )
+_ANSWER_IS = re.compile(
+    r"^\s*(\\text\s*\{)?\s*(?:so\s+|thus,?\s+)?(?:the\s+)?(?:final\s+|correct\s+)?answer\s*(?:is|:|=)\s*", re.IGNORECASE
+)
+# As in `f(x) = x^2 for all x`: a qualifier over everything, or over nothing but names.
+_FOR_ALL = re.compile(
+    r"[,;]?\s*(?:⟦for⟧\s*⟦(?:all|any|every)⟧|for (?:all|any|every)|\\forall)(?:\s|⟦(?:real|constant|numbers?)⟧)*"
+    r"[a-zA-Z]\s*(?:\\in\s*\\mathbb\s*\{?[RZNQ]\}?)?$"
+)
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _SPACING = re.compile(
     r"(?<!\\)\\[,;:!> ]|\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|scriptstyle|limits|nolimits|quad|qquad"
@@ -53,10 +61,12 @@ def to_latex(text: str) -> str:
     text = _SUPERSCRIPTS.sub(lambda m: "^{" + (m[1] + m[2]).replace("^", "") + "}", text)
     text = re.sub(r"√\s*(?=\()", "sqrt", text)
     text = re.sub(r"√\s*(\w+|\{[^{}]*\})", r"\\sqrt{\1}", text)
+    text = _ANSWER_IS.sub(lambda m: m[1] or "", text)
+    text = re.sub(r"\\(min|max|gcd)\s*\\\{([^{}]*)\\\}", r"\\\1(\2)", text)
     text = re.sub(r"\\begin\{cases\}(.*?)\\end\{cases\}", _cases, text, flags=re.DOTALL)
     text = re.sub(r"\\color\{\w+\}|\\(?:tiny|small|normalsize|large|Large|LARGE|huge|Huge)(?![a-zA-Z])|\{\}", " ", text)
     text = re.sub(r"\.\.\.|\\c?dots(?![a-zA-Z])", r"\\ldots ", text)
-    text = re.sub(r"\{\s*(\w+)\s*\\choose\s*(\w+)\s*\}", r"\\binom{\1}{\2}", text)
+    text = re.sub(r"\{([^{}]*)\\choose(?![a-zA-Z])([^{}]*)\}", r"\\binom{\1}{\2}", text)
     text = re.sub(r"\\lg(?![a-zA-Z])", r"\\log_{10}", text)
     text = re.sub(r"\\log_\{?e\}?(?![a-zA-Z])", r"\\ln", text)
     text = re.sub(r"(?<!\d)(\d{1,3})!!", lambda m: str(math.prod(range(int(m[1]), 0, -2))), text)
@@ -67,7 +77,8 @@ def to_latex(text: str) -> str:
     text = _MODULUS.sub(r" ⟦mod⟧\1", text)
     while match := _BOX.search(text):
         text = text[: match.start()] + "{" + text[match.end() :]
-    text = re.sub(r"\\begin\{(?:array|[bpvV]?matrix)\}(?:\{[^{}]*\})?", "⟪", text)
+    text = re.sub(r"\\begin\{[vV]matrix\}", r"\\det ⟪", text)
+    text = re.sub(r"\\begin\{(?:array|[bp]?matrix)\}(?:\{[^{}]*\})?", "⟪", text)
     text = re.sub(r"\\end\{(?:array|[bpvV]?matrix)\}", "⟫", text)
     text = re.sub(r"\b(?:np|numpy|math|sympy|sp)\.(?=[a-z])", "", text)
     text = _numerals(text)
@@ -92,7 +103,11 @@ def _numerals(text: str) -> str:
 
 
 def _cases(match: re.Match[str]) -> str:
-    return match[1].replace("\\\\", ", ").replace("&", " ")
+    rows = [row.split("&") for row in match[1].split("\\\\") if row.strip()]
+    if all(len(row) == 1 for row in rows):
+        return ", ".join(row[0] for row in rows)
+    condition = r"\\text\s*\{\s*(?:if|for|when)\s*\}|\b(?:if|when)\b"  # a pair of value and condition each
+    return ", ".join("(" + ", ".join(re.sub(condition, "", part).strip(" ,;.") for part in row) + ")" for row in rows)
 
 
 def _repeating(match: re.Match[str]) -> str:
@@ -204,6 +219,7 @@ def closing(text: str, opened: int) -> int | None:
 def _tidy(text: str) -> str:
     text = re.sub(r"\s+", " ", text).strip()
     text = _RANGE_OF_PARAMETER.sub("", text)
+    text = _FOR_ALL.sub("", text)
     text = re.sub(r"(?<=\S)[,;]?\s*(?:for (?:all|any|⟦every⟧)|\\forall)(?![a-zA-Z]).*$", "", text)
     text = re.sub(r"\s*(⟧)\s*(?=⟦)", r"\1", text)
     text = re.sub(r"⟧\s*per\s*⟦", "⟧/⟦", text)

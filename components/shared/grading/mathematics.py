@@ -34,7 +34,7 @@ from components.shared.grading.equality import equal
 from components.shared.grading.expressions import TooLargeError, check_size
 from components.shared.grading.latex import to_latex
 from components.shared.grading.settings import GradingSettings
-from components.shared.grading.values import Group, Quantity, Value, Words, readings
+from components.shared.grading.values import Group, Quantity, Value, is_usable, readings
 
 _CHOICE = re.compile(r"\(?\s*([A-J])\s*\)?")
 _CHOICE_WITH_TEXT = re.compile(r"\(\s*([A-J])\s*\)\s*(.*)|([A-J])\s*[).:]\s*(.*)", re.DOTALL)
@@ -196,7 +196,7 @@ def _one_of(texts: list[str]) -> _Gold | None:
                 text = rest
         if to_latex(text).count("⟦") > 8:
             continue  # a sentence, whatever its parts may be
-        found = tuple(value for value in readings(text) if not isinstance(value, Words) or value.is_usable)
+        found = tuple(value for value in readings(text) if is_usable(value))
         if found or choice:
             alternatives.append(found)
             kept.append(text)

@@ -38,6 +38,8 @@ def tree_of(text: str) -> Any:
         number = int(match[2]) + Rational(int(match[3] or match[5]), int(match[4] or match[6]))
         return -number if match[1] == "-" else number
     text = _DEGREES.sub(r"(\1\\cdot\\pi/180)", text)
+    if re.search(r"\d\s?'", text):  # 3' is not 3
+        return None
     if "⟦" in text or len(text) > _LONGEST:
         return None
     text = _SYMBOL.sub(lambda m: named(m[0]), text)

@@ -6,6 +6,7 @@ parser, reads the mathematics; nothing is evaluated here, so a power tower stays
 
 import re
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 from components.shared.grading.expressions import linear_root, solutions
@@ -130,14 +131,24 @@ _OPERATOR = re.compile(r"\\(?:le|ge|ne|in|approx|equiv|to)(?![a-zA-Z])|[<>=]")
 _OPERATORS = {"\\le": "<=", "\\ge": ">=", "\\ne": "!=", "\\approx": "=", "\\equiv": "=", "\\to": "="}
 _NAME = re.compile(
     r"(?:⟦[^⟧]+⟧\s*)+"
-    r"|(?:[A-Za-z]|\\[a-zA-Z]+)'*\s*(?:_\s*(?:\w|\{[^{}]*\}))?(?:\^\{-1\})?\s*(?:\([A-Za-z0-9, ]{1,12}\))?"
-    r"|(?:[A-Za-z]|\\Pr|\\mathbb\s*\{?[EP]\}?)\s*[\[(][^\[\]()]*[\])]|\\[a-zA-Z]+\s*\{\w+\}|\(\s*[a-z](?:\s*,\s*[a-z])+\s*\)"
+    r"|(?:[A-Za-z]|\\(?!sin|cos|tan|cot|sec|csc|arc|log|ln|sqrt|frac)[a-zA-Z]+)'*\s*"
+    r"(?:_\s*(?:\w|\{[^{}]*\}))?(?:\^\{-1\})?\s*(?:\([A-Za-z0-9, ]{1,12}\))?"
+    r"|(?:[EP]|\\Pr|\\mathbb\s*\{?[EP]\}?)\s*[\[(][^\[\]()]*[\])]"
+    r"|\\(?:overrightarrow|vec|mathbf|hat|bar)\s*\{\w+\}|\(\s*[a-z](?:\s*,\s*[a-z])+\s*\)"
     r"|[A-Z]{2,4}|m?\s*\\angle\s*\w+|\\overline\{\w+\}|\|\w{1,3}\||\[[A-Z]{3,4}\]"
 )
 _APPLIED = re.compile(r"[a-zA-Z]\s?\([a-z]\)")  # f(x)
 _SUM_OF_NAMES = re.compile(r"[a-z](?:_\{?\w\}?)?(?:\s*\+\s*[a-z](?:_\{?\w\}?)?)+|[a-z]{2,3}")
-_WITH_UNIT = re.compile(r"([^⟦]*[^⟦\s])\s*(⟦[^⟧]+⟧(?:⟦[^⟧]+⟧|[\s/^{}.-]|\\cdot|\d)*)")
+_WITH_UNIT = re.compile(r"([^⟦]*[^⟦\s])\s*(⟦[^⟧]+⟧(?:⟦[^⟧]+⟧|[\s/{}.-]|\^\s?\{?\s?-?\d\}?|\\cdot)*)")
+_BOUND = {"or", "more", "less", "fewer", "least", "most", "than", "not", "over", "under", "about", "to"}
 _BASED = re.compile(r"\(?(\d[0-9A-Fa-f]*|[0-9]+)\)?\s?_\s?\{?\s?(\d{1,2})\s?\}?")
+
+
+def is_usable(value: Value) -> bool:
+    """Whether a value can be a gold answer: nothing in it is prose."""
+    if isinstance(value, Group | Ratio):
+        return all(is_usable(item) for item in (value.items if isinstance(value, Group) else value.parts))
+    return not isinstance(value, Words) or value.is_usable
 
 
 def readings(text: str) -> list[Value]:
@@ -256,7 +267,7 @@ def as_region(value: Value) -> Region | None:
     if not isinstance(value, Group) or not all(isinstance(item, Quantity) for item in value.items):
         return None
     trees = [item.tree for item in value.items if isinstance(item, Quantity)]
-    if value.kind == "set":
+    if value.kind in ("set", "list"):
         return Region(None, union([[Piece(tree, tree, True, True)] for tree in trees]))
     if len(trees) == 2 and value.kind != "list":
         return Region(None, (Piece(trees[0], trees[1], value.kind[0] == "[", value.kind[1] == "]"),))
@@ -286,6 +297,8 @@ def _relation(text: str, depth: int) -> Value | None:
         return Words(text)
     # In a chain a = b = 5 the last side is the result.
     name = re.sub(r"\s", "", sides[0]) if _NAME.fullmatch(sides[0]) else None
+    if name is None and operators[-1][0] == "\\to":
+        return Words(text)
     value = _read(sides[-1], depth + 1)
     left = tree_of(named(name)) if name and re.search(r"[(⟦|\[]|[A-Z]{2}", name) else tree_of(sides[0])
     if name is None and left is not None and not left.free_symbols:
@@ -326,7 +339,11 @@ def _inequality(marks: list[str], sides: list[str]) -> Value | None:
         if not bound.free_symbols:
             low, high = (-INFINITY, bound) if variable == 0 else (bound, INFINITY)
             return Region(sides[variable], (Piece(low, high, variable == 1 and closed, variable == 0 and closed),))
-    if len(trees) != 2:
+    if len(trees) == 3:  # 0 < x^2 < 4
+        halves = _inequality(marks[:1], sides[:2]), _inequality(marks[1:], sides[1:])
+        regions = [half for half in halves if isinstance(half, Region)]
+        if len(regions) == 2 and regions[0].variable == regions[1].variable:
+            return Region(regions[0].variable, intersection([region.pieces for region in regions]))
         return None
     if len({s for tree in trees for s in tree.free_symbols}) == 1 and not bare:
         relation = StrictLessThan(*trees) if marks[0] == "<" else LessThan(*trees)
@@ -403,10 +420,13 @@ def _ratio(text: str, depth: int) -> Value | None:
 def _compound(text: str) -> Quantity | None:
     """`6 ft 2 in` or `2 hours and 15 minutes` in the first of the units; None for anything else."""
     parts = re.findall(r"(\d+(?:\.\d+)?)\s*⟦([^⟧]+)⟧", text)
-    if len(parts) < 2 or not re.fullmatch(r"(?:\d+(?:\.\d+)?\s*⟦[^⟧]+⟧\s*(?:,|and)?\s*)+", text):
+    if len(parts) < 2 or not re.fullmatch(r"(?:\d+(?:\.\d+)?\s*⟦[^⟧]+⟧\s*(?:,|and|⟦and⟧)?\s*)+", text):
         return None
     factors = [conversion(parts[0][1], unit) for _, unit in parts]
+    # From the largest unit down, or it is a list: 5 cm and 6 cm.
     if None in factors or not all(is_unit(unit) for _, unit in parts):
+        return None
+    if any(small >= large for large, small in pairwise(factors)):
         return None
     total = sum(tree_of(number) * factor for (number, _), factor in zip(parts, factors, strict=True))
     return Quantity(text, total, parts[0][1])
@@ -419,6 +439,8 @@ def _quantity(text: str) -> Quantity | Words:
         tree = tree_of(text)
         return Words(re.sub(r"[⟦⟧]", " ", text)) if tree is None else Quantity(text, tree)
     if (match := _WITH_UNIT.fullmatch(text)) and len(words := re.findall(r"⟦([^⟧]+)⟧", match[2])) <= 4:
+        if _BOUND & {word.lower() for word in words}:
+            return Words(re.sub(r"[⟦⟧]", " ", text))
         value = match[1].rstrip(" -~")
         marked = re.search(r"[/^]", match[2]) or len(words) < 2
         unit = re.sub(r"[⟦⟧\s{}]", "", match[2]) if marked else " ".join(words)

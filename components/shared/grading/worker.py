@@ -34,6 +34,7 @@ def main() -> None:
     from components.shared.grading.settings import GradingSettings
     from components.shared.grading.verifiers import warm_up
 
+    parent = os.getppid()
     settings = GradingSettings.model_validate_json(sys.argv[1])
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what a library prints must not get between the verdicts
@@ -46,7 +47,7 @@ def main() -> None:
             _judge(settings, replies)
             os._exit(0)
         _, status = os.waitpid(fork, 0)
-        if status == 0:  # standard input was closed
+        if status == 0 or os.getppid() != parent:  # standard input was closed, or nobody is left to ask
             return
 
 
