@@ -5,7 +5,6 @@ import resource
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -27,18 +26,6 @@ def test_a_killed_fork_may_be_followed_by_another_verifier() -> None:
         os.kill(psutil.Process(process.pid).children()[0].pid, signal.SIGKILL)
         time.sleep(0.5)
         assert grader.grade([GradingRow("exact", text, text) for text in "abcd"]).count(True) >= 3
-
-
-def test_an_interrupted_batch_leaves_the_next_one_alone() -> None:
-    with Grader(GradingSettings(seconds=3.0), workers=2) as grader:
-        assert grader.grade(EASY) == VERDICTS
-        timer = threading.Timer(0.7, os.kill, (os.getpid(), signal.SIGINT))
-        timer.start()
-        with pytest.raises(KeyboardInterrupt):
-            grader.grade([ENDLESS, *(GradingRow("math", str(i), f"\\boxed{{{i}.0}}") for i in range(20, 25))])
-        timer.join()
-        fresh = [GradingRow("math", str(i), f"\\boxed{{{i}.0}}") for i in range(100, 110)]
-        assert grader.grade(fresh) == [True] * 10
 
 
 def test_with_more_descriptors_than_select_takes() -> None:

@@ -276,11 +276,17 @@ def _numbers(gold: Quantity, answer: Quantity, settings: GradingSettings) -> boo
     if answer.decimals is not None:
         digits = _significant(answer)
         if digits >= _FLOAT and (gold.decimals is None or _significant(gold) < _FLOAT):
-            return _within(gold.tree, answer, 5)
+            return _within(gold.tree, answer, 5) or _is_float_of(gold.tree, answer.tree)
         return digits >= _SIGNIFICANT and not terminates(gold.tree) and _within(gold.tree, answer, 1)
     if gold.decimals is not None and not terminates(answer.tree):
         return settings.rounded_gold == "accept" and _significant(gold) >= 3 and _within(answer.tree, gold, 0.5)
     return False
+
+
+def _is_float_of(exact: Any, decimal: Any) -> bool:
+    """Whether a decimal is a number computed in double precision, a few roundings included."""
+    difference = (abs(exact - decimal) - abs(exact) * 2.0**-50).evalf(20)
+    return bool(difference.is_comparable and difference <= 0)
 
 
 def _significant(decimal: Quantity) -> int:
