@@ -10,8 +10,8 @@ PROMPTS = ["Use 3 7 2 to make 13.", "Use 11 12 13 to make 36.", "Use 1 2 3 4 to 
 
 
 def sample(policy: Path, n: int = 4, seed: int = 0, temperature: float = 1.0, batch_size: int = 5) -> list[Completion]:
-    sampler = Sampler(policy, max_tokens=30, temperature=temperature, top_p=1.0, batch_size=batch_size)
-    return [completion for batch in sampler.sample(PROMPTS, n, seed) for completion in batch]
+    batches = Sampler(policy, batch_size=batch_size).sample(PROMPTS, n, seed, max_tokens=30, temperature=temperature)
+    return [completion for batch in batches for completion in batch]
 
 
 def test_n_samples_of_every_prompt_that_end_where_they_say(tiny_policy: Path) -> None:
@@ -48,7 +48,7 @@ def test_tokens_come_as_often_as_the_policy_says(tiny_policy: Path) -> None:
     (ids,) = prompt_token_ids(tokenizer, PROMPTS[:1])
     with torch.no_grad():
         expected = model(torch.tensor([ids])).logits[0, -1].softmax(-1)
-    sampler = Sampler(tiny_policy, max_tokens=1, temperature=1.0, top_p=1.0, batch_size=500)
-    first = torch.tensor([c.token_ids[0] for batch in sampler.sample(PROMPTS[:1], 4000, seed=0) for c in batch])
+    batches = Sampler(tiny_policy, batch_size=500).sample(PROMPTS[:1], 4000, seed=0, max_tokens=1)
+    first = torch.tensor([c.token_ids[0] for batch in batches for c in batch])
     seen = torch.bincount(first, minlength=len(expected)) / 4000
     assert (seen - expected).abs().max() < 0.03
