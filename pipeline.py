@@ -5,8 +5,9 @@
 
 The graph: preflight, data preparation and the evaluation of the base policy, then one nested pipeline an iteration:
 RL exploration, rollout harvesting, verification filtering, RFT from the iteration's initial policy, the
-evaluation of both policies, and the report. N iterations are unrolled when the pipeline is compiled, since
-KFP has no loop that carries state.
+evaluation of both policies, and the report. With vanilla RL to compare, each iteration from the second on also
+prolongs one long RL run by as many steps; the first iteration's exploration is its beginning. N iterations are
+unrolled when the pipeline is compiled, since KFP has no loop that carries state.
 """
 
 import copy
@@ -22,7 +23,7 @@ from kfp import compiler, dsl
 from pydantic import BaseModel
 
 from components.data_preparation.component import data_preparation
-from components.evaluation.component import evaluation
+from components.evaluation.component import evaluation, evaluation_curve
 from components.preflight.bucket import check_bucket
 from components.preflight.check import preflight as check_run
 from components.preflight.component import preflight
@@ -74,9 +75,13 @@ class IterationOutputs(NamedTuple):
     rloop_policy: dsl.Model
     results: dsl.Artifact
     best_policy: dsl.Model
+    vanilla_state: dsl.Artifact  # of vanilla RL after as many steps; empty where none is run
 
 
-EVALUATION_OF = {kind: variant(evaluation, f"evaluation-{kind}") for kind in ("base", "explored", "rloop")}
+EVALUATION_OF = {kind: variant(evaluation, f"evaluation-{kind}") for kind in ("base", "explored", "rloop", "vanilla")}
+CURVE_OF = {kind: variant(evaluation_curve, f"curve-{kind}") for kind in ("explored", "vanilla")}
+vanilla_rl = variant(rl_exploration, "vanilla-rl")
+vanilla_harvesting = variant(rollout_harvesting, "vanilla-harvesting")
 
 
 def build_pipeline(recipe: Recipe, iterations: int, registry: str = "", variant: str = "") -> Callable[..., Any]:
@@ -94,140 +99,189 @@ def build_pipeline(recipe: Recipe, iterations: int, registry: str = "", variant:
         place(task, stage, recipe.pools, pools, recipe.caching)
         connect(task, stage, recipe.store)
 
-    @dsl.pipeline(name="iteration", display_name="RLoop iteration")
-    def iteration_pipeline(
-        iteration: int,
-        seed: int,
-        policy: dsl.Input[dsl.Model],
-        problems: dsl.Input[dsl.Dataset],
-        benchmark_problems: dsl.Input[dsl.Dataset],
-        base_evaluation: dsl.Input[dsl.Artifact],
-        previous_results: dsl.Input[dsl.Artifact],
-        previous_policy: dsl.Input[dsl.Model],
-        rl_steps: int,
-        rl_learning_rate: float,
-        rl_prompts_per_step: int,
-        rl_group_size: int,
-        rl_settings: dict,
-        grading_settings: dict,
-        store_checkpoint_uri: str,
-        store_settings: dict,
-        filter_max_success_rate: float,
-        filter_max_per_problem: int,
-        filter_settings: dict,
-        rft_learning_rate: float,
-        rft_epochs: float,
-        rft_settings: dict,
-        eval_samples: int,
-        eval_settings: dict,
-        report_settings: dict,
-        pool_cpu_node_selector: dict,
-        pool_cpu_tolerations: list,
-        pool_training_node_selector: dict,
-        pool_training_tolerations: list,
-        pool_inference_node_selector: dict,
-        pool_inference_tolerations: list,
-    ) -> IterationOutputs:
-        pools = {
-            "pool_cpu_node_selector": pool_cpu_node_selector,
-            "pool_cpu_tolerations": pool_cpu_tolerations,
-            "pool_training_node_selector": pool_training_node_selector,
-            "pool_training_tolerations": pool_training_tolerations,
-            "pool_inference_node_selector": pool_inference_node_selector,
-            "pool_inference_tolerations": pool_inference_tolerations,
-        }
-        exploration = rl_exploration(
-            policy=policy,
-            problems=problems,
-            iteration=iteration,
-            seed=seed,
-            steps=rl_steps,
-            learning_rate=rl_learning_rate,
-            prompts_per_step=rl_prompts_per_step,
-            group_size=rl_group_size,
-            settings=rl_settings,
-            grading_settings=grading_settings,
-            checkpoint_uri=store_checkpoint_uri,
-            checkpoint_settings=store_settings,
-        )
-        prepared(exploration, "rl_exploration", "RL exploration", pools)
-        harvesting = rollout_harvesting(rollouts=exploration.outputs["rollouts"])
-        prepared(harvesting, "rollout_harvesting", "Rollout harvesting", pools)
-        filtering = verification_filtering(
-            trajectories=harvesting.outputs["trajectories"],
-            problems=problems,
-            max_success_rate=filter_max_success_rate,
-            max_per_problem=filter_max_per_problem,
-            settings=filter_settings,
-            grading_settings=grading_settings,
-            checkpoint_uri=store_checkpoint_uri,
-            checkpoint_settings=store_settings,
-        )
-        prepared(filtering, "verification_filtering", "Verification filtering", pools)
-        refining = rft(
-            policy=policy,
-            experts=filtering.outputs["experts"],
-            iteration=iteration,
-            seed=seed,
-            learning_rate=rft_learning_rate,
-            epochs=rft_epochs,
-            settings=rft_settings,
-            checkpoint_uri=store_checkpoint_uri,
-            checkpoint_settings=store_settings,
-        )
-        prepared(refining, "rft", "RFT", pools)
-        evaluations = {}
-        for kind, trained in (
-            ("explored", exploration.outputs["explored_policy"]),
-            ("rloop", refining.outputs["rloop_policy"]),
-        ):
-            evaluations[kind] = EVALUATION_OF[kind](
-                policy=trained,
-                benchmark_problems=benchmark_problems,
-                kind=kind,
+    def iteration_pipeline(prolonged: bool) -> Any:
+        """An iteration; from the second on, vanilla RL is prolonged by it."""
+
+        @dsl.pipeline(name="iteration", display_name="RLoop iteration")
+        def iteration(
+            iteration: int,
+            seed: int,
+            base_policy: dsl.Input[dsl.Model],
+            policy: dsl.Input[dsl.Model],
+            problems: dsl.Input[dsl.Dataset],
+            benchmark_problems: dsl.Input[dsl.Dataset],
+            base_evaluation: dsl.Input[dsl.Artifact],
+            previous_results: dsl.Input[dsl.Artifact],
+            previous_policy: dsl.Input[dsl.Model],
+            rl_steps: int,
+            rl_learning_rate: float,
+            rl_prompts_per_step: int,
+            rl_group_size: int,
+            rl_settings: dict,
+            grading_settings: dict,
+            store_checkpoint_uri: str,
+            store_settings: dict,
+            filter_max_success_rate: float,
+            filter_max_per_problem: int,
+            filter_settings: dict,
+            rft_learning_rate: float,
+            rft_epochs: float,
+            rft_settings: dict,
+            eval_samples: int,
+            eval_settings: dict,
+            report_settings: dict,
+            pool_cpu_node_selector: dict,
+            pool_cpu_tolerations: list,
+            pool_training_node_selector: dict,
+            pool_training_tolerations: list,
+            pool_inference_node_selector: dict,
+            pool_inference_tolerations: list,
+            vanilla_state: dsl.Input[dsl.Artifact] = None,
+        ) -> IterationOutputs:
+            pools = {
+                "pool_cpu_node_selector": pool_cpu_node_selector,
+                "pool_cpu_tolerations": pool_cpu_tolerations,
+                "pool_training_node_selector": pool_training_node_selector,
+                "pool_training_tolerations": pool_training_tolerations,
+                "pool_inference_node_selector": pool_inference_node_selector,
+                "pool_inference_tolerations": pool_inference_tolerations,
+            }
+            progress = {"checkpoint_uri": store_checkpoint_uri, "checkpoint_settings": store_settings}
+            exploring = {
+                "problems": problems,
+                "seed": seed,
+                "steps": rl_steps,
+                "learning_rate": rl_learning_rate,
+                "prompts_per_step": rl_prompts_per_step,
+                "group_size": rl_group_size,
+                "settings": rl_settings,
+                "grading_settings": grading_settings,
+                "keep_training_state": recipe.vanilla,
+                **progress,
+            }
+            measuring = {
+                "benchmark_problems": benchmark_problems,
+                "iteration": iteration,
+                "seed": seed,
+                "samples": eval_samples,
+                "settings": eval_settings,
+                "grading_settings": grading_settings,
+                **progress,
+            }
+            exploration = rl_exploration(policy=policy, iteration=iteration, segment=1, **exploring)
+            prepared(exploration, "rl_exploration", "RL exploration", pools)
+            harvesting = rollout_harvesting(rollouts=exploration.outputs["rollouts"])
+            prepared(harvesting, "rollout_harvesting", "Rollout harvesting", pools)
+            filtering = verification_filtering(
+                trajectories=harvesting.outputs["trajectories"],
+                problems=problems,
+                max_success_rate=filter_max_success_rate,
+                max_per_problem=filter_max_per_problem,
+                settings=filter_settings,
+                grading_settings=grading_settings,
+                **progress,
+            )
+            prepared(filtering, "verification_filtering", "Verification filtering", pools)
+            refining = rft(
+                policy=policy if recipe.rft_from == "initial" else exploration.outputs["explored_policy"],
+                experts=filtering.outputs["experts"],
                 iteration=iteration,
                 seed=seed,
-                samples=eval_samples,
-                settings=eval_settings,
-                grading_settings=grading_settings,
-                checkpoint_uri=store_checkpoint_uri,
-                checkpoint_settings=store_settings,
+                learning_rate=rft_learning_rate,
+                epochs=rft_epochs,
+                settings=rft_settings,
+                **progress,
             )
-            prepared(evaluations[kind], "evaluation", f"Evaluation: {kind} policy", pools)
-        reporting = report(
-            previous_results=previous_results,
-            previous_policy=previous_policy,
-            explored_policy=exploration.outputs["explored_policy"],
-            rloop_policy=refining.outputs["rloop_policy"],
-            base_evaluation=base_evaluation,
-            explored_evaluation=evaluations["explored"].outputs["evaluation"],
-            rloop_evaluation=evaluations["rloop"].outputs["evaluation"],
-            exploration_log=exploration.outputs["log"],
-            harvesting_report=harvesting.outputs["report"],
-            filtering_report=filtering.outputs["report"],
-            rft_log=refining.outputs["log"],
-            iteration=iteration,
-            settings=report_settings,
-        )
-        prepared(reporting, "report", "Report", pools)
-        if recipe.store.publish_uri:
-            published = publishing(
-                trajectories=harvesting.outputs["trajectories"],
-                experts=filtering.outputs["experts"],
-                best_policy=reporting.outputs["best_policy"],
-                results=reporting.outputs["results"],
-                page=reporting.outputs["page"],
+            prepared(refining, "rft", "RFT", pools)
+            evaluations = {}
+            for kind, trained in (
+                ("explored", exploration.outputs["explored_policy"]),
+                ("rloop", refining.outputs["rloop_policy"]),
+            ):
+                evaluations[kind] = EVALUATION_OF[kind](policy=trained, kind=kind, **measuring)
+                prepared(evaluations[kind], "evaluation", f"Evaluation: {kind} policy", pools)
+            more: dict[str, Any] = {}  # what the report takes where it is there
+            if recipe.rl.snapshot_every:
+                curve = CURVE_OF["explored"](
+                    policy=policy,
+                    snapshots=exploration.outputs["snapshots"],
+                    kind="explored",
+                    with_initial=True,
+                    **measuring,
+                )
+                prepared(curve, "evaluation", "Evaluation: policies on the way", pools)
+                more["curve"] = curve.outputs["curve"]
+            vanilla_end = exploration.outputs["training_state"]
+            if recipe.vanilla and prolonged:
+                # One RL run from the base policy, of which the first iteration's exploration is the first segment.
+                vanilla = vanilla_rl(
+                    policy=base_policy, iteration=1, segment=iteration, earlier_state=vanilla_state, **exploring
+                )
+                prepared(vanilla, "rl_exploration", "Vanilla RL", pools)
+                vanilla_end = vanilla.outputs["training_state"]
+                gathered = vanilla_harvesting(rollouts=vanilla.outputs["rollouts"])
+                prepared(gathered, "rollout_harvesting", "Rollout harvesting: vanilla RL", pools)
+                measured = EVALUATION_OF["vanilla"](
+                    policy=vanilla.outputs["explored_policy"], kind="vanilla", **measuring
+                )
+                prepared(measured, "evaluation", "Evaluation: vanilla policy", pools)
+                more |= {
+                    "vanilla_policy": vanilla.outputs["explored_policy"],
+                    "vanilla_evaluation": measured.outputs["evaluation"],
+                    "vanilla_log": vanilla.outputs["log"],
+                    "vanilla_harvesting_report": gathered.outputs["report"],
+                }
+                if recipe.rl.snapshot_every:
+                    curve = CURVE_OF["vanilla"](
+                        policy=base_policy,
+                        snapshots=vanilla.outputs["snapshots"],
+                        kind="vanilla",
+                        with_initial=False,
+                        **measuring,
+                    )
+                    prepared(curve, "evaluation", "Evaluation: vanilla policies on the way", pools)
+                    more["vanilla_curve"] = curve.outputs["curve"]
+            reporting = report(
+                previous_results=previous_results,
+                previous_policy=previous_policy,
+                explored_policy=exploration.outputs["explored_policy"],
+                rloop_policy=refining.outputs["rloop_policy"],
+                base_evaluation=base_evaluation,
+                explored_evaluation=evaluations["explored"].outputs["evaluation"],
+                rloop_evaluation=evaluations["rloop"].outputs["evaluation"],
+                exploration_log=exploration.outputs["log"],
+                harvesting_report=harvesting.outputs["report"],
+                filtering_report=filtering.outputs["report"],
+                rft_log=refining.outputs["log"],
                 iteration=iteration,
-                uri=recipe.store.publish_uri,
-                run=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
+                with_vanilla=recipe.vanilla,
+                settings=report_settings,
+                **more,
             )
-            prepared(published, "publishing", "Publishing", pools)
-        return IterationOutputs(
-            rloop_policy=refining.outputs["rloop_policy"],
-            results=reporting.outputs["results"],
-            best_policy=reporting.outputs["best_policy"],
-        )
+            prepared(reporting, "report", "Report", pools)
+            if recipe.store.publish_uri:
+                published = publishing(
+                    trajectories=harvesting.outputs["trajectories"],
+                    experts=filtering.outputs["experts"],
+                    best_policy=reporting.outputs["best_policy"],
+                    results=reporting.outputs["results"],
+                    page=reporting.outputs["page"],
+                    iteration=iteration,
+                    uri=recipe.store.publish_uri,
+                    run=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
+                )
+                prepared(published, "publishing", "Publishing", pools)
+            return IterationOutputs(
+                rloop_policy=refining.outputs["rloop_policy"],
+                results=reporting.outputs["results"],
+                best_policy=reporting.outputs["best_policy"],
+                vanilla_state=vanilla_end,
+            )
 
+        return iteration
+
+    first = iteration_pipeline(prolonged=False)
+    later = iteration_pipeline(prolonged=True) if recipe.vanilla else first
     defaults = parameter_defaults(recipe)
 
     @dsl.pipeline(name=PIPELINE_NAME, display_name=f"RLoop, {iterations} iterations")
@@ -343,12 +397,14 @@ def build_pipeline(recipe: Recipe, iterations: int, registry: str = "", variant:
             checkpoint_settings=store_settings,
         )
         prepared(base_evaluation, "evaluation", "Evaluation: base policy", pools)
-        policy = best_policy = preparation.outputs["base_policy"]
+        base = policy = best_policy = preparation.outputs["base_policy"]
         results = preparation.outputs["report"]
+        vanilla: dict[str, Any] = {}
         for number in range(1, iterations + 1):
-            iteration = iteration_pipeline(
+            iteration = (first if number == 1 else later)(
                 iteration=number,
                 seed=seed,
+                base_policy=base,
                 policy=policy,
                 problems=preparation.outputs["problems"],
                 benchmark_problems=preparation.outputs["benchmark_problems"],
@@ -373,10 +429,13 @@ def build_pipeline(recipe: Recipe, iterations: int, registry: str = "", variant:
                 eval_settings=eval_settings,
                 report_settings=report_settings,
                 **pools,
+                **vanilla,
             )
             iteration.set_display_name(f"Iteration {number}")
             policy, results = iteration.outputs["rloop_policy"], iteration.outputs["results"]
             best_policy = iteration.outputs["best_policy"]
+            if recipe.vanilla:
+                vanilla = {"vanilla_state": iteration.outputs["vanilla_state"]}
 
     built: Callable[..., Any] = rloop
     return built
@@ -403,7 +462,9 @@ def parameter_defaults(recipe: Recipe) -> dict[str, Any]:
     defaults["pool_training_accelerator_memory_gib"] = recipe.pools.training.accelerator_memory_gib or 0.0
     # A list, since a mapping that passes through KFP loses its order.
     defaults["data_benchmarks"] = [{**source, "name": name} for name, source in defaults["data_benchmarks"].items()]
-    defaults["report_settings"]["validation"] = recipe.report.validation or next(iter(recipe.data.benchmarks))
+    validation = recipe.report.validation or next(iter(recipe.data.benchmarks))
+    defaults["report_settings"]["validation"] = validation
+    defaults["eval_settings"]["curve_benchmarks"] = recipe.eval.curve_benchmarks or [validation]
     return defaults
 
 
@@ -417,6 +478,9 @@ recipe_option = click.option(
 )
 iterations_option = click.option(
     "--iterations", type=click.IntRange(1, 30), help="Iterations of RLoop; the recipe's own if left out."
+)
+vanilla_option = click.option(
+    "--with-vanilla-rl", "vanilla", is_flag=True, help="Run vanilla RL of as many steps beside RLoop, to compare."
 )
 set_option = click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a recipe key, such as rl.steps=20."
@@ -447,6 +511,7 @@ def main() -> None:
 @main.command("compile")
 @recipe_option
 @iterations_option
+@vanilla_option
 @set_option
 @click.option("--registry", default="", help="Where the stages' images are, such as registry.example.com/me.")
 @click.option("--variant", type=click.Choice(VARIANTS), help="Of the training stages' images; cuda for a registry.")
@@ -455,6 +520,7 @@ def main() -> None:
 def compile_command(
     recipe_path: Path,
     iterations: int | None,
+    vanilla: bool,
     overrides: tuple[str, ...],
     registry: str,
     variant: str | None,
@@ -462,7 +528,7 @@ def compile_command(
     output: Path,
 ) -> None:
     """Compile the pipeline to a YAML file, to upload to Kubeflow or to run."""
-    recipe = load_recipe(recipe_path, overrides, iterations)
+    recipe = load_recipe(recipe_path, overrides, iterations, vanilla)
     if output.suffix not in (".yaml", ".yml"):
         raise InputError(f"--output {output}: expected a name that ends in .yaml")
     try:
@@ -507,6 +573,7 @@ def check_command(
 @main.command("run")
 @recipe_option
 @iterations_option
+@vanilla_option
 @set_option
 @click.option("--output-dir", type=click.Path(path_type=Path), help="Folder of the run; runs/RECIPE if left out.")
 @click.option(
@@ -527,6 +594,7 @@ def check_command(
 def run_command(
     recipe_path: Path,
     iterations: int | None,
+    vanilla: bool,
     overrides: tuple[str, ...],
     output_dir: Path | None,
     runner: Literal["subprocess", "docker"],
@@ -537,7 +605,7 @@ def run_command(
 
     Finished stages are kept: the same command again runs only what failed, was interrupted or changed.
     """
-    recipe = load_recipe(recipe_path, overrides, iterations)
+    recipe = load_recipe(recipe_path, overrides, iterations, vanilla)
     output_dir = output_dir or Path("runs") / recipe_path.stem
     sys.exit(run_locally(recipe, recipe_path, output_dir, until, compile_pipeline, runner, store))
 

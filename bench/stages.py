@@ -62,6 +62,8 @@ def stage_exploration(work: Path) -> None:
         policy_out=work / "policy",
         log_out=work / "log.json",
         page_out=work / "page.html",
+        snapshots_out=work / "snapshots",
+        state_out=work / "state",
     )
 
 

@@ -97,6 +97,7 @@ def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 help="YAML file that sets the run up.",
             ),
             click.option("--iterations", type=click.IntRange(1, 30), help="Iterations; the recipe's if left out."),
+            click.option("--with-vanilla-rl", "vanilla", is_flag=True, help="Run vanilla RL beside RLoop, to compare."),
             click.option(
                 "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a recipe key: rl.steps=20."
             ),
@@ -130,6 +131,7 @@ def submit(
     compile_pipeline: Compile,
     recipe_path: Path,
     iterations: int | None,
+    vanilla: bool,
     overrides: tuple[str, ...],
     registry: str,
     allow_missing_images: bool,
@@ -148,7 +150,7 @@ def submit(
     name = run_name or f"{recipe_path.stem} {datetime.now():%Y-%m-%d %H:%M:%S}"
     with tempfile.TemporaryDirectory() as folder:
         compiled = _compile(
-            compile_pipeline, recipe_path, overrides, iterations, registry, allow_missing_images, folder
+            compile_pipeline, recipe_path, overrides, iterations, vanilla, registry, allow_missing_images, folder
         )
         cluster = Cluster(connection)
         if dry_run:
@@ -182,6 +184,7 @@ def schedule(
     compile_pipeline: Compile,
     recipe_path: Path,
     iterations: int | None,
+    vanilla: bool,
     overrides: tuple[str, ...],
     registry: str,
     allow_missing_images: bool,
@@ -207,7 +210,7 @@ def schedule(
     name = name or f"{PIPELINE_NAME} {recipe_path.stem}"
     with tempfile.TemporaryDirectory() as folder:
         compiled = _compile(
-            compile_pipeline, recipe_path, overrides, iterations, registry, allow_missing_images, folder
+            compile_pipeline, recipe_path, overrides, iterations, vanilla, registry, allow_missing_images, folder
         )
         cluster = Cluster(connection)
         version = cluster.find_version(version_name(compiled))[1]
@@ -332,6 +335,7 @@ def _compile(
     recipe_path: Path,
     overrides: tuple[str, ...],
     iterations: int | None,
+    vanilla: bool,
     registry: str,
     allow_missing_images: bool,
     folder: str,
@@ -339,7 +343,7 @@ def _compile(
     if registry and not allow_missing_images:
         require_images(registry)
     compiled = Path(folder) / f"{PIPELINE_NAME}.yaml"
-    compile_pipeline(load_recipe(recipe_path, overrides, iterations), compiled, registry)
+    compile_pipeline(load_recipe(recipe_path, overrides, iterations, vanilla), compiled, registry)
     return compiled
 
 

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import yaml
 from pydantic import Field, field_validator, model_validator
@@ -30,6 +30,16 @@ class Recipe(Settings):
         description="Where RLoop starts: a Hugging Face model folder, s3://BUCKET/FOLDER, or hf://ORG/NAME[@REVISION]."
     )
     iterations: int = Field(2, ge=1, le=30, description="Iterations of RLoop; fixed when the pipeline is compiled.")
+    vanilla: bool = Field(
+        False,
+        description="Whether vanilla RL of as many steps runs beside RLoop, to compare; fixed when the pipeline is "
+        "compiled, as by --with-vanilla-rl.",
+    )
+    rft_from: Literal["initial", "explored"] = Field(
+        "initial",
+        description="What RFT fine-tunes: the iteration's initial policy, as RLoop does, or the explored one, to see "
+        "what that costs; fixed when the pipeline is compiled.",
+    )
     seed: int = Field(1, ge=0, description="Of all sampling and shuffling.")
     data: DataSettings = Field(description="Training problems and benchmarks.")
     rl: ExplorationSettings = Field(description="RL exploration.")
@@ -51,25 +61,33 @@ class Recipe(Settings):
         return {} if value is None else value  # a section whose keys are all commented out
 
     @model_validator(mode="after")
-    def _validation_is_a_benchmark(self) -> Self:
+    def _names_are_benchmarks(self) -> Self:
         chosen = self.report.validation
         if chosen is not None and chosen not in self.data.benchmarks:
             raise ValueError(f"report.validation {chosen!r} is no benchmark.{nearest(chosen, self.data.benchmarks)}")
+        for key, names in (("benchmarks", self.eval.benchmarks), ("curve_benchmarks", self.eval.curve_benchmarks)):
+            for name in names:
+                if name not in self.data.benchmarks:
+                    raise ValueError(f"eval.{key}: {name!r} is no benchmark.{nearest(name, self.data.benchmarks)}")
         return self
 
     @property
     def completion_tokens(self) -> int:
         """Tokens that a completion may take, in training or in evaluation."""
-        return max(self.rl.max_completion_tokens, self.eval.max_completion_tokens)
+        evaluations = [self.eval.of(name).max_completion_tokens for name in self.data.benchmarks]
+        return max(self.rl.max_completion_tokens, *evaluations)
 
 
-def load_recipe(path: str | Path, overrides: Iterable[str] = (), iterations: int | None = None) -> Recipe:
+def load_recipe(
+    path: str | Path, overrides: Iterable[str] = (), iterations: int | None = None, vanilla: bool = False
+) -> Recipe:
     """Reads a recipe.
 
     Args:
         path: of the YAML file.
         overrides: `KEY=VALUE` each, such as `rl.steps=20`; the value is read as YAML.
         iterations: in place of the recipe's own number.
+        vanilla: whether vanilla RL is asked for beside RLoop, whatever the recipe says.
 
     Raises:
         InputError: the file cannot be read, or a key or value is wrong.
@@ -86,6 +104,8 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = (), iterations: int
         set_key(values, override)
     if iterations is not None:
         values["iterations"] = iterations
+    if vanilla:
+        values["vanilla"] = True
     return Recipe.check(values, "")
 
 

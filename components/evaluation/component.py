@@ -1,4 +1,4 @@
-"""The evaluation stage as Kubeflow Pipelines sees it."""
+"""The evaluation stages as Kubeflow Pipelines sees them."""
 
 from kfp import dsl
 
@@ -25,7 +25,7 @@ def evaluation(
     Args:
         policy: The policy to measure.
         benchmark_problems: One table a benchmark.
-        kind: base, explored or rloop.
+        kind: base, explored, rloop or vanilla.
         iteration: Of RLoop, from 1; 0 for the base policy.
         seed: Of the sampling and of the bootstrap.
         samples: Completions a problem: the n of avg@n.
@@ -56,6 +56,67 @@ def evaluation(
             seed=seed,
             samples_out=sampled.path,
             evaluation_out=evaluation.path,
+            page_out=page.path,
+            checkpointing=CheckpointSettings.check({**checkpoint_settings, "uri": checkpoint_uri}, "store"),
+        )
+        log_metrics(metrics, figures)
+
+
+@dsl.component(base_image="rloop-evaluation", install_kfp_package=False)
+def evaluation_curve(
+    policy: dsl.Input[dsl.Model],
+    snapshots: dsl.Input[dsl.Artifact],
+    benchmark_problems: dsl.Input[dsl.Dataset],
+    kind: str,
+    iteration: int,
+    with_initial: bool,
+    seed: int,
+    samples: int,
+    settings: dict,
+    grading_settings: dict,
+    checkpoint_uri: str,
+    checkpoint_settings: dict,
+    curve: dsl.Output[dsl.Artifact],
+    page: dsl.Output[dsl.HTML],
+    metrics: dsl.Output[dsl.Metrics],
+):
+    """Measures the policies that exploration kept on the way on a few problems.
+
+    Args:
+        policy: The policy that exploration started from.
+        snapshots: The weights that it kept.
+        benchmark_problems: One table a benchmark.
+        kind: explored or vanilla.
+        iteration: Of RLoop, from 1.
+        with_initial: Whether the curve begins with the policy itself, at step 0.
+        seed: Of the sampling and of the bootstrap.
+        samples: Completions a problem of the benchmarks themselves.
+        settings: The rest of the recipe's eval section.
+        grading_settings: The recipe's grading section.
+        checkpoint_uri: Where progress is kept, s3://BUCKET/PREFIX or a folder; empty for nowhere.
+        checkpoint_settings: How often progress is saved and for how long it is kept.
+        curve: The figures at every point, as JSON.
+        page: The same as plots.
+        metrics: The figures of the last point.
+    """
+    from components.evaluation.curve import evaluate_curve
+    from components.evaluation.settings import EvaluationSettings
+    from components.shared.checkpoints import CheckpointSettings
+    from components.shared.grading import GradingSettings
+    from components.shared.stage import log_metrics, stage
+
+    with stage("evaluation of policies on the way"):
+        figures = evaluate_curve(
+            policy.path,
+            snapshots.path,
+            benchmark_problems.path,
+            EvaluationSettings.check({**settings, "samples": samples}, "eval"),
+            GradingSettings.check(grading_settings, "grading"),
+            kind=kind,
+            iteration=iteration,
+            seed=seed,
+            with_initial=with_initial,
+            curve_out=curve.path,
             page_out=page.path,
             checkpointing=CheckpointSettings.check({**checkpoint_settings, "uri": checkpoint_uri}, "store"),
         )

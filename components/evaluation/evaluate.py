@@ -82,16 +82,12 @@ def evaluate(
         benchmark: list(read_rows(Path(benchmarks) / f"{benchmark}.parquet", columns))
         for benchmark in read_json(Path(benchmarks) / BENCHMARK_ORDER)
     }
-    prompts = (row["prompt"] for rows in problems.values() for row in rows)
-    check_room(policy, prompts, settings.max_completion_tokens, "eval")
-    progress = Progress(sum(map(len, problems.values())) * settings.samples, f"samples of {name}")
-    sampler = Sampler(
-        policy,
-        max_tokens=settings.max_completion_tokens,
-        temperature=settings.temperature,
-        top_p=settings.top_p,
-        batch_size=settings.sequences_per_batch,
-    )
+    own = {benchmark: settings.of(benchmark) for benchmark in problems}
+    for benchmark, rows in problems.items():
+        check_room(policy, (row["prompt"] for row in rows), own[benchmark].max_completion_tokens, "eval")
+    samples = sum(len(rows) * own[benchmark].samples for benchmark, rows in problems.items())
+    progress = Progress(samples, f"samples of {name}")
+    sampler = Sampler(policy, batch_size=settings.sequences_per_batch)
     course = {"settings": settings.model_dump(), "grading": grading.model_dump(), "seed": seed}
     reasons: Counter[str] = Counter()
     evaluations = []
@@ -107,14 +103,14 @@ def evaluate(
             note(f"goes on with {len(kept)} batches of an earlier attempt")
         for benchmark, rows in problems.items():
             tallies = {row["problem_id"]: ProblemTally() for row in rows}
-            for shard in _judged_batches(sampler, benchmark, rows, settings, seed, grader, judged, kept, progress):
+            for shard in judged_batches(sampler, benchmark, rows, own[benchmark], seed, grader, judged, kept, progress):
                 if shard.name not in kept:
                     checkpoints.add(shard)
                 for sample in read_rows(shard):
                     tallies[sample["problem_id"]].add(sample)
                     reasons[sample["reason"]] += 1
                     writer.write(sample)
-            evaluations.append(_summarise(benchmark, list(tallies.values()), settings, seed))
+            evaluations.append(summarise(benchmark, list(tallies.values()), own[benchmark], seed))
     evaluation = {
         "name": name,
         "kind": kind,
@@ -128,9 +124,7 @@ def evaluate(
     write_json(evaluation_out, evaluation)
     _write_page(page_out, evaluation)
     checkpoints.finish()
-    most = str(settings.pass_at[-1])
-    figures = ", ".join(f"{e['benchmark']} {e['avg']:.3f}/{e['pass_at_k'][most]:.3f}" for e in evaluations)
-    result(f"avg@{settings.samples}/pass@{most}: {figures}")
+    result(f"avg@{settings.samples}/pass@{settings.pass_at[-1]}: {', '.join(map(_in_words, evaluations))}")
     metrics: dict[str, float] = {"grading_timed_out": reasons[TIMED_OUT]}
     for e in evaluations:
         metrics[f"{e['benchmark']}_avg_at_{e['n']}"] = e["avg"]
@@ -139,7 +133,11 @@ def evaluate(
     return metrics
 
 
-def _judged_batches(
+def _in_words(e: dict[str, Any]) -> str:
+    return f"{e['benchmark']} {e['avg']:.3f}/{list(e['pass_at_k'].values())[-1]:.3f}"
+
+
+def judged_batches(
     sampler: Sampler,
     benchmark: str,
     problems: list[dict[str, Any]],
@@ -150,14 +148,35 @@ def _judged_batches(
     kept: list[str],
     progress: Progress,
 ) -> Iterator[Path]:
-    """The batches of a benchmark's judged samples, each as a file; those that an earlier attempt left come first."""
+    """The batches of a benchmark's judged samples, each as a file; those that an earlier attempt left come first.
+
+    Args:
+        sampler: of the policy.
+        benchmark: its name, with which the files' names begin.
+        problems: rows of the Problems table.
+        settings: that hold for the benchmark.
+        seed: of the sampling.
+        grader: judges the samples.
+        folder: where the files go.
+        kept: names of those that are there already.
+        progress: counts the samples.
+    """
     number = 0
     while (shard := folder / f"{benchmark}-{number:06d}.parquet").name in kept:
         progress.advance(count_rows(shard))
         yield shard
         number += 1
     prompts = [problem["prompt"] for problem in problems]
-    for batch in sampler.sample(prompts, settings.samples, seed, progress, skip=number):
+    for batch in sampler.sample(
+        prompts,
+        settings.samples,
+        seed,
+        max_tokens=settings.max_completion_tokens,
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        progress=progress,
+        skip=number,
+    ):
         shard = folder / f"{benchmark}-{number:06d}.parquet"
         write_table(shard, SAMPLES, _judged(batch, benchmark, problems, grader))
         yield shard
@@ -185,7 +204,21 @@ def _judged(
         }
 
 
-def _summarise(benchmark: str, tallies: list[ProblemTally], settings: EvaluationSettings, seed: int) -> dict[str, Any]:
+def summarise(benchmark: str, tallies: list[ProblemTally], settings: EvaluationSettings, seed: int) -> dict[str, Any]:
+    """The figures of a policy on a benchmark.
+
+    Args:
+        benchmark: its name.
+        tallies: one a problem, in the benchmark's order.
+        settings: that hold for the benchmark.
+        seed: of the bootstrap.
+
+    Returns:
+        avg@n, pass@k and what else is known, and by problem how many samples could be judged and were correct.
+
+    Raises:
+        InputError: no problem has enough samples that can be judged.
+    """
     most = settings.pass_at[-1]
     # A problem with fewer scorable samples than k has no pass@k; its gold answer is what cannot be read.
     scorable = [tally for tally in tallies if tally.samples >= most]
@@ -206,17 +239,22 @@ def _summarise(benchmark: str, tallies: list[ProblemTally], settings: Evaluation
         "truncation_rate": sum(tally.truncated for tally in tallies) / drawn,
         "mean_tokens": sum(tally.tokens for tally in tallies) / drawn,
         "distinct_correct": sum(len(tally.solutions) for tally in scorable) / len(scorable),
+        "by_problem": {
+            "samples": [tally.samples for tally in tallies],
+            "correct": [tally.correct for tally in tallies],
+        },
     }
 
 
 def _write_page(path: str | Path, evaluation: dict[str, Any]) -> None:
     evaluations = evaluation["evaluations"]
-    ks = list(evaluations[0]["pass_at_k"])
-    drawing, (axis,) = page.new_figure(7, 3.2)
+    ks = sorted({k for e in evaluations for k in e["pass_at_k"]}, key=int)
+    drawn, (axis,) = page.new_figure(7, 3.2)
     for e in evaluations:
-        low, high = zip(*(e["pass_at_k_interval"][k] for k in ks), strict=True)
-        (line,) = axis.plot([int(k) for k in ks], [e["pass_at_k"][k] for k in ks], marker="o", label=e["benchmark"])
-        axis.fill_between([int(k) for k in ks], low, high, color=line.get_color(), alpha=0.15)
+        own = [int(k) for k in e["pass_at_k"]]
+        low, high = zip(*e["pass_at_k_interval"].values(), strict=True)
+        (line,) = axis.plot(own, list(e["pass_at_k"].values()), marker="o", label=e["benchmark"])
+        axis.fill_between(own, low, high, color=line.get_color(), alpha=0.15)
     axis.set_xscale("log", base=2)
     axis.set_xticks([int(k) for k in ks], ks)
     axis.set_xlabel("k")
@@ -225,12 +263,13 @@ def _write_page(path: str | Path, evaluation: dict[str, Any]) -> None:
     page.page(
         path,
         f"Evaluation of {evaluation['name']}",
-        f"Policy {evaluation['policy_id']}, {evaluations[0]['n']} samples a problem.",
+        f"Policy {evaluation['policy_id']}.",
         page.table(
             [
                 "benchmark",
                 "problems",
-                f"avg@{evaluations[0]['n']}",
+                "samples each",
+                "avg@n",
                 "95 % interval",
                 *(f"pass@{k}" for k in ks),
                 "cut",
@@ -241,9 +280,10 @@ def _write_page(path: str | Path, evaluation: dict[str, Any]) -> None:
                 [
                     e["benchmark"],
                     e["problems"],
+                    e["n"],
                     e["avg"],
                     "{:.3f} to {:.3f}".format(*e["avg_interval"]),
-                    *(e["pass_at_k"][k] for k in ks),
+                    *(e["pass_at_k"].get(k) for k in ks),
                     e["truncation_rate"],
                     e["mean_tokens"],
                     e["distinct_correct"],
@@ -251,6 +291,6 @@ def _write_page(path: str | Path, evaluation: dict[str, Any]) -> None:
                 for e in evaluations
             ],
         ),
-        page.figure(drawing, "pass@k with 95 % bootstrap intervals over problems."),
+        page.figure(drawn, "pass@k with 95 % bootstrap intervals over problems."),
         page.table(["verdict because", "samples"], [list(pair) for pair in evaluation["reasons"].items()]),
     )

@@ -4,7 +4,18 @@ from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 
+from components.shared.errors import InputError
 from components.shared.settings import Settings
+
+
+class BenchmarkSettings(Settings):
+    """How one benchmark differs from the others; what is left out is as for all."""
+
+    samples: int | None = Field(None, ge=1, description="Completions a problem.")
+    pass_at: list[int] | None = Field(None, min_length=1, description="The k of pass@k.")
+    max_completion_tokens: int | None = Field(None, ge=1, description="Of a completion.")
+    temperature: float | None = Field(None, ge=0, description="Of the sampling.")
+    top_p: float | None = Field(None, gt=0, le=1, description="Of the sampling.")
 
 
 class EvaluationSettings(Settings):
@@ -18,6 +29,14 @@ class EvaluationSettings(Settings):
     temperature: float = Field(1.0, ge=0, description="Of the sampling; 0 takes the likeliest token each time.")
     top_p: float = Field(1.0, gt=0, le=1, description="Of the sampling.")
     sequences_per_batch: int = Field(512, ge=1, description="Completions generated at once. Memory only.")
+    benchmarks: dict[str, BenchmarkSettings] = Field(
+        {}, description="By benchmark: samples, pass_at, max_completion_tokens, temperature, top_p if other than above."
+    )
+    curve_benchmarks: list[str] = Field(
+        [], description="Where the policies that rl.snapshot_every keeps are measured; report.validation if empty."
+    )
+    curve_problems: int = Field(64, ge=1, description="First problems of each of these that are used.")
+    curve_samples: int = Field(16, ge=1, description="Completions a problem there.")
 
     @field_validator("pass_at")
     @classmethod
@@ -33,4 +52,22 @@ class EvaluationSettings(Settings):
                 f"eval.pass_at asks for pass@{self.pass_at[-1]}, but eval.samples is {self.samples}: pass@k needs at "
                 f"least k samples a problem; raise eval.samples or lower k"
             )
+        for benchmark, others in self.benchmarks.items():
+            if others.model_dump(exclude_none=True):
+                try:
+                    self.of(benchmark)
+                except InputError as error:
+                    raise ValueError(f"eval.benchmarks.{benchmark}: {error}") from None
         return self
+
+    def of(self, benchmark: str) -> "EvaluationSettings":
+        """The settings that hold for one benchmark."""
+        others = self.benchmarks[benchmark].model_dump(exclude_none=True) if benchmark in self.benchmarks else {}
+        return EvaluationSettings.check({**self.model_dump(), **others, "benchmarks": {}}, "eval")
+
+    def of_curve(self, benchmark: str) -> "EvaluationSettings":
+        """The settings for the policies on the way, of which a few samples have to do."""
+        settings = self.of(benchmark)
+        ks = [k for k in settings.pass_at if k <= self.curve_samples]
+        others = {"samples": self.curve_samples, "pass_at": [*ks, self.curve_samples]}
+        return EvaluationSettings.check({**settings.model_dump(), **others}, "eval")

@@ -5,10 +5,11 @@ from typing import Any
 
 import yaml
 
+from components.report import figures
+from components.report.advice import advice
+from components.report.figures import evaluation_of
 from components.shared import page
 
-_COLOURS = {"base": "#6b7280", "rloop": "#15803d", "explored": "#c2410c", "vanilla": "#1d4ed8"}
-_WINDOW = 8  # RL steps of the moving average
 _KINDS = {
     "base": "the base policy",
     "explored": "a policy at the end of RL",
@@ -24,12 +25,19 @@ def write_page(path: str | Path, summary: dict[str, Any]) -> None:
         path: of the HTML file.
         summary: as `summary.json` holds it.
     """
-    policies = summary["policies"]
+    policies, iterations = summary["policies"], summary["iterations"]
     benchmarks = [e["benchmark"] for e in policies[0]["evaluations"]]
-    parts = [page.heading("Policies"), _policy_table(summary, benchmarks), _kinds_note(policies)]
-    parts += [page.heading("pass@k"), _pass_figure(policies, benchmarks), _detail_table(summary, benchmarks)]
-    parts += [page.heading("RL exploration"), _training_figure(summary)]
-    parts += [page.heading("From rollouts to experts"), _funnel_table(summary["iterations"])]
+    parts = [page.heading("In short"), page.bullets(advice(summary))]
+    parts += [page.heading("Policies"), _policy_table(summary, benchmarks), _kinds_note(policies)]
+    parts += [page.heading("Was it worth it?"), figures.comparison_figure(summary["comparisons"])]
+    parts += [_comparison_table(summary["comparisons"]), _cost_table(iterations)]
+    parts += [page.heading("pass@k"), figures.pass_figure(policies, benchmarks), _detail_table(summary, benchmarks)]
+    parts += [page.heading("RL over its steps"), figures.training_figure(iterations)]
+    if iterations[0]["curve"]:
+        parts.append(figures.curve_figure(summary))
+    parts += [page.heading("What was forgotten"), figures.forgetting_figure(summary)]
+    parts += [page.heading("Diversity"), figures.diversity_figure(summary, benchmarks)]
+    parts += [page.heading("From rollouts to experts"), figures.experts_figure(iterations), _funnel_table(iterations)]
     parts += [page.heading("Data"), _data_table(summary["data"])]
     parts += [
         page.heading("Settings"),
@@ -38,17 +46,12 @@ def write_page(path: str | Path, summary: dict[str, Any]) -> None:
     page.page(path, "RLoop report", _lead(summary), *parts)
 
 
-def _evaluation(policy: dict[str, Any], benchmark: str) -> dict[str, Any]:
-    found: dict[str, Any] = next(e for e in policy["evaluations"] if e["benchmark"] == benchmark)
-    return found
-
-
 def _lead(summary: dict[str, Any]) -> str:
     """What happened, in two sentences."""
     benchmark = summary["chosen_by"]["benchmark"]
-    base = _evaluation(summary["policies"][0], benchmark)
+    base = evaluation_of(summary["policies"][0], benchmark)
     chosen = next(p for p in summary["policies"] if p["name"] == summary["chosen_policy"])
-    best = _evaluation(chosen, benchmark)
+    best = evaluation_of(chosen, benchmark)
     most = list(best["pass_at_k"])[-1]
     return (
         f"After {len(summary['iterations'])} iterations the best policy on {benchmark} is {chosen['name']}: "
@@ -60,11 +63,11 @@ def _lead(summary: dict[str, Any]) -> str:
 def _policy_table(summary: dict[str, Any], benchmarks: list[str]) -> str:
     headers, rows = ["policy"], [[policy["name"]] for policy in summary["policies"]]
     for benchmark in benchmarks:
-        e = _evaluation(summary["policies"][0], benchmark)
+        e = evaluation_of(summary["policies"][0], benchmark)
         most = list(e["pass_at_k"])[-1]
         headers += [f"{benchmark} avg@{e['n']}", f"pass@{most}"]
         for row, policy in zip(rows, summary["policies"], strict=True):
-            e = _evaluation(policy, benchmark)
+            e = evaluation_of(policy, benchmark)
             row += [e["avg"], e["pass_at_k"][most]]
     chosen = [p["name"] for p in summary["policies"]].index(summary["chosen_policy"])
     by = summary["chosen_by"]
@@ -74,12 +77,12 @@ def _policy_table(summary: dict[str, Any], benchmarks: list[str]) -> str:
 
 
 def _detail_table(summary: dict[str, Any], benchmarks: list[str]) -> str:
-    first = _evaluation(summary["policies"][0], benchmarks[0])
+    first = evaluation_of(summary["policies"][0], benchmarks[0])
     ks = list(first["pass_at_k"])
     rows = []
     for benchmark in benchmarks:
         for policy in summary["policies"]:
-            e = _evaluation(policy, benchmark)
+            e = evaluation_of(policy, benchmark)
             rows.append(
                 [
                     policy["name"],
@@ -102,10 +105,11 @@ def _detail_table(summary: dict[str, Any], benchmarks: list[str]) -> str:
         "tokens",
         "cut",
     ]
-    return page.table(headers, rows) + page.note(
+    note = page.note(
         "With 95 % intervals, bootstrapped over problems. Different solutions: distinct correct completions a problem, "
         "white space aside."
     )
+    return page.folded("Every figure with its interval", page.table(headers, rows), note)
 
 
 def _interval(value: float, interval: list[float]) -> str:
@@ -117,66 +121,48 @@ def _kinds_note(policies: list[dict[str, Any]]) -> str:
     return page.note("; ".join(f"{kind}: {_KINDS[kind]}" for kind in kinds) + ".")
 
 
-def _pass_figure(policies: list[dict[str, Any]], benchmarks: list[str]) -> str:
-    columns = min(len(benchmarks), 3)
-    rows = -(-len(benchmarks) // columns)
-    drawing, axes = page.new_figure(4 * columns, 3.2 * rows, rows=rows, columns=columns)
-    last = max(policy["iteration"] for policy in policies)
-    for axis, benchmark in zip(axes, benchmarks, strict=False):
-        for policy in policies:
-            e = _evaluation(policy, benchmark)
-            ks = [int(k) for k in e["pass_at_k"]]
-            axis.plot(
-                ks,
-                list(e["pass_at_k"].values()),
-                marker="o",
-                markersize=3,
-                label=policy["name"],
-                color=_COLOURS[policy["kind"]],
-                alpha=1.0 if policy["iteration"] in (0, last) else 0.45,
-            )
-        axis.set_xscale("log", base=2)
-        axis.set_xticks(ks, [str(k) for k in ks])
-        axis.set_title(benchmark, fontsize=10)
-        axis.set_xlabel("k")
-    for axis in axes[len(benchmarks) :]:
-        axis.set_visible(False)
-    axes[0].set_ylabel("pass@k")
-    axes[0].legend(frameon=False, fontsize=8)
-    return page.figure(
-        drawing,
-        "The chance to solve a problem in k tries. Where RL overfits, the explored policies start higher at k = 1 and "
-        "end below the base policy at the largest k. Earlier iterations are paler.",
+def _comparison_table(comparisons: list[dict[str, Any]]) -> str:
+    rows = [
+        [
+            c["second"],
+            c["benchmark"],
+            c["figure"].replace("avg", "avg@n"),
+            _signed(c["difference"], c["interval"]),
+            "" if c["relative"] is None else f"{100 * c['relative']:+.0f} %",
+            c["probability"],
+            c["problems"],
+        ]
+        for c in comparisons
+    ]
+    headers = ["against", "benchmark", "figure", "difference", "relative", "chance to be better", "problems"]
+    together = [row for row in rows if row[1] == rows[-1][1]]
+    rest = [row for row in rows if row[1] != rows[-1][1]]
+    every = page.folded("Every benchmark", page.table(headers, rest)) if rest else ""
+    return (
+        page.table(headers, together)
+        + every
+        + page.note(
+            f"{comparisons[0]['first']} against the others on the same problems, with 95 % intervals of a paired "
+            "bootstrap over problems. One run is one seed: how runs differ, only further seeds tell."
+        )
     )
 
 
-def _training_figure(summary: dict[str, Any]) -> str:
-    drawing, (reward, entropy) = page.new_figure(10, 3.2, columns=2)
-    start = 0
-    for iteration in summary["iterations"]:
-        steps = iteration["exploration"]
-        at = [start + row["step"] for row in steps]
-        for axis, figure in ((reward, "reward"), (entropy, "entropy")):
-            values = [row[figure] for row in steps]
-            axis.plot(at, values, color=_COLOURS["explored"], alpha=0.3, linewidth=1)
-            axis.plot(at, _moving_average(values), color=_COLOURS["explored"])
-            axis.axvline(start, color="#9ca3af", linewidth=0.8, linestyle=":")
-            axis.text(
-                start, 1.0, f" iteration {iteration['iteration']}", transform=axis.get_xaxis_transform(), fontsize=8
-            )
-        start += len(steps)
-    reward.set_ylabel("training reward (share correct)")
-    entropy.set_ylabel("entropy, nats a token")
-    for axis in (reward, entropy):
-        axis.set_xlabel("RL step over all iterations")
-    return page.figure(
-        drawing,
-        f"Each iteration starts again from a policy after RFT. Bold: the mean over the last {_WINDOW} steps.",
+def _signed(value: float, interval: list[float]) -> str:
+    return f"{value:+.3f} [{interval[0]:+.3f}, {interval[1]:+.3f}]"
+
+
+def _cost_table(iterations: list[dict[str, Any]]) -> str:
+    rows = []
+    for it in iterations:
+        rl, rft = it["seconds"]["rl"], it["seconds"]["rft"]
+        if rl and rft:
+            share = f"{100 * rft / rl:.0f} %"
+            rows.append([it["iteration"], len(it["exploration"]), rl, len(it["rft"]), rft, share])
+    headers = ["iteration", "RL steps", "seconds of RL", "RFT updates", "seconds of RFT", "RFT of RL"]
+    return page.table(headers, rows) + page.note(
+        "What RFT costs on top of RL. Vanilla RL beside RLoop has as many RL steps and no RFT."
     )
-
-
-def _moving_average(values: list[float]) -> list[float]:
-    return [sum(values[max(0, i + 1 - _WINDOW) : i + 1]) / min(i + 1, _WINDOW) for i in range(len(values))]
 
 
 def _funnel_table(iterations: list[dict[str, Any]]) -> str:

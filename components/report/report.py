@@ -6,14 +6,40 @@ with the run and a person need not wait for the last iteration to see how it goe
 
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from components.report.analysis import by_problem, compare_policies, forgetting, forgetting_on_the_way
 from components.report.render import write_page
 from components.report.settings import ReportSettings
 from components.shared.errors import InputError, nearest
 from components.shared.policy import policy_id
 from components.shared.stage import read_json, result, whole_folder, write_json
+
+_SUMMARY, _PROBLEMS = "summary.json", "problems.json"
+
+
+@dataclass(frozen=True)
+class IterationFiles:
+    """JSON files of an iteration's stages."""
+
+    exploration: str | Path
+    harvesting: str | Path
+    filtering: str | Path
+    rft: str | Path
+    curve: str | Path | None = None  # where policies were kept on the way
+
+
+@dataclass(frozen=True)
+class VanillaFiles:
+    """The same of a segment of vanilla RL; all None for the first, which is iteration 1's exploration."""
+
+    policy: str | Path | None = None
+    evaluation: str | Path | None = None
+    exploration: str | Path | None = None
+    harvesting: str | Path | None = None
+    curve: str | Path | None = None
 
 
 def report(
@@ -21,14 +47,10 @@ def report(
     *,
     iteration: int,
     previous_results: str | Path,
-    previous_policy: str | Path,
-    explored_policy: str | Path,
-    rloop_policy: str | Path,
     evaluations: list[str | Path],
-    exploration_log: str | Path,
-    harvesting_report: str | Path,
-    filtering_report: str | Path,
-    rft_log: str | Path,
+    policies: list[str | Path],
+    iteration_files: IterationFiles,
+    vanilla: VanillaFiles | None,
     results_out: str | Path,
     page_out: str | Path,
     policy_out: str | Path,
@@ -38,13 +60,14 @@ def report(
     Args:
         settings: the recipe's `report` section.
         iteration: of RLoop, from 1.
-        previous_results: folder with the last report's `summary.json`; before the first iteration, the report
-            of data preparation as a JSON file.
-        previous_policy: folder of the best policy so far.
-        explored_policy, rloop_policy: folders of this iteration's policies.
-        evaluations: JSON files of the base policy's evaluation and of this iteration's.
-        exploration_log, harvesting_report, filtering_report, rft_log: JSON files of this iteration's stages.
-        results_out: folder to make, with `summary.json`.
+        previous_results: folder with the last report's results; before the first iteration, the report of data
+            preparation as a JSON file.
+        evaluations: JSON files: of the base policy, and of this iteration's explored and RLoop policies.
+        policies: folders: the best policy so far, this iteration's explored and RLoop policies.
+        iteration_files: what the iteration's stages reported.
+        vanilla: the same of vanilla RL; None where none is run.
+        results_out: folder to make, with `summary.json`, and `problems.json`: each policy's samples and correct ones
+            by problem, in the order of the benchmark's table.
         page_out: HTML file to write.
         policy_out: folder to make: the best policy so far.
 
@@ -54,61 +77,98 @@ def report(
     Raises:
         InputError: the validation benchmark is none of the benchmarks.
     """
-    policies, iterations, data = _previous(Path(previous_results))
-    known = {policy["name"] for policy in policies}
-    policies += [e for e in map(read_json, evaluations) if e["name"] not in known]
-    exploration, filtering, rft = map(read_json, (exploration_log, filtering_report, rft_log))
-    iterations.append(
-        {
-            "iteration": iteration,
-            "exploration": exploration["steps"],
-            "harvesting": read_json(harvesting_report),
-            "filtering": filtering,
-            "rft": rft["updates"],
-        }
-    )
+    summary, problems = _previous(Path(previous_results))
+    known = {policy["name"] for policy in summary["policies"]}
+    new = [e for e in map(read_json, evaluations) if e["name"] not in known]
+    folders = list(policies)
+    if vanilla:
+        # After the first iteration's steps, vanilla RL is where that exploration ended.
+        measured = read_json(vanilla.evaluation) if vanilla.evaluation else new[-2]
+        new.append({**measured, "name": f"vanilla-{iteration}", "kind": "vanilla", "iteration": iteration})
+        folders += [vanilla.policy] if vanilla.policy else []
+    problems |= {policy["name"]: by_problem(policy) for policy in new}
+    policies_so_far = summary["policies"] + [_without_problems(policy) for policy in new]
+
+    data = summary["data"]
     validation = settings.validation or next(iter(data["benchmarks"]))
     if validation not in data["benchmarks"]:
         raise InputError(f"report.validation {validation!r} is no benchmark.{nearest(validation, data['benchmarks'])}")
-    chosen = max(policies, key=lambda policy: _figure(policy, validation, settings))
+    stages = {name: read_json(getattr(iteration_files, name)) for name in ("exploration", "harvesting", "filtering")}
+    rft = read_json(iteration_files.rft)
+    this = {
+        "iteration": iteration,
+        "exploration": stages["exploration"]["steps"],
+        "harvesting": stages["harvesting"],
+        "filtering": stages["filtering"],
+        "rft": rft["updates"],
+        "seconds": {"rl": stages["exploration"].get("seconds"), "rft": rft.get("seconds")},
+        "curve": read_json(iteration_files.curve)["points"] if iteration_files.curve else [],
+        "vanilla": _vanilla_segment(vanilla),
+    }
+    iterations = [*summary["iterations"], this]
+    chosen = max(policies_so_far, key=lambda policy: _figure(policy, validation, settings))
+    seed = stages["exploration"]["seed"]
     summary = {
-        "policies": policies,
+        "policies": policies_so_far,
         "chosen_policy": chosen["name"],
         "chosen_by": {"benchmark": validation, "figure": settings.choose_by},
+        "comparisons": compare_policies(policies_so_far, problems, validation, seed),
+        "forgetting": {
+            "policies": forgetting(problems),
+            "on_the_way": forgetting_on_the_way(iterations),
+        },
         "iterations": iterations,
         "data": data,
         "settings": {
             "base_policy": data["base_policy"],
             "iterations": iteration,
-            "seed": exploration["seed"],
+            "seed": seed,
             "data": data["settings"],
-            "rl": exploration["settings"],
-            "filter": filtering["settings"],
+            "rl": stages["exploration"]["settings"],
+            "filter": stages["filtering"]["settings"],
             "rft": rft["settings"],
-            "eval": policies[0]["settings"],
+            "eval": policies_so_far[0]["settings"],
             "report": settings.model_dump(),
         },
     }
-    folders = {policy_id(folder): folder for folder in (previous_policy, explored_policy, rloop_policy)}
-    _link_or_copy(folders[chosen["policy_id"]], policy_out)
+    by_id = {policy_id(folder): folder for folder in folders}
+    _link_or_copy(by_id[chosen["policy_id"]], policy_out)
     with whole_folder(results_out) as folder:
-        write_json(folder / "summary.json", summary)
+        write_json(folder / _SUMMARY, summary)
+        write_json(folder / _PROBLEMS, problems)
     write_page(page_out, summary)
     best = _figure(chosen, validation, settings)
     result(f"best policy so far: {chosen['name']}, {validation} {settings.choose_by} {best:.3f}")
     return {
         f"{policy['kind']}_{validation}_{settings.choose_by}": _figure(policy, validation, settings)
-        for policy in policies
+        for policy in policies_so_far
         if policy["iteration"] in (0, iteration)
     }
 
 
-def _previous(results: Path) -> tuple[list[Any], list[Any], Any]:
-    """The policies, iterations and data report so far."""
+def _previous(results: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The last report's summary and its figures by problem; before the first iteration, what data preparation gave."""
     if results.is_dir():
-        summary = read_json(results / "summary.json")
-        return summary["policies"], summary["iterations"], summary["data"]
-    return [], [], read_json(results)
+        return read_json(results / _SUMMARY), read_json(results / _PROBLEMS)
+    return {"policies": [], "iterations": [], "data": read_json(results)}, {}
+
+
+def _without_problems(policy: dict[str, Any]) -> dict[str, Any]:
+    figures = [{key: value for key, value in e.items() if key != "by_problem"} for e in policy["evaluations"]]
+    return {**policy, "evaluations": figures}
+
+
+def _vanilla_segment(vanilla: VanillaFiles | None) -> dict[str, Any] | None:
+    """What vanilla RL did beside this iteration; None where there is none or it was the exploration itself."""
+    if vanilla is None or vanilla.exploration is None or vanilla.harvesting is None:
+        return None
+    exploration = read_json(vanilla.exploration)
+    return {
+        "exploration": exploration["steps"],
+        "seconds": exploration.get("seconds"),
+        "harvesting": read_json(vanilla.harvesting),
+        "curve": read_json(vanilla.curve)["points"] if vanilla.curve else [],
+    }
 
 
 def _figure(policy: dict[str, Any], validation: str, settings: ReportSettings) -> float:

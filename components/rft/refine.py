@@ -6,6 +6,7 @@ learns to write is what a policy wrote.
 
 import math
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,7 @@ def refine(
     from transformers import PrinterCallback, TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
+    began = time.monotonic()
     tokenizer, eos = load_tokenizer(policy), eos_token_ids(policy)
 
     def tokens(rows: dict[str, list[Any]]) -> dict[str, list[list[int]]]:
@@ -150,6 +152,7 @@ def refine(
             "seed": seed,
             "settings": settings.model_dump(),
             "trajectories": len(dataset),
+            "seconds": round(time.monotonic() - began, 1),  # of this attempt
             "updates": log,
         },
     )

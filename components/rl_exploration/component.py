@@ -8,6 +8,8 @@ def rl_exploration(
     policy: dsl.Input[dsl.Model],
     problems: dsl.Input[dsl.Dataset],
     iteration: int,
+    segment: int,
+    keep_training_state: bool,
     seed: int,
     steps: int,
     learning_rate: float,
@@ -19,16 +21,21 @@ def rl_exploration(
     checkpoint_settings: dict,
     rollouts: dsl.Output[dsl.Dataset],
     explored_policy: dsl.Output[dsl.Model],
+    snapshots: dsl.Output[dsl.Artifact],
+    training_state: dsl.Output[dsl.Artifact],
     log: dsl.Output[dsl.Artifact],
     page: dsl.Output[dsl.HTML],
     metrics: dsl.Output[dsl.Metrics],
+    earlier_state: dsl.Input[dsl.Artifact] = None,
 ):
     """Runs RL (DAPO) from the iteration's policy and keeps every rollout.
 
     Args:
-        policy: The iteration's initial policy.
+        policy: The iteration's initial policy; of vanilla RL, the base policy.
         problems: Training problems.
         iteration: Of RLoop, from 1.
+        segment: Of vanilla RL, from 1: it goes on where the segment before it ended. 1 for an iteration of RLoop.
+        keep_training_state: Whether to keep what the next segment needs.
         seed: Of sampling and of the order of problems.
         steps: RL steps; each samples one batch of prompts.
         learning_rate: Of the optimiser.
@@ -40,9 +47,12 @@ def rl_exploration(
         checkpoint_settings: How often progress is saved and for how long it is kept.
         rollouts: Every completion of every step, in Parquet shards.
         explored_policy: The policy at the end of RL.
+        snapshots: The weights after every rl.snapshot_every steps.
+        training_state: Optimiser, scheduler, random numbers and position in the data at the end, if kept.
         log: Figures of each step, as JSON.
         page: The same as plots.
         metrics: Figures of the run as a whole.
+        earlier_state: The training state of the segment before.
     """
     from components.rl_exploration.explore import explore
     from components.rl_exploration.settings import ExplorationSettings
@@ -68,6 +78,11 @@ def rl_exploration(
             policy_out=explored_policy.path,
             log_out=log.path,
             page_out=page.path,
+            snapshots_out=snapshots.path,
+            state_out=training_state.path,
+            keep_state=keep_training_state,
+            segment=segment,
+            state=earlier_state.path if earlier_state else None,
             checkpointing=CheckpointSettings.check({**checkpoint_settings, "uri": checkpoint_uri}, "store"),
         )
         log_metrics(metrics, figures)

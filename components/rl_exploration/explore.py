@@ -5,7 +5,9 @@ this stage's main product; the policy it ends at is evaluated, and RFT starts ag
 """
 
 import os
+import shutil
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +25,12 @@ from components.shared.policy import (
     load_tokenizer,
     policy_id,
     save_policy,
+    save_weights,
+    snapshot_name,
     training_precision,
 )
 from components.shared.schema import count_rows, parquet_files, read_rows
-from components.shared.stage import Progress, note, read_json, result, write_json
+from components.shared.stage import Progress, note, read_json, result, whole_folder, write_json
 
 # What a step's log holds, under which name TRL logs it, and what the figure says of it.
 STEP_FIGURES = {
@@ -54,12 +58,20 @@ def explore(
     policy_out: str | Path,
     log_out: str | Path,
     page_out: str | Path,
+    snapshots_out: str | Path,
+    state_out: str | Path,
+    keep_state: bool = False,
+    segment: int = 1,
+    state: str | Path | None = None,
     checkpointing: CheckpointSettings = NOWHERE,
 ) -> dict[str, float]:
     """Runs RL from a policy and records every completion; goes on where an earlier attempt at the same was stopped.
 
+    One long RL run can be made in segments: each takes the training state that the one before it left, and the
+    weights come out as those of a run in one piece, bit for bit on a CPU.
+
     Args:
-        policy: folder of the iteration's initial policy; left as it is.
+        policy: folder of the iteration's initial policy, or of a long run's; left as it is.
         problems: folder with the training problems.
         settings: the recipe's `rl` section.
         grading: the recipe's `grading` section.
@@ -69,6 +81,11 @@ def explore(
         policy_out: folder to make: the explored policy.
         log_out: JSON file to write: figures of each step.
         page_out: the same as plots.
+        snapshots_out: folder to make: the weights after every `rl.snapshot_every` steps.
+        state_out: folder to make: the training state at the end, for the next segment; empty if not kept.
+        keep_state: whether to keep it.
+        segment: of a long run, from 1; its steps are counted from the run's beginning.
+        state: what the segment before left; None for the first.
         checkpointing: where progress is kept.
 
     Returns:
@@ -89,6 +106,9 @@ def explore(
         )
     check_room(policy, (row["prompt"] for row in read_rows(problems, ["prompt"])), settings.max_completion_tokens, "rl")
     Path(rollouts_out).mkdir(parents=True, exist_ok=True)
+    Path(snapshots_out).mkdir(parents=True, exist_ok=True)
+    first, end = (segment - 1) * settings.steps, segment * settings.steps
+    began = time.monotonic()
     progress = Progress(settings.steps, "steps")
 
     class Trainer(GRPOTrainer):
@@ -111,20 +131,39 @@ def explore(
                 progress.advance(1, f"reward {float(logs['reward']):.3f}, entropy {float(logs['entropy']):.2f}")
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            # Between two RL steps, and not at the end, where the stage's outputs follow at once.
-            whole = state.global_step % settings.updates_per_step == 0 and state.global_step < state.max_steps
-            control.should_save = whole and checkpoints.due()
+            step, within = divmod(state.global_step, settings.updates_per_step)
+            if within:
+                return
+            if settings.snapshot_every and step % settings.snapshot_every == 0:
+                snapshot = Path(snapshots_out) / snapshot_name(step)
+                save_weights(kwargs["model"], snapshot)
+                checkpoints.add(snapshot)
+            # At the end the stage's outputs follow at once.
+            control.should_save = checkpoints.due() if step < end else keep_state
 
         def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             (folder / "training_args.bin").unlink()  # a pickle that nothing reads
             write_json(folder / _RECORDER, recorder.state())
-            checkpoints.save(folder, state.global_step)
+            if state.global_step < state.max_steps:
+                checkpoints.save(folder, state.global_step)
+            else:
+                with whole_folder(state_out) as final:
+                    shutil.copytree(folder, final, dirs_exist_ok=True)
 
-    course = {"settings": settings.model_dump(), "grading": grading.model_dump(), "iteration": iteration, "seed": seed}
+    course = {
+        "settings": settings.model_dump(),
+        "grading": grading.model_dump(),
+        "iteration": iteration,
+        "seed": seed,
+        "segment": segment,
+        "keep_state": keep_state,
+    }
     with (
         tempfile.TemporaryDirectory() as work,
-        Checkpoints(checkpointing, "rl_exploration", course, [policy, problems]) as checkpoints,
+        Checkpoints(
+            checkpointing, "rl_exploration", course, [policy, problems, *([state] if state else [])]
+        ) as checkpoints,
         Grader(grading) as grader,
     ):
         dataset = Dataset.from_parquet([str(file) for file in parquet_files(problems)], cache_dir=work).map(
@@ -143,16 +182,19 @@ def explore(
             patience=min(settings.patience, settings.steps),  # a short run must not pass for one that learnt
             recorded=checkpoints.add,
         )
-        resume = Path(work) / "resume"
-        updates_done = checkpoints.restore(resume)
+        resume = Path(work) / "resume" if state is None else Path(state)
+        updates_done = checkpoints.restore(Path(work) / "resume")
         if updates_done is not None:
+            resume = Path(work) / "resume"
             done = updates_done // settings.updates_per_step
             # Shards of later steps are of a course that ends here: those steps are sampled again.
-            shards = [shard_name(step, recorder.rank) for step in range(done)]
-            checkpoints.restore_shards(rollouts_out, shards)
+            checkpoints.restore_shards(rollouts_out, [shard_name(s, recorder.rank) for s in range(first, done)])
+            checkpoints.restore_shards(snapshots_out, [snapshot_name(s) for s in range(first + 1, done + 1)])
             recorder.resume(read_json(resume / _RECORDER))
-            progress.resume(done)
-            note(f"goes on after step {done} of {settings.steps}, with {recorder.recorded} rollouts")
+            progress.resume(done - first)
+            note(f"goes on after step {done - first} of {settings.steps}, with {recorder.recorded} rollouts")
+        elif state is not None:
+            _check_state(resume, first * settings.updates_per_step)
         model = load_model(policy)
         trainer = Trainer(
             model=model,
@@ -161,7 +203,7 @@ def explore(
             train_dataset=dataset,
             args=GRPOConfig(
                 output_dir=work,
-                max_steps=settings.steps * settings.updates_per_step,
+                max_steps=end * settings.updates_per_step,
                 learning_rate=settings.learning_rate,
                 lr_scheduler_type="constant_with_warmup",
                 warmup_steps=settings.warmup_steps,
@@ -192,13 +234,14 @@ def explore(
             callbacks=[StepProgress()],
         )
         trainer.remove_callback(PrinterCallback)
-        trainer.train(resume_from_checkpoint=str(resume) if updates_done is not None else None)
+        trainer.train(resume_from_checkpoint=str(resume) if resume.is_dir() else None)
         timed_out = recorder.timed_out
 
     if not all(torch.isfinite(parameter).all() for parameter in model.parameters()):
         raise InputError("the explored policy's weights are not finite; lower rl.learning_rate")
     save_policy(model, policy, policy_out)
-    steps = _steps(trainer.state.log_history, settings.updates_per_step)
+    Path(state_out).mkdir(parents=True, exist_ok=True)
+    steps = [row for row in _steps(trainer.state.log_history, settings.updates_per_step) if row["step"] >= first]
     write_json(
         log_out,
         {
@@ -206,12 +249,13 @@ def explore(
             "seed": seed,
             "settings": settings.model_dump(),
             "timed_out": timed_out,
+            "seconds": round(time.monotonic() - began, 1),  # of this attempt
             "steps": steps,
         },
     )
     _write_page(page_out, iteration, steps)
-    first, last = steps[0], steps[-1]
-    rewards = f"reward {first['reward']:.3f} to {last['reward']:.3f}"
+    last = steps[-1]
+    rewards = f"reward {steps[0]['reward']:.3f} to {last['reward']:.3f}"
     checkpoints.finish()
     result(f"{recorder.recorded} rollouts, {recorder.correct} correct; {rewards}")
     return {
@@ -220,6 +264,15 @@ def explore(
         "grading_timed_out": timed_out,
         **{f"last_step_{name}": last[name] for name in STEP_FIGURES if last[name] is not None},
     }
+
+
+def _check_state(state: Path, updates: int) -> None:
+    """Raises InputError unless a training state is one after so many updates."""
+    if not (state / "trainer_state.json").is_file():
+        raise InputError(f"{state} holds no training state; the stage before has to keep it")
+    found = read_json(state / "trainer_state.json")["global_step"]
+    if found != updates:
+        raise InputError(f"{state} is the training state after {found} updates; expected one after {updates}")
 
 
 def _steps(history: list[dict[str, Any]], updates_per_step: int) -> list[dict[str, Any]]:

@@ -42,6 +42,9 @@ class ExplorationSettings(Settings):
         "auto", description="Of training: auto is bfloat16 on a GPU that has it, float32 elsewhere."
     )
     gradient_checkpointing: bool = Field(False, description="Saves memory for a third more compute.")
+    snapshot_every: int = Field(
+        0, ge=0, description="Keep the weights after every so many RL steps, for the report's curves; 0: none."
+    )
     patience: int = Field(
         20, ge=1, description="Stop with an explanation after so many steps in a row without anything to learn from."
     )

@@ -13,9 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from components.rollout_harvesting.similarity import SimilarityTally
 from components.shared import page
 from components.shared.errors import InputError
-from components.shared.schema import ROLLOUTS, TRAJECTORIES, table_writer, write_table
+from components.shared.schema import ROLLOUTS, TRAJECTORIES, read_batches, table_writer, write_table
 from components.shared.stage import Progress, result, write_json
 
 _SHARD = re.compile(r"step-(\d+)-rank-(\d+).*\.parquet")
@@ -65,11 +66,15 @@ def harvest(
         total[1] += correct
     rates = {problem: correct / samples for problem, (samples, correct) in totals.items() if samples}
 
-    progress = Progress(len(shards), "shards")
+    progress, similarity = Progress(len(shards), "shards"), SimilarityTally()
     with table_writer(Path(trajectories_out) / "trajectories.parquet", TRAJECTORIES) as writer:
         for shard in shards:
-            for batch in pq.ParquetFile(shard).iter_batches(batch_size=2048):
-                writer.write_batch(_with_success_rate(batch, rates))
+            for batch in read_batches(shard):
+                table = _with_success_rate(batch, rates)
+                writer.write_batch(table)
+                correct_rows = table.filter(pc.fill_null(table["verdict"], False))
+                for row in correct_rows.select(["problem_id", "step", "completion"]).to_pylist():
+                    similarity.add(row["problem_id"], row["step"], row["completion"])
             progress.advance()
     _write_success_rates(Path(success_rates_out) / "success_rates.parquet", counts)
 
@@ -85,6 +90,8 @@ def harvest(
         "missing_steps": sorted(set(range(steps[-1] + 1)) - set(steps)) if steps else [],
         "success_rate_histogram": _histogram(rates),
         "by_step": _by_step(counts),
+        "distinct_correct": similarity.distinct_solutions(),
+        "similarity_by_step": similarity.by_step(),
     }
     write_json(report_out, report)
     _write_page(page_out, report)
@@ -190,20 +197,36 @@ def _by_step(counts: dict[tuple[str, int], tuple[int, int]]) -> list[dict[str, A
 
 
 def _write_page(path: str | Path, report: dict[str, Any]) -> None:
-    drawing, (rates, steps) = page.new_figure(10, 3.2, columns=2)
+    drawing, (rates, steps, alike) = page.new_figure(13, 3.2, columns=3)
     rates.bar([(i + 0.5) / 10 for i in range(10)], report["success_rate_histogram"], width=0.09)
     rates.set_xlabel("success rate over the iteration")
     rates.set_ylabel("problems")
     steps.plot([s["step"] for s in report["by_step"]], [s["correct"] for s in report["by_step"]])
     steps.set_xlabel("RL step")
     steps.set_ylabel("correct rollouts")
+    for name in ("within_step", "between_steps"):
+        points = [(s["step"], s[name]) for s in report["similarity_by_step"] if s[name] is not None]
+        alike.plot([step for step, _ in points], [value for _, value in points], label=name.replace("_", " "))
+    alike.set_xlabel("RL step")
+    alike.set_ylabel("similarity of correct rollouts")
+    alike.legend(frameon=False, fontsize=8)
     set_aside = report["duplicate_shards"] + report["incomplete_shards"]
     names = ("shards", "trajectories", "correct", "not_scorable", "problems", "never_solved", "always_solved")
     page.page(
         path,
         "Rollout harvesting",
         f"{report['trajectories']:,} trajectories of {report['problems']:,} problems, {report['correct']:,} correct.",
-        page.figure(drawing, "How often each problem was solved, and when the correct rollouts were sampled."),
-        page.table(["what", "count"], [[name.replace("_", " "), report[name]] for name in names]),
+        page.figure(
+            drawing,
+            "How often each problem was solved, when the correct rollouts were sampled, and how alike those of the "
+            "same problem are (Jaccard similarity of token trigrams), within a step and to the step before.",
+        ),
+        page.table(
+            ["what", "count"],
+            [
+                *([name.replace("_", " "), report[name]] for name in names),
+                ["different correct solutions of a solved problem", report["distinct_correct"]],
+            ],
+        ),
         page.heading("Shards set aside") + page.preformatted("\n".join(set_aside)) if set_aside else "",
     )

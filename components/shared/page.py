@@ -20,6 +20,7 @@ p.lead { color: #465064; margin-top: 0; } .note { color: #465064; font-size: .92
 th, td { padding: .3rem .5rem; border-bottom: 1px solid #dde2ea; text-align: right; white-space: nowrap; }
 .text { text-align: left; }
 thead th { border-bottom: 2px solid #8a94a6; } tr.chosen td { background: #e9f5ec; font-weight: 600; }
+summary { cursor: pointer; color: #465064; margin: .6rem 0; }
 figure { margin: .6rem 0; } svg { max-width: 100%; height: auto; }
 code, pre { font: .85rem/1.4 ui-monospace, monospace; } pre { background: #f4f6f9; padding: .8rem; overflow-x: auto; }
 @media print { body { margin: 0; max-width: none; } h2, figure { break-inside: avoid; } }
@@ -53,6 +54,16 @@ def heading(text: str) -> str:
 def note(text: str) -> str:
     """A sentence or two of explanation."""
     return f'<p class="note">{escape(text)}</p>'
+
+
+def bullets(texts: Iterable[str]) -> str:
+    """A list of sentences."""
+    return "<ul>" + "".join(f"<li>{escape(text)}</li>" for text in texts) + "</ul>"
+
+
+def folded(title: str, *parts: str) -> str:
+    """Parts that few people want, behind a line that opens them."""
+    return f"<details><summary>{escape(title)}</summary>{''.join(parts)}</details>"
 
 
 def preformatted(text: str) -> str:

@@ -7,6 +7,7 @@ tokenizer and template files, byte for byte, so that these never drift between s
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -17,7 +18,7 @@ from jinja2.exceptions import TemplateError
 
 from components.shared.batches import batches
 from components.shared.errors import InputError
-from components.shared.stage import whole_folder
+from components.shared.stage import whole_file, whole_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -216,12 +217,12 @@ def check_room(policy: str | Path, prompts: Iterable[str], completion_tokens: in
                 )
 
 
-def copy_policy(source: str | Path, destination: str | Path) -> None:
+def copy_policy(source: str | Path, destination: str | Path, without_weights: bool = False) -> None:
     """Copies a policy's files, whole, without pickled weights and without code."""
+    weights = _WEIGHT_PATTERNS if without_weights else ()
+    ignored = shutil.ignore_patterns(*weights, *_NEVER_COPIED, ".git", ".cache")
     with whole_folder(destination) as folder:
-        shutil.copytree(
-            source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*_NEVER_COPIED, ".git", ".cache")
-        )
+        shutil.copytree(source, folder, dirs_exist_ok=True, ignore=ignored)
 
 
 def save_policy(model: "PreTrainedModel", initial: str | Path, destination: str | Path) -> None:
@@ -246,6 +247,36 @@ def save_policy(model: "PreTrainedModel", initial: str | Path, destination: str 
                 file.chmod(0o644)  # written as private; another user's pod has to read it
                 file.rename(folder / file.name)
         shutil.rmtree(weights)
+
+
+_SNAPSHOT = re.compile(r"step-(\d+)\.safetensors")
+
+
+def snapshot_name(step: int) -> str:
+    """The file of the weights after so many RL steps."""
+    return f"step-{step:06d}.safetensors"
+
+
+def snapshot_files(folder: str | Path) -> dict[int, Path]:
+    """The weights that exploration kept on the way: RL steps done, in order, to file."""
+    found = {int(match[1]): file for file in Path(folder).iterdir() if (match := _SNAPSHOT.fullmatch(file.name))}
+    return dict(sorted(found.items()))
+
+
+def save_weights(model: "PreTrainedModel", path: str | Path) -> None:
+    """Saves a model's weights alone, as one safetensors file, whole."""
+    from safetensors.torch import save_model
+
+    with whole_file(path) as temporary:
+        save_model(model, str(temporary), metadata={"format": "pt"})
+        temporary.chmod(0o644)  # written as private; another user's pod has to read it
+
+
+def with_weights(policy: str | Path, weights: str | Path, destination: str | Path) -> Path:
+    """A policy with the weights of a file and everything else of another policy; the weights are linked, not copied."""
+    copy_policy(policy, destination, without_weights=True)
+    (Path(destination) / "model.safetensors").symlink_to(Path(weights).resolve())
+    return Path(destination)
 
 
 @cache

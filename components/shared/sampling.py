@@ -31,20 +31,42 @@ class Sampler:
 
     Args:
         policy: its folder.
-        max_tokens: of a completion; one that reaches it finishes with `length`.
-        temperature, top_p: of the sampling; a temperature of 0 takes the likeliest token each time.
         batch_size: sequences generated at once.
     """
 
-    def __init__(
-        self, policy: str | Path, *, max_tokens: int, temperature: float, top_p: float, batch_size: int
-    ) -> None:
+    def __init__(self, policy: str | Path, *, batch_size: int) -> None:
         self._device = accelerator()
         self._tokenizer = load_tokenizer(policy)
         self._model = load_model(policy, "bfloat16" if gpu_has_bfloat16() else "float32").to(self._device).eval()
         self._eos = eos_token_ids(policy)
         self._batch_size = batch_size
-        self._options = {
+
+    def sample(
+        self,
+        prompts: Sequence[str],
+        n: int,
+        seed: int,
+        *,
+        max_tokens: int,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        progress: Progress | None = None,
+        skip: int = 0,
+    ) -> Iterator[list[Completion]]:
+        """Samples n completions of every prompt, a batch at a time; a prompt's n samples come one after the other.
+
+        Args:
+            prompts: users' messages, before the chat template.
+            n: samples a prompt.
+            seed: of the sampling; the same arguments on the same machine give the same completions, batch by batch.
+            max_tokens: of a completion; one that reaches it finishes with `length`.
+            temperature, top_p: of the sampling; a temperature of 0 takes the likeliest token each time.
+            progress: counts the completions.
+            skip: batches to leave out at the beginning, since they are there already.
+        """
+        import torch
+
+        options = {
             "max_new_tokens": max_tokens,
             "eos_token_id": sorted(self._eos),
             "pad_token_id": self._tokenizer.pad_token_id,
@@ -53,21 +75,6 @@ class Sampler:
             "temperature": temperature or None,
             "top_p": top_p if temperature > 0 else None,
         }
-
-    def sample(
-        self, prompts: Sequence[str], n: int, seed: int, progress: Progress | None = None, skip: int = 0
-    ) -> Iterator[list[Completion]]:
-        """Samples n completions of every prompt, a batch at a time; a prompt's n samples come one after the other.
-
-        Args:
-            prompts: users' messages, before the chat template.
-            n: samples a prompt.
-            seed: of the sampling; the same arguments on the same machine give the same completions, batch by batch.
-            progress: counts the completions.
-            skip: batches to leave out at the beginning, since they are there already.
-        """
-        import torch
-
         prompt_ids = prompt_token_ids(self._tokenizer, prompts)
         # Like lengths together waste no padding; the longest first shows at once whether memory suffices.
         order = sorted(range(len(prompts)), key=lambda i: len(prompt_ids[i]), reverse=True)
@@ -80,7 +87,7 @@ class Sampler:
             padded = self._tokenizer.pad({"input_ids": [prompt_ids[i] for i, _ in batch]}, return_tensors="pt")
             padded = padded.to(self._device)
             with torch.inference_mode():
-                generated = self._model.generate(**padded, **self._options)
+                generated = self._model.generate(**padded, **options)
             completions = generated[:, padded["input_ids"].shape[1] :]
             ended = torch.isin(completions, stop_ids)
             lengths = torch.where(ended.any(1), ended.int().argmax(1) + 1, completions.shape[1]).tolist()

@@ -28,9 +28,10 @@ from components.shared.grading import (
     GradingSettings,
     Verdict,
 )
+from components.shared.ngrams import Sketch, sketch, solution_text
 from components.shared.schema import TRAJECTORIES, count_rows, read_batches, read_rows, table_writer, write_table
 from components.shared.stage import Progress, note, result, write_json
-from components.verification_filtering.diversity import Sketch, most_different, sketch, solution_text
+from components.verification_filtering.diversity import most_different
 from components.verification_filtering.settings import FilterSettings
 
 _BATCH = 2048
@@ -115,7 +116,7 @@ def filter_trajectories(
                 if gate is None:
                     # Texts are compared by hash within a problem: a set of texts would hold every completion.
                     text = hash(solution_text(row["completion"]))
-                    if text in seen[row["problem_id"]]:
+                    if settings.drop_duplicates and text in seen[row["problem_id"]]:
                         gate = "duplicate"
                     else:
                         seen[row["problem_id"]].add(text)
@@ -124,7 +125,8 @@ def filter_trajectories(
                 verdicts.append(-1 if verdict is None else int(verdict))
             progress.advance(len(batch))
     for rows in candidates.values():
-        kept = set(most_different([(step, text) for _, step, text in rows], settings.max_per_problem))
+        limit = settings.max_per_problem or len(rows)
+        kept = set(most_different([(step, text) for _, step, text in rows], limit))
         for index, (row_number, _, _) in enumerate(rows):
             if index not in kept:
                 gates[row_number] = _GATE_NUMBERS["over_cap"]
@@ -136,7 +138,7 @@ def filter_trajectories(
         "reasons": dict(reasons.most_common()),
     }
     _check_not_empty(report)
-    _split(trajectories, gates, verdicts, Path(experts_out), Path(dropped_out))
+    report["experts_by_success_rate"] = _split(trajectories, gates, verdicts, Path(experts_out), Path(dropped_out))
     write_json(report_out, report)
     _write_page(page_out, report)
     earlier.finish()
@@ -218,9 +220,13 @@ def _split(
     verdicts: "array[int]",
     experts_out: Path,
     dropped_out: Path,
-) -> None:
-    """Second pass: writes each trajectory with its new verdict to the one table or the other."""
-    start = 0
+) -> list[int]:
+    """Second pass: writes each trajectory with its new verdict to the one table or the other.
+
+    Returns:
+        Experts by the success rate of their problem, in ten equal bins from 0 to 1.
+    """
+    start, by_rate = 0, [0] * 10
     with (
         table_writer(experts_out / "experts.parquet", TRAJECTORIES) as experts,
         table_writer(dropped_out / "dropped.parquet", TRAJECTORIES) as dropped,
@@ -233,9 +239,13 @@ def _split(
             columns["dropped_because"] = pa.array(names, pa.string())
             table = pa.table(columns, schema=TRAJECTORIES)
             keep = pa.array([name is None for name in names])
-            experts.write_batch(table.filter(keep))
+            kept = table.filter(keep)
+            for rate in kept["success_rate"].to_pylist():
+                by_rate[min(int(rate * 10 + 1e-6), 9)] += 1
+            experts.write_batch(kept)
             dropped.write_batch(table.filter(pc.invert(keep)))
             start = end
+    return by_rate
 
 
 def _write_page(path: str | Path, report: dict[str, Any]) -> None:

@@ -16,5 +16,6 @@ class FilterSettings(Settings):
         0.8, ge=0, le=1, description="A problem is hard, and kept, at or below this success rate over the iteration."
     )
     max_per_problem: int = Field(
-        8, ge=1, description="Trajectories kept of one problem: different ones first, then early."
+        8, ge=0, description="Trajectories kept of one problem: different ones first, then early; 0: no limit."
     )
+    drop_duplicates: bool = Field(True, description="Whether the same solution of a problem is kept only once.")

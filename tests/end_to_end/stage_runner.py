@@ -27,6 +27,8 @@ def main(stage: str, work: Path, out: Path, uri: str) -> None:
             policy_out=out / "policy",
             log_out=out / "log.json",
             page_out=out / "page.html",
+            snapshots_out=out / "snapshots",
+            state_out=out / "state",
             checkpointing=checkpointing,
         )
     elif stage == "rft":

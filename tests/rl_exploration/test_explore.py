@@ -39,6 +39,8 @@ def run(tmp_path: Path, tiny_policy: Path, problems_folder: Path) -> Any:
             policy_out=out / "policy",
             log_out=out / "log.json",
             page_out=out / "page.html",
+            snapshots_out=out / "snapshots",
+            state_out=out / "state",
         )
         return out
 

@@ -1,7 +1,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.verification_filtering.diversity import most_different, similarity, sketch, solution_text
+from components.shared.ngrams import similarity, sketch, solution_text
+from components.verification_filtering.diversity import most_different
 
 texts = st.text(alphabet="ab1+= .", max_size=40)
 

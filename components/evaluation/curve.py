@@ -1,0 +1,136 @@
+"""The curve over RL steps: the policies that exploration kept on the way, each measured on a few problems."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from components.evaluation.evaluate import ProblemTally, judged_batches, summarise
+from components.evaluation.settings import EvaluationSettings
+from components.shared import page
+from components.shared.checkpoints import NOWHERE, Checkpoints, CheckpointSettings
+from components.shared.errors import InputError, nearest
+from components.shared.grading import Grader, GradingSettings
+from components.shared.policy import check_room, policy_id, snapshot_files, with_weights
+from components.shared.sampling import Sampler
+from components.shared.schema import BENCHMARK_ORDER, read_rows
+from components.shared.stage import Progress, note, read_json, result, write_json
+
+
+def evaluate_curve(
+    policy: str | Path,
+    snapshots: str | Path,
+    benchmarks: str | Path,
+    settings: EvaluationSettings,
+    grading: GradingSettings,
+    *,
+    kind: str,
+    iteration: int,
+    seed: int,
+    with_initial: bool,
+    curve_out: str | Path,
+    page_out: str | Path,
+    checkpointing: CheckpointSettings = NOWHERE,
+) -> dict[str, float]:
+    """Measures each policy that exploration kept on the way; goes on where an earlier attempt was stopped.
+
+    Args:
+        policy: folder of the policy that exploration started from.
+        snapshots: folder of weights, as exploration keeps them.
+        benchmarks: folder with one Parquet file a benchmark.
+        settings: the recipe's `eval` section.
+        grading: the recipe's `grading` section.
+        kind: explored or vanilla.
+        iteration: of RLoop, from 1; of vanilla RL, the iteration that has the same number of RL steps behind it.
+        seed: of the sampling and of the bootstrap.
+        with_initial: whether the curve begins with the policy itself, at step 0.
+        curve_out: JSON file to write: the figures at every point.
+        page_out: the same as plots.
+        checkpointing: where progress is kept.
+
+    Returns:
+        The figures of the last point for KFP metrics, named `BENCHMARK_FIGURE`.
+
+    Raises:
+        InputError: eval.curve_benchmarks names what is no benchmark.
+    """
+    known = read_json(Path(benchmarks) / BENCHMARK_ORDER)
+    problems = {}
+    for benchmark in settings.curve_benchmarks or known[:1]:
+        if benchmark not in known:
+            raise InputError(f"eval.curve_benchmarks: {benchmark!r} is no benchmark.{nearest(benchmark, known)}")
+        rows = list(
+            read_rows(Path(benchmarks) / f"{benchmark}.parquet", ["problem_id", "prompt", "answer", "verifier"])
+        )
+        problems[benchmark] = rows[: settings.curve_problems]
+    own = {benchmark: settings.of_curve(benchmark) for benchmark in problems}
+    for benchmark, rows in problems.items():
+        check_room(policy, (row["prompt"] for row in rows), own[benchmark].max_completion_tokens, "eval")
+
+    kept_policies: dict[int, Path | None] = {0: None} if with_initial else {}
+    kept_policies |= snapshot_files(snapshots)
+    samples = sum(len(rows) * own[benchmark].samples for benchmark, rows in problems.items())
+    progress = Progress(samples * len(kept_policies), f"samples of {len(kept_policies)} policies on the way")
+    course = {"settings": settings.model_dump(), "grading": grading.model_dump(), "seed": seed, "initial": with_initial}
+    points: list[dict[str, Any]] = []
+    with (
+        tempfile.TemporaryDirectory() as work,
+        Checkpoints(checkpointing, "evaluation", course, [policy, snapshots, benchmarks]) as checkpoints,
+        Grader(grading) as grader,
+    ):
+        judged = Path(work) / "judged"
+        judged.mkdir()
+        kept = checkpoints.restore_shards(judged)
+        if kept:
+            note(f"goes on with {len(kept)} batches of an earlier attempt")
+        for step, weights in kept_policies.items():
+            folder = Path(policy) if weights is None else with_weights(policy, weights, Path(work) / f"step-{step}")
+            sampler = Sampler(folder, batch_size=settings.sequences_per_batch)
+            figures = []
+            for benchmark, rows in problems.items():
+                tallies = {row["problem_id"]: ProblemTally() for row in rows}
+                name, limits = f"step-{step:06d}-{benchmark}", own[benchmark]
+                for shard in judged_batches(sampler, name, rows, limits, seed, grader, judged, kept, progress):
+                    if shard.name not in kept:
+                        checkpoints.add(shard)
+                    for sample in read_rows(shard):
+                        tallies[sample["problem_id"]].add(sample)
+                figures.append(summarise(benchmark, list(tallies.values()), limits, seed))
+            points.append({"step": step, "policy_id": policy_id(folder), "evaluations": figures})
+    curve = {"kind": kind, "iteration": iteration, "points": points}
+    write_json(curve_out, curve)
+    _write_page(page_out, curve)
+    checkpoints.finish()
+    if not points:
+        result("no policies were kept on the way")
+        return {}
+    last = points[-1]["evaluations"]
+    benchmark, averages = last[0]["benchmark"], [point["evaluations"][0]["avg"] for point in points]
+    result(f"{len(points)} policies on the way; {benchmark} avg@{last[0]['n']} {averages[0]:.3f} to {averages[-1]:.3f}")
+    return {f"{e['benchmark']}_avg_at_{e['n']}": e["avg"] for e in last}
+
+
+def _write_page(path: str | Path, curve: dict[str, Any]) -> None:
+    points = curve["points"]
+    title = f"Policies on the way: {curve['kind']}, iteration {curve['iteration']}"
+    if not points:
+        page.page(path, title, "None were kept: rl.snapshot_every is 0.")
+        return
+    drawing, axes = page.new_figure(9, 3, columns=2)
+    for index, e in enumerate(points[0]["evaluations"]):
+        most = list(e["pass_at_k"])[-1]
+        series = [point["evaluations"][index] for point in points]
+        steps = [point["step"] for point in points]
+        axes[0].plot(steps, [e["avg"] for e in series], marker="o", label=e["benchmark"])
+        axes[1].plot(steps, [e["pass_at_k"][most] for e in series], marker="o", label=e["benchmark"])
+        axes[0].set_ylabel(f"avg@{e['n']}")
+        axes[1].set_ylabel(f"pass@{most}")
+    for axis in axes:
+        axis.set_xlabel("RL steps")
+    axes[0].legend(frameon=False)
+    n, problems = points[0]["evaluations"][0]["n"], points[0]["evaluations"][0]["problems"]
+    page.page(
+        path,
+        title,
+        f"{len(points)} policies, each with {n} samples of the first {problems} problems.",
+        page.figure(drawing, "How the held-out figures go while RL goes on."),
+    )

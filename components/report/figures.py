@@ -1,0 +1,248 @@
+"""The report's figures; each comes with a sentence that says what it shows."""
+
+from typing import Any
+
+from components.report.analysis import vanilla_curve, vanilla_steps
+from components.shared import page
+
+COLOURS = {"base": "#6b7280", "rloop": "#15803d", "explored": "#c2410c", "vanilla": "#1d4ed8"}
+_WINDOW = 8  # RL steps of the moving average
+
+
+def evaluation_of(policy: dict[str, Any], benchmark: str) -> dict[str, Any]:
+    """A policy's figures on a benchmark."""
+    found: dict[str, Any] = next(e for e in policy["evaluations"] if e["benchmark"] == benchmark)
+    return found
+
+
+def pass_figure(policies: list[dict[str, Any]], benchmarks: list[str]) -> str:
+    """pass@k over k, a panel a benchmark."""
+    columns = min(len(benchmarks), 3)
+    rows = -(-len(benchmarks) // columns)
+    drawing, axes = page.new_figure(4 * columns, 3.2 * rows, rows=rows, columns=columns)
+    last = max(policy["iteration"] for policy in policies)
+    for axis, benchmark in zip(axes, benchmarks, strict=False):
+        for policy in policies:
+            e = evaluation_of(policy, benchmark)
+            ks = [int(k) for k in e["pass_at_k"]]
+            axis.plot(
+                ks,
+                list(e["pass_at_k"].values()),
+                marker="o",
+                markersize=3,
+                label=policy["name"],
+                color=COLOURS[policy["kind"]],
+                alpha=1.0 if policy["iteration"] in (0, last) else 0.4,
+            )
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(ks, [str(k) for k in ks])
+        axis.set_title(benchmark, fontsize=10)
+        axis.set_xlabel("k")
+    for axis in axes[len(benchmarks) :]:
+        axis.set_visible(False)
+    axes[0].set_ylabel("pass@k")
+    axes[0].legend(frameon=False, fontsize=7)
+    return page.figure(
+        drawing,
+        "The chance to solve a problem in k tries. Where RL overfits, its policies start higher at k = 1 and end below "
+        "the base policy at the largest k. Earlier iterations are paler.",
+    )
+
+
+def comparison_figure(comparisons: list[dict[str, Any]]) -> str:
+    """Differences of the last RLoop policy to the others, with intervals."""
+    benchmarks = list(dict.fromkeys(c["benchmark"] for c in comparisons))
+    others = list(dict.fromkeys(c["second"] for c in comparisons))
+    kinds = ("avg", "pass")
+    drawing, axes = page.new_figure(9, 0.6 + 0.42 * len(benchmarks) * max(1, len(others) / 2), columns=2)
+    for axis, kind in zip(axes, kinds, strict=True):
+        figure = next(c["figure"] for c in comparisons if c["figure"].startswith(kind))
+        for offset, other in enumerate(others):
+            rows = [c for c in comparisons if c["second"] == other and c["figure"].startswith(kind)]
+            y = [benchmarks.index(c["benchmark"]) + 0.8 * (offset + 0.5) / len(others) - 0.4 for c in rows]
+            low = [c["difference"] - c["interval"][0] for c in rows]
+            high = [c["interval"][1] - c["difference"] for c in rows]
+            colour = COLOURS[other.split("-")[0]]
+            axis.errorbar(
+                [c["difference"] for c in rows],
+                y,
+                xerr=[low, high],
+                fmt="o",
+                markersize=4,
+                color=colour,
+                # Two policies of one kind, such as the last and the best of vanilla RL.
+                alpha=1.0 if other in (next(o for o in others if COLOURS[o.split("-")[0]] == colour),) else 0.45,
+                label=f"over {other}",
+            )
+        axis.axvline(0, color="#1c2330", linewidth=0.8)
+        axis.set_yticks(range(len(benchmarks)), benchmarks if kind == "avg" else [""] * len(benchmarks))
+        axis.invert_yaxis()
+        axis.set_xlabel(f"difference in {'avg@n' if kind == 'avg' else figure}")
+    drawing.legend(*axes[1].get_legend_handles_labels(), frameon=False, fontsize=8, ncols=4, loc="outside upper center")
+    return page.figure(
+        drawing,
+        f"What {comparisons[0]['first']} has over the others on the same problems, with 95 % intervals of a paired "
+        "bootstrap. An interval that leaves out 0 is a difference that these problems can tell.",
+    )
+
+
+def _moving_average(values: list[float]) -> list[float]:
+    return [sum(values[max(0, i + 1 - _WINDOW) : i + 1]) / min(i + 1, _WINDOW) for i in range(len(values))]
+
+
+def training_figure(iterations: list[dict[str, Any]]) -> str:
+    """Reward, entropy and gradient norm at each RL step."""
+    figures = {
+        "reward": "training reward (share correct)",
+        "entropy": "entropy, nats a token",
+        "grad_norm": "gradient norm before clipping",
+    }
+    drawing, axes = page.new_figure(12, 3.2, columns=3)
+    start = 0
+    for iteration in iterations:
+        steps = iteration["exploration"]
+        for axis, name in zip(axes, figures, strict=True):
+            _plot_steps(axis, [start + row["step"] for row in steps], steps, name, "explored")
+            axis.axvline(start, color="#9ca3af", linewidth=0.8, linestyle=":")
+        axes[0].text(
+            start, 1.0, f" iteration {iteration['iteration']}", transform=axes[0].get_xaxis_transform(), fontsize=8
+        )
+        start += len(steps)
+    compared = any(iteration["vanilla"] for iteration in iterations)
+    if compared:
+        steps = vanilla_steps(iterations)
+        for axis, name in zip(axes, figures, strict=True):
+            _plot_steps(axis, [row["step"] for row in steps], steps, name, "vanilla")
+    for axis, label in zip(axes, figures.values(), strict=True):
+        axis.set_ylabel(label)
+        axis.set_xlabel("RL step over all iterations")
+    return page.figure(
+        drawing,
+        f"Each iteration starts again from a policy after RFT{'; blue: one long RL run' if compared else ''}. Bold: "
+        f"the mean over the last {_WINDOW} steps. Falling entropy is a policy that narrows; a gradient norm that grows "
+        "is an unsteady one.",
+    )
+
+
+def _plot_steps(axis: Any, at: list[int], steps: list[dict[str, Any]], name: str, kind: str) -> None:
+    known = [(x, row[name]) for x, row in zip(at, steps, strict=True) if row.get(name) is not None]
+    if known:
+        xs, values = zip(*known, strict=True)
+        axis.plot(xs, values, color=COLOURS[kind], alpha=0.2, linewidth=1)
+        axis.plot(xs, _moving_average(list(values)), color=COLOURS[kind])
+
+
+def curve_figure(summary: dict[str, Any]) -> str:
+    """Training reward against held-out figures over RL steps."""
+    iterations = summary["iterations"]
+    length = len(iterations[0]["exploration"])
+    (first, *_) = iterations[0]["curve"]
+    drawing, axes = page.new_figure(12, 3.2, columns=3)
+    runs = [("explored", i * length, it["curve"], it["exploration"]) for i, it in enumerate(iterations)]
+    if any(it["vanilla"] for it in iterations):
+        runs.append(("vanilla", 0, vanilla_curve(iterations), vanilla_steps(iterations)))
+    for kind, start, points, steps in runs:
+        at = [start + point["step"] for point in points]
+        xs, rewards = [row["step"] for row in steps], _moving_average([row["reward"] for row in steps])
+        offset = start if kind == "explored" else 0
+        axes[0].plot([offset + x for x in xs], rewards, color=COLOURS[kind])
+        for index in range(len(first["evaluations"])):
+            style = {"color": COLOURS[kind], "marker": "o", "markersize": 3, "linestyle": ("-", "--", ":")[index % 3]}
+            series = [point["evaluations"][index] for point in points]
+            axes[1].plot(at, [s["avg"] for s in series], **style)
+            axes[2].plot(at, [list(s["pass_at_k"].values())[-1] for s in series], **style)
+    for index, e in enumerate(first["evaluations"]):
+        axes[1].plot([], [], color="#1c2330", linestyle=("-", "--", ":")[index % 3], label=e["benchmark"])
+    axes[1].legend(frameon=False, fontsize=8)
+    e = first["evaluations"][0]
+    axes[0].set_ylabel("training reward")
+    axes[1].set_ylabel(f"held-out avg@{e['n']}")
+    axes[2].set_ylabel(f"held-out pass@{list(e['pass_at_k'])[-1]}")
+    for axis in axes:
+        axis.set_xlabel("RL step over all iterations")
+    return page.figure(
+        drawing,
+        f"Policies on the way, each measured on {e['problems']} problems of a benchmark. RL overfits where the "
+        "training reward goes up while a held-out figure stalls or falls. Orange: RL of each iteration, which starts "
+        "anew after RFT; blue: vanilla RL.",
+    )
+
+
+def forgetting_figure(summary: dict[str, Any]) -> str:
+    """Matrices of what was solved earlier and is not later."""
+    found = summary["forgetting"]
+    matrices = [("policies of the run", found["policies"]["policies"], found["policies"]["lost"])]
+    matrices += [(run["run"], [str(step) for step in run["steps"]], run["lost"]) for run in found["on_the_way"]]
+    columns = min(3, len(matrices))
+    rows = -(-len(matrices) // columns)
+    drawing, axes = page.new_figure(4 * columns, 3.4 * rows, rows=rows, columns=columns)
+    highest = max(value for _, _, lost in matrices for row in lost for value in row) or 1.0
+    for axis, (title, names, lost) in zip(axes, matrices, strict=False):
+        axis.grid(visible=False)
+        axis.imshow(lost, cmap="Oranges", vmin=0, vmax=highest)
+        axis.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
+        axis.set_yticks(range(len(names)), names, fontsize=7)
+        axis.set_title(title, fontsize=9)
+        if len(names) <= 9:
+            for i, row in enumerate(lost):
+                for j, value in enumerate(row):
+                    colour = "white" if value > 0.6 * highest else "#1c2330"
+                    axis.text(j, i, f"{100 * value:.0f}", ha="center", va="center", fontsize=6.5, color=colour)
+    for axis in axes[len(matrices) :]:
+        axis.set_visible(False)
+    axes[0].set_ylabel("solved by ...")
+    axes[0].set_xlabel("... and not by")
+    return page.figure(
+        drawing,
+        "Forgetting: percent of problems that the row's policy solves in at least one of its samples and the column's "
+        "in none. Above the diagonal is what was lost on the way, below it what was gained. First panel: "
+        f"{found['policies']['problems']} problems of all benchmarks; the others: policies by RL step.",
+    )
+
+
+def diversity_figure(summary: dict[str, Any], benchmarks: list[str]) -> str:
+    """Similarity of correct rollouts, and different solutions a problem."""
+    iterations = summary["iterations"]
+    drawing, (within, between, solutions) = page.new_figure(12, 3.2, columns=3)
+    runs = [
+        ("explored", i * len(iterations[0]["exploration"]), it["harvesting"]) for i, it in enumerate(iterations)
+    ] + [("vanilla", 0, it["vanilla"]["harvesting"]) for it in iterations if it["vanilla"]]
+    for kind, start, harvesting in runs:
+        for axis, name in ((within, "within_step"), (between, "between_steps")):
+            rows = [row for row in harvesting["similarity_by_step"] if row[name] is not None]
+            at = [start + row["step"] for row in rows]
+            axis.plot(at, [row[name] for row in rows], color=COLOURS[kind], alpha=0.2, linewidth=1)
+            axis.plot(at, _moving_average([row[name] for row in rows]), color=COLOURS[kind])
+            axis.set_xlabel("RL step over all iterations")
+    within.set_ylabel("similarity within a step")
+    between.set_ylabel("similarity to the step before")
+    policies = summary["policies"]
+    means = [sum(evaluation_of(p, b)["distinct_correct"] for b in benchmarks) / len(benchmarks) for p in policies]
+    solutions.bar(range(len(policies)), means, color=[COLOURS[p["kind"]] for p in policies])
+    solutions.set_xticks(range(len(policies)), [p["name"] for p in policies], rotation=90, fontsize=7)
+    solutions.set_ylabel("different solutions a problem")
+    return page.figure(
+        drawing,
+        "Diversity: how alike correct rollouts of the same problem are while training (Jaccard similarity of token "
+        "trigrams; 1 is the same text), and the different correct solutions a problem in evaluation, averaged over "
+        "benchmarks. Similarity that rises is a policy that repeats itself.",
+    )
+
+
+def experts_figure(iterations: list[dict[str, Any]]) -> str:
+    """Where the expert data came from: RL steps and success rates."""
+    drawing, (steps, rates) = page.new_figure(10, 3, columns=2)
+    for index, iteration in enumerate(iterations):
+        label, alpha = f"iteration {iteration['iteration']}", 0.35 + 0.65 * (index + 1) / len(iterations)
+        by_step = iteration["filtering"]["experts_by_step"]
+        style = {"color": COLOURS["rloop"], "alpha": alpha, "label": label}
+        steps.plot([s["step"] for s in by_step], [s["experts"] for s in by_step], **style)
+        by_rate = iteration["filtering"]["experts_by_success_rate"]
+        rates.plot([(i + 0.5) / 10 for i in range(10)], by_rate, marker="o", markersize=3, **style)
+    steps.set_xlabel("RL step that they were sampled at")
+    steps.set_ylabel("experts")
+    rates.set_xlabel("success rate of their problem in the iteration")
+    rates.legend(frameon=False, fontsize=8)
+    return page.figure(
+        drawing, "Where the trajectories that RFT learns from come from: early or late steps, hard or easy problems."
+    )

@@ -1,0 +1,34 @@
+"""How alike two completions are, by their token trigrams."""
+
+import hashlib
+import re
+from array import array
+from collections.abc import Sequence
+
+_TOKEN = re.compile(r"\w+|[^\w\s]")
+_SKETCH_SIZE = 48
+
+Sketch = Sequence[int]
+
+
+def solution_text(completion: str) -> str:
+    """A completion without what does not make it a different solution: case and white space."""
+    return " ".join(completion.lower().split())
+
+
+def sketch(completion: str) -> Sketch:
+    """The smallest hashes of a completion's token trigrams: a few numbers that tell how alike two texts are.
+
+    Bottom-k sketches, Broder 1997; a text of any length takes at most 48 numbers.
+    """
+    tokens = _TOKEN.findall(completion.lower())
+    grams = {" ".join(tokens[i : i + 3]) for i in range(max(1, len(tokens) - 2))}
+    hashes = sorted(int.from_bytes(hashlib.blake2b(g.encode(), digest_size=6).digest(), "big") for g in grams)
+    return array("Q", hashes[:_SKETCH_SIZE])  # 384 bytes: one is kept for each correct trajectory
+
+
+def similarity(a: Sketch, b: Sketch) -> float:
+    """The Jaccard similarity of two texts' trigrams, 0 to 1, estimated from their sketches."""
+    union = sorted({*a, *b})[:_SKETCH_SIZE]
+    both = set(a) & set(b)
+    return sum(h in both for h in union) / len(union) if union else 1.0
