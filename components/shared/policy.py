@@ -265,11 +265,12 @@ def snapshot_files(folder: str | Path) -> dict[int, Path]:
 
 def save_weights(model: "PreTrainedModel", path: str | Path) -> None:
     """Saves a model's weights alone, as one safetensors file, whole."""
-    from safetensors.torch import save_model
-
     with whole_file(path) as temporary:
-        save_model(model, str(temporary), metadata={"format": "pt"})
-        temporary.chmod(0o644)  # written as private; another user's pod has to read it
+        folder = temporary.with_suffix(".folder")
+        model.save_pretrained(folder, max_shard_size="100TB")
+        (folder / "model.safetensors").chmod(0o644)  # written as private; another user's pod has to read it
+        (folder / "model.safetensors").rename(temporary)
+        shutil.rmtree(folder)
 
 
 def with_weights(policy: str | Path, weights: str | Path, destination: str | Path) -> Path:

@@ -10,7 +10,14 @@ from components.rl_exploration.explore import explore
 from components.rl_exploration.settings import ExplorationSettings
 from components.shared.errors import InputError
 from components.shared.grading import GradingSettings
-from components.shared.policy import check_policy, load_tokenizer, policy_id
+from components.shared.policy import (
+    check_policy,
+    load_model,
+    load_tokenizer,
+    policy_id,
+    snapshot_files,
+    with_weights,
+)
 from components.shared.schema import read_rows
 
 pytestmark = pytest.mark.slow
@@ -18,7 +25,9 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def run(tmp_path: Path, tiny_policy: Path, problems_folder: Path) -> Any:
-    def go(name: str = "out", **changes: Any) -> Path:
+    def go(
+        name: str = "out", keep_state: bool = False, segment: int = 1, state: Path | None = None, **changes: Any
+    ) -> Path:
         values = {
             "steps": 3,
             "learning_rate": 1e-4,
@@ -41,6 +50,9 @@ def run(tmp_path: Path, tiny_policy: Path, problems_folder: Path) -> Any:
             page_out=out / "page.html",
             snapshots_out=out / "snapshots",
             state_out=out / "state",
+            keep_state=keep_state,
+            segment=segment,
+            state=state,
         )
         return out
 
@@ -100,3 +112,45 @@ def test_a_run_shorter_than_the_patience_does_not_pass_for_one_that_learnt(run: 
 def test_too_few_problems_is_an_error(run: Any) -> None:
     with pytest.raises(InputError, match=r"16 training problems are fewer than rl.prompts_per_step \(32\)"):
         run(prompts_per_step=32)
+
+
+def test_a_run_in_segments_is_the_run_in_one_piece(run: Any) -> None:
+    whole = run("whole", steps=4, snapshot_every=1)
+    first = run("first", steps=2, snapshot_every=1, keep_state=True)
+    second = run("second", steps=2, snapshot_every=1, segment=2, state=first / "state")
+    assert policy_id(second / "policy") == policy_id(whole / "policy") != policy_id(first / "policy")
+    assert sorted(file.name for file in (second / "snapshots").iterdir()) == [
+        "step-000003.safetensors",
+        "step-000004.safetensors",
+    ]
+    for name in ("step-000003.safetensors", "step-000004.safetensors"):
+        assert (second / "snapshots" / name).read_bytes() == (whole / "snapshots" / name).read_bytes()
+    assert not any((second / "state").iterdir()), "nothing is kept that nobody asked for"
+
+    def content(out: Path) -> list[tuple[int, str, list[int]]]:
+        return [(row["step"], row["problem_id"], row["completion_ids"]) for row in read_rows(out / "rollouts")]
+
+    assert content(first) + content(second) == content(whole)
+    steps = [json.loads((out / "log.json").read_text())["steps"] for out in (first, second, whole)]
+    assert steps[0] + steps[1] == steps[2]
+
+
+def test_a_snapshot_is_the_policy_of_its_step(run: Any, tiny_policy: Path, tmp_path: Path) -> None:
+    out = run(steps=2, snapshot_every=2)
+    assert list(snapshot_files(out / "snapshots")) == [2]
+    policy = with_weights(tiny_policy, snapshot_files(out / "snapshots")[2], tmp_path / "kept")
+    check_policy(policy, "kept")
+    kept, last = load_model(policy).state_dict(), load_model(out / "policy").state_dict()
+    assert all((kept[name] == last[name]).all() for name in last)
+
+
+def test_a_training_state_of_another_step_is_refused(run: Any) -> None:
+    first = run("first", steps=2, keep_state=True)
+    with pytest.raises(InputError, match="after 2 updates; expected one after 4"):
+        run("third", steps=2, segment=3, state=first / "state")
+    with pytest.raises(InputError, match="holds no training state"):
+        run("none", steps=2, segment=2, state=first / "rollouts")
+
+
+def test_a_learning_rate_of_zero_changes_no_weight(run: Any, tiny_policy: Path) -> None:
+    assert policy_id(run(learning_rate=0.0) / "policy") == policy_id(tiny_policy)

@@ -1,0 +1,288 @@
+"""Writes docs/reproduction.md: settings, tables with intervals, figures, and whether the claim holds here."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+
+from components.shared.stage import whole_file
+from reproduction.figures import draw_course, draw_plane
+from reproduction.plan import RECIPE, ROOT, Grid, Run
+from reproduction.statistics import Estimate, average, difference, over_seeds_and_problems, relative, values
+
+TESTS = ("test", "four", "large")
+_K = 32
+Results = dict[Run, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One line of the tables: a policy of the runs at a learning rate."""
+
+    label: str
+    rate: float
+    policy: Callable[[dict[str, Any]], str]  # name of the policy in a run's results
+
+
+def last(kind: str) -> Callable[[dict[str, Any]], str]:
+    """The last policy of a kind."""
+    return lambda results: str([p["name"] for p in results["summary"]["policies"] if p["kind"] == kind][-1])
+
+
+def best_on_dev(kind: str) -> Callable[[dict[str, Any]], str]:
+    """The policy of a kind that is the best on the development set: stopping in time."""
+
+    def find(results: dict[str, Any]) -> str:
+        policies = [p for p in results["summary"]["policies"] if p["kind"] == kind]
+        return str(
+            max(policies, key=lambda p: next(e["avg"] for e in p["evaluations"] if e["benchmark"] == "dev"))["name"]
+        )
+
+    return find
+
+
+def write_document(path: Path, grid: Grid, chosen: dict[str, float], results: Results, planned: int) -> None:
+    """Writes the document and, in a folder beside it, its figures.
+
+    Args:
+        path: of the Markdown file.
+        grid: the size of the comparison.
+        chosen: by method, the learning rate chosen on the development set.
+        results: of the finished runs.
+        planned: how many runs the grid has.
+    """
+    same = grid.same_rate
+    methods = {
+        "base": Method("base policy", same, last("base")),
+        "vanilla": Method(f"vanilla RL, {same:g}", same, last("vanilla")),
+        "vanilla best": Method(f"vanilla RL, {same:g}, best checkpoint", same, best_on_dev("vanilla")),
+        "rloop": Method(f"RLoop, {same:g}", same, last("rloop")),
+        "vanilla tuned": Method(f"vanilla RL, tuned ({chosen['vanilla']:g})", chosen["vanilla"], last("vanilla")),
+        "vanilla tuned best": Method(
+            f"vanilla RL, tuned ({chosen['vanilla']:g}), best checkpoint", chosen["vanilla"], best_on_dev("vanilla")
+        ),
+        "rloop tuned": Method(f"RLoop, tuned ({chosen['rloop']:g})", chosen["rloop"], last("rloop")),
+        "control": Method("RLoop without RL (learning rate 0)", 0.0, last("rloop")),
+    }
+    pairs = [
+        ("rloop", "vanilla", "same learning rate and RL steps"),
+        ("rloop tuned", "vanilla tuned", "both tuned with the same number of runs"),
+        ("rloop tuned", "vanilla tuned best", "the same, vanilla RL stopped in time"),
+        ("rloop", "control", "what RL exploration adds to filtered re-fitting"),
+    ]
+    figures = path.parent / path.stem
+    figures.mkdir(parents=True, exist_ok=True)
+    draw_plane(figures / "plane.svg", results, methods, TESTS, _K)
+    draw_course(figures / "course.svg", results, same)
+    comparisons = {
+        (base, pair): found
+        for base in grid.bases
+        for pair in pairs
+        if (found := _compare(results, base, methods[pair[0]], methods[pair[1]]))
+    }
+    parts = [
+        "# Does RLoop beat vanilla RL? A reproduction on a tiny policy",
+        _setting(grid, results, planned),
+        "## Choosing the learning rate",
+        _tuning_table(grid, results, chosen),
+        "## Result",
+        *(
+            f"### Base policy {base}\n\n{_result_table(results, base, methods.values())}"
+            for base in grid.bases
+            if any(run.base == base for run in results)
+        ),
+        "### Differences",
+        _difference_table(comparisons),
+        "## Was the aim reached?",
+        _verdicts(comparisons, pairs),
+        "## Figures",
+        f"![Average against pass@{_K}]({path.stem}/plane.svg)\n\nEach small dot is a seed, each large one a mean: to the "
+        f"right more right answers, up more problems solved in {_K} tries. Mean of the three test sets, base policy A.",
+        f"![Course of RL]({path.stem}/course.svg)\n\nThe course of RL on base policy A at learning rate {same:g}, mean "
+        "over seeds: training reward, the held-out average and pass@16 on the development problems, how alike correct "
+        "rollouts of a problem are, and the share of problems that the base policy solves and the policy at that step "
+        "does not. Orange: exploration of each iteration, which starts anew after RFT; blue: vanilla RL.",
+        "## Cost",
+        _cost(results),
+        (ROOT / "reproduction" / "remarks.md").read_text().strip(),
+    ]
+    with whole_file(path) as temporary:
+        temporary.write_text("\n\n".join(parts) + "\n")
+
+
+def _setting(grid: Grid, results: Results, planned: int) -> str:
+    summary = next(iter(results.values()))["summary"]
+    settings = summary["settings"]
+    steps = settings["rl"]["steps"] * settings["iterations"]
+    partly = "" if len(results) == planned else f" **{len(results)} of the planned {planned} runs are in it.**"
+    problems = ", ".join(f"{name} {count}" for name, count in summary["data"]["benchmarks"].items())
+    n = {e["benchmark"]: e["n"] for e in summary["policies"][0]["evaluations"]}
+    return f"""This file is written by `make reproduce` from pipeline runs of
+[{RECIPE.name}](../recipes/{RECIPE.name}).{partly} The policy is a Qwen2 model of 0.4M parameters that was pre-trained
+on demonstrations that are often wrong; the task is Countdown, where a problem has several solutions, so that there is
+diversity to lose. What a tiny model shows is a lead, not a proof for large ones.
+
+- **RL**: {steps} steps of {settings["rl"]["prompts_per_step"]} prompts x {settings["rl"]["group_size"]} samples, DAPO
+  loss. Vanilla RL makes them in one run, RLoop in {settings["iterations"]} iterations of {settings["rl"]["steps"]}
+  with RFT after each. Iteration 1's exploration is the beginning of the vanilla run, so both share it.
+- **RFT**: from the iteration's initial policy, learning rate {settings["rft"]["learning_rate"]:g},
+  {settings["rft"]["epochs"]:g} epochs, on correct and different rollouts of problems with a success rate of at most
+  {settings["filter"]["max_success_rate"]:g}, at most {settings["filter"]["max_per_problem"]} a problem.
+- **Problems**: {settings["data"]["train"] and summary["problems"] if "problems" in summary else summary["data"]["problems"]}
+  for training; {problems} for measuring, in splits that share no problem. `test` is of the training problems' kind,
+  `four` and `large` are of other kinds. Settings are chosen on `dev`; the others are reported.
+- **Samples** a problem: {", ".join(f"{name} {count}" for name, count in n.items())}. avg@n is the share of correct
+  samples, pass@{_K} the unbiased estimate.
+- **Seeds** {", ".join(map(str, grid.seeds))}; base policies {" and ".join(grid.bases)}, which differ in the seed of
+  their pre-training. Intervals (95 %) come from a bootstrap that draws seeds and problems, the same draw for all
+  methods. Test figures are means of the three test sets."""
+
+
+def _line(cells: Iterable[Any]) -> str:
+    return "| " + " | ".join(str(cell) for cell in cells) + " |"
+
+
+def _table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    return "\n".join([_line(headers), "|" + "---|" * len(headers), *map(_line, rows)])
+
+
+def _tuning_table(grid: Grid, results: Results, chosen: dict[str, float]) -> str:
+    rows = []
+    for rate in grid.learning_rates:
+        cells: list[str] = [f"{rate:g}"]
+        for method in ("vanilla", "rloop"):
+            found = [
+                next(e for e in p["evaluations"] if e["benchmark"] == "dev")
+                for run, r in results.items()
+                if run.base == "A" and run.learning_rate == rate and run.seed in grid.tuning_seeds
+                for p in [[p for p in r["summary"]["policies"] if p["kind"] == method][-1]]
+            ]
+            text = (
+                f"{fmean(e['avg'] for e in found):.3f} / {fmean(list(e['pass_at_k'].values())[-1] for e in found):.3f}"
+            )
+            cells.append(f"**{text}**" if chosen[method] == rate else text)
+        rows.append(cells)
+    note = (
+        f"avg@n / pass@{_K} on the development set, base policy A, mean over seeds "
+        f"{', '.join(map(str, grid.tuning_seeds))}. Bold: chosen, by avg@n. Both methods had the same runs to choose from."
+    )
+    return _table(["learning rate of RL", "vanilla RL", "RLoop"], rows) + "\n\n" + note
+
+
+def _arrays(results: Results, base: str, methods: Sequence[Method], k: int) -> list[list[np.ndarray]]:
+    """For each seed of which all methods are there, for each test set, pass@k of shape (methods, problems)."""
+    runs: list[list[np.ndarray]] = []
+    for seed in sorted({run.seed for run in results if run.base == base}):
+        of_seed = [
+            next(
+                (r for run, r in results.items() if (run.base, run.seed, run.learning_rate) == (base, seed, m.rate)),
+                None,
+            )
+            for m in methods
+        ]
+        if all(of_seed):
+            counts = [r["problems"][m.policy(r)] for m, r in zip(methods, of_seed, strict=True) if r]
+            runs.append([np.stack([values(c, name, k) for c in counts]) for name in TESTS])
+    return runs
+
+
+def _result_table(results: Results, base: str, methods: Iterable[Method]) -> str:
+    rows = []
+    for method in methods:
+        cells: list[str] = [method.label]
+        for k in (1, _K):
+            runs = _arrays(results, base, [method], k)
+            if not runs:
+                break
+            by_seed = [fmean(float(a.mean()) for a in run) for run in runs]
+            spread = f", sd {stdev(by_seed):.3f}" if len(by_seed) > 1 else ""
+            cells.append(f"{over_seeds_and_problems(runs, average)}{spread}")
+        else:
+            per_set = [
+                " / ".join(
+                    f"{fmean(float(run[i].mean()) for run in _arrays(results, base, [method], k)):.3f}" for k in (1, _K)
+                )
+                for i in range(len(TESTS))
+            ]
+            rows.append([*cells, *per_set, len(runs)])
+    headers = ["policy", "avg@n", f"pass@{_K}", *(f"{name}: avg / pass" for name in TESTS), "seeds"]
+    return _table(headers, rows) + "\n\nsd: between seeds."
+
+
+@dataclass(frozen=True)
+class Found:
+    """How two methods differ, for avg@n and pass@k."""
+
+    absolute: dict[int, Estimate]
+    relative: dict[int, Estimate]
+    won: dict[int, int]
+    seeds: int
+
+
+def _compare(results: Results, base: str, first: Method, second: Method) -> Found | None:
+    absolute, shares, won, seeds = {}, {}, {}, 0
+    for k in (1, _K):
+        runs = _arrays(results, base, [first, second], k)
+        if not runs:
+            return None
+        absolute[k] = over_seeds_and_problems(runs, difference)
+        shares[k] = over_seeds_and_problems(runs, relative)
+        won[k] = sum(difference([a.mean(axis=1) for a in run]) > 0 for run in runs)
+        seeds = len(runs)
+    return Found(absolute, shares, won, seeds)
+
+
+def _difference_table(comparisons: dict[tuple[str, tuple[str, str, str]], Found]) -> str:
+    rows = []
+    for (base, (_, _, what)), found in comparisons.items():
+        cells = [base, what]
+        for k in (1, _K):
+            cells += [found.absolute[k].signed, found.relative[k].percent, f"{found.won[k]} of {found.seeds}"]
+        rows.append(cells)
+    headers = ["base", "RLoop over", "avg@n", "relative", "seeds won", f"pass@{_K}", "relative", "seeds won"]
+    named = [[base, what.replace("same learning", "vanilla RL, same learning"), *rest] for base, what, *rest in rows]
+    return _table(headers, named)
+
+
+def _verdicts(comparisons: dict[tuple[str, tuple[str, str, str]], Found], pairs: Sequence[tuple[str, str, str]]) -> str:
+    """The aims, and for each base policy whether the figures reach them."""
+    lines = []
+    for (base, pair), found in comparisons.items():
+        avg, most = found.absolute[1], found.absolute[_K]
+        if pair == pairs[0]:
+            for figure, k, aim in (("average", 1, 0.09), (f"pass@{_K}", _K, 0.15)):
+                share, low = found.relative[k].value, found.absolute[k].low
+                reached = share >= aim and low > 0
+                lines.append(
+                    f"- Base {base}, same learning rate: at least {100 * aim:+.0f} % relative in {figure}, the interval "
+                    f"of the difference above zero: **{'reached' if reached else 'not reached'}** "
+                    f"({found.relative[k].percent})."
+                )
+        if pair == pairs[1]:
+            no_worse, ahead = avg.high >= 0, most.low > 0
+            lines.append(
+                f"- Base {base}, against the tuned vanilla run: no worse on the average: "
+                f"**{'reached' if no_worse else 'not reached'}** ({avg.signed}"
+                f"{', which does not exclude a loss' if avg.low < 0 <= avg.high else ''}); ahead in pass@{_K}: "
+                f"**{'reached' if ahead else 'not reached'}** ({most.signed})."
+            )
+    return "\n".join(lines) if lines else "No pair is complete yet."
+
+
+def _cost(results: Results) -> str:
+    rl, rft = [], []
+    for run, found in results.items():
+        if run.learning_rate:
+            for iteration in found["summary"]["iterations"]:
+                rl.append(iteration["seconds"]["rl"])
+                rft.append(iteration["seconds"]["rft"])
+    share = fmean(rft) / fmean(rl)
+    return (
+        f"RFT takes {100 * share:.0f} % of the time of RL exploration ({fmean(rft):.0f} against {fmean(rl):.0f} seconds an "
+        f"iteration, mean over runs): at equal RL steps RLoop costs that much more than vanilla RL. Grading, harvesting "
+        "and filtering take a second or two an iteration. It is shown here and not charged: vanilla RL was not given "
+        "more steps for it, and its best checkpoint, which stands in the tables, says that more steps would not help it."
+    )

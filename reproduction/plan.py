@@ -1,0 +1,113 @@
+"""Which runs the comparison needs, and how one is made: a pipeline run with vanilla RL beside RLoop.
+
+Settings are chosen on the development set with the same number of runs for both methods; then the chosen ones run
+with every seed and on every base policy, and the test sets are read.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from components.shared.stage import read_json, write_json
+
+ROOT = Path(__file__).resolve().parent.parent
+RECIPE = ROOT / "recipes" / "reproduction.yaml"
+BASES = {"A": "recipes/tiny/countdown", "B": "recipes/tiny/countdown-2"}
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The size of the comparison."""
+
+    learning_rates: tuple[float, ...]
+    same_rate: float  # at which both methods are compared in any case
+    tuning_seeds: tuple[int, ...]  # of base policy A, on which the learning rates are chosen
+    seeds: tuple[int, ...]
+    bases: tuple[str, ...]
+    controls: bool  # RL learning rate 0
+    changes: tuple[str, ...] = ()  # recipe keys, for a smaller run
+
+
+FULL = Grid((1e-4, 3e-4, 6e-4), 3e-4, (1, 2), (1, 2, 3, 4, 5), ("A", "B"), controls=True)
+SHORT = Grid(
+    (1e-4, 3e-4), 3e-4, (1,), (1, 2), ("A",), controls=False, changes=("iterations=2", "eval.samples=32", "rl.steps=40")
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One pipeline run: RLoop and vanilla RL from one base policy with one seed and learning rate of RL."""
+
+    base: str
+    seed: int
+    learning_rate: float
+    changes: tuple[str, ...] = field(default=())
+
+    @property
+    def name(self) -> str:
+        """Of the run's results."""
+        return f"{self.base}-seed{self.seed}-lr{self.learning_rate:g}"
+
+    @property
+    def place(self) -> str:
+        """Folder of the run; those of one base policy and seed share it, and the stages that are the same in all."""
+        return f"{self.base}-seed{self.seed}"
+
+    def settings(self) -> list[str]:
+        """What differs from the recipe."""
+        own = [f"base_policy={BASES[self.base]}", f"seed={self.seed}", f"rl.learning_rate={self.learning_rate!r}"]
+        return [*own, *self.changes]
+
+
+def results_of(run: Run, output: Path) -> dict[str, Any] | None:
+    """A finished run's summary and its figures by problem; None where it is still to do."""
+    file = output / "results" / f"{run.name}.json"
+    if not file.is_file():
+        return None
+    results: dict[str, Any] = read_json(file)
+    return results if results["settings"] == run.settings() else None
+
+
+def execute(run: Run, output: Path, threads: int) -> None:
+    """Makes a run and keeps its figures; finished stages of an earlier attempt are found again.
+
+    Args:
+        run: what to run.
+        output: folder of the whole comparison.
+        threads: of torch, so that runs side by side do not wait for each other's cores.
+
+    Raises:
+        RuntimeError: the run failed; names its log.
+    """
+    folder, log = output / "runs" / run.place, output / "logs" / f"{run.name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    arguments = [part for change in run.settings() for part in ("--set", change)]
+    with log.open("w") as screen:
+        done = subprocess.run(
+            [sys.executable, "pipeline.py", "run", "--recipe", str(RECIPE), "--output-dir", str(folder), *arguments],
+            cwd=ROOT,
+            stdout=screen,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+        )
+    if done.returncode:
+        raise RuntimeError(f"the run {run.name} failed; see {log}")
+    summary = read_json(folder / "summary.json")
+    last = f"iteration-{summary['settings']['iterations']}"
+    problems = read_json(folder / "stages" / last / "report" / "results" / "problems.json")
+    write_json(
+        output / "results" / f"{run.name}.json",
+        {"settings": run.settings(), "summary": summary, "problems": problems},
+    )
+    (output / "reports").mkdir(exist_ok=True)
+    shutil.copyfile(folder / "report.html", output / "reports" / f"{run.name}.html")
+
+
+def describe(grid: Grid) -> str:
+    """A grid in one line, for the document."""
+    return json.dumps({"learning rates": grid.learning_rates, "seeds": grid.seeds, "bases": grid.bases})

@@ -1,0 +1,104 @@
+"""Puts the paper's claim to the test: `make reproduce`, or `python -m reproduction.run --short`.
+
+Runs the pipeline with vanilla RL beside RLoop for several learning rates, seeds and base policies, and writes
+docs/reproduction.md. What is finished is kept: the same command again goes on where it was stopped.
+"""
+
+import os
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import click
+
+from reproduction.document import write_document
+from reproduction.plan import FULL, ROOT, SHORT, Run, execute, results_of
+
+CONTROL = ("vanilla=false", "rl.snapshot_every=0")
+
+
+@click.command()
+@click.option("--short", is_flag=True, help="Two learning rates, two seeds, one base policy: about 20 minutes.")
+@click.option("--jobs", type=click.IntRange(1), default=min(2, os.cpu_count() or 1), help="Runs side by side.")
+@click.option("--output", type=click.Path(path_type=Path), help="Folder of the runs; runs/reproduction if left out.")
+@click.option("--document", type=click.Path(path_type=Path), help="File to write; docs/reproduction.md if left out.")
+@click.option("--write-only", is_flag=True, help="Write the document from what is finished, and run nothing.")
+def main(short: bool, jobs: int, output: Path | None, document: Path | None, write_only: bool) -> None:
+    """Compare RLoop with vanilla RL on a tiny policy and write the document."""
+    grid = SHORT if short else FULL
+    name = "reproduction-short" if short else "reproduction"
+    output = output or ROOT / "runs" / name
+    document = document or (output / f"{name}.md" if short else ROOT / "docs" / "reproduction.md")
+    tuning = [Run("A", seed, rate, grid.changes) for seed in grid.tuning_seeds for rate in grid.learning_rates]
+    if not write_only:
+        run_all(tuning, output, jobs)
+    chosen = choose(tuning, output)
+    click.echo(f"chosen on the development set: vanilla RL {chosen['vanilla']:g}, RLoop {chosen['rloop']:g}")
+    rates = sorted({grid.same_rate, *chosen.values()})
+    headline = [Run(base, seed, rate, grid.changes) for base in grid.bases for seed in grid.seeds for rate in rates]
+    controls = [Run("A", seed, 0.0, (*grid.changes, *CONTROL)) for seed in grid.seeds] if grid.controls else []
+    runs = list(dict.fromkeys([*tuning, *headline, *controls]))
+    if not write_only:
+        run_all(runs, output, jobs)
+    results = {run: found for run in runs if (found := results_of(run, output))}
+    write_document(document, grid, chosen, results, len(runs))
+    click.echo(f"wrote {document}, from {len(results)} of {len(runs)} runs")
+
+
+def choose(tuning: Iterable[Run], output: Path) -> dict[str, float]:
+    """For each method the learning rate of the best last policy, by avg@n on the development set."""
+    figures: defaultdict[tuple[str, float], list[float]] = defaultdict(list)
+    for run in tuning:
+        if found := results_of(run, output):
+            for method in ("vanilla", "rloop"):
+                figures[method, run.learning_rate].append(last_on_dev(found, method)["avg"])
+    if not figures:
+        raise click.ClickException("no run is finished yet")
+    means = {key: sum(values) / len(values) for key, values in figures.items()}
+    return {
+        method: max((rate for m, rate in means if m == method), key=lambda rate: means[method, rate])
+        for method in ("vanilla", "rloop")
+    }
+
+
+def last_on_dev(results: dict[str, Any], method: str) -> dict[str, Any]:
+    """The development figures of a method's last policy."""
+    policy = [p for p in results["summary"]["policies"] if p["kind"] == method][-1]
+    return next(e for e in policy["evaluations"] if e["benchmark"] == "dev")
+
+
+def run_all(runs: list[Run], output: Path, jobs: int) -> None:
+    """Makes the runs that are still to do, those of different folders side by side."""
+    places: defaultdict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        if results_of(run, output) is None:
+            places[run.place].append(run)
+    left = sum(map(len, places.values()))
+    click.echo(f"{len(runs) - left} of {len(runs)} runs are there; {left} to do, {jobs} side by side")
+    began = time.monotonic()
+
+    def work(of_place: list[Run]) -> None:
+        nonlocal left
+        for run in of_place:
+            started = time.monotonic()
+            execute(run, output, threads=max(1, (os.cpu_count() or 1) // jobs))
+            left -= 1
+            spent, taken = time.monotonic() - began, time.monotonic() - started
+            click.echo(f"  {run.name:<22} {taken:5.0f} s; {left} left, {spent / 60:.0f} minutes so far")
+
+    with ThreadPoolExecutor(jobs) as pool:
+        for future in [pool.submit(work, of_place) for of_place in places.values()]:
+            try:
+                future.result()
+            except RuntimeError as error:
+                pool.shutdown(cancel_futures=True)
+                click.echo(f"error: {error}", err=True)
+                sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
