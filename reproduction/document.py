@@ -99,8 +99,8 @@ def write_document(path: Path, grid: Grid, chosen: dict[str, float], results: Re
         "## Was the aim reached?",
         _verdicts(comparisons, pairs),
         "## Figures",
-        f"![Average against pass@{_K}]({path.stem}/plane.svg)\n\nEach small dot is a seed, each large one a mean: to the "
-        f"right more right answers, up more problems solved in {_K} tries. Mean of the three test sets, base policy A.",
+        f"![Average against pass@{_K}]({path.stem}/plane.svg)\n\nEach small dot is a seed, each large one a mean: to "
+        f"the right more right answers, up more problems solved in {_K} tries. Mean of the test sets, base policy A.",
         f"![Course of RL]({path.stem}/course.svg)\n\nThe course of RL on base policy A at learning rate {same:g}, mean "
         "over seeds: training reward, the held-out average and pass@16 on the development problems, how alike correct "
         "rollouts of a problem are, and the share of problems that the base policy solves and the policy at that step "
@@ -131,8 +131,8 @@ diversity to lose. What a tiny model shows is a lead, not a proof for large ones
 - **RFT**: from the iteration's initial policy, learning rate {settings["rft"]["learning_rate"]:g},
   {settings["rft"]["epochs"]:g} epochs, on correct and different rollouts of problems with a success rate of at most
   {settings["filter"]["max_success_rate"]:g}, at most {settings["filter"]["max_per_problem"]} a problem.
-- **Problems**: {settings["data"]["train"] and summary["problems"] if "problems" in summary else summary["data"]["problems"]}
-  for training; {problems} for measuring, in splits that share no problem. `test` is of the training problems' kind,
+- **Problems**: {summary["data"]["problems"]} for training; {problems} for measuring, in splits that share
+  no problem. `test` is of the training problems' kind,
   `four` and `large` are of other kinds. Settings are chosen on `dev`; the others are reported.
 - **Samples** a problem: {", ".join(f"{name} {count}" for name, count in n.items())}. avg@n is the share of correct
   samples, pass@{_K} the unbiased estimate.
@@ -167,7 +167,8 @@ def _tuning_table(grid: Grid, results: Results, chosen: dict[str, float]) -> str
         rows.append(cells)
     note = (
         f"avg@n / pass@{_K} on the development set, base policy A, mean over seeds "
-        f"{', '.join(map(str, grid.tuning_seeds))}. Bold: chosen, by avg@n. Both methods had the same runs to choose from."
+        f"{', '.join(map(str, grid.tuning_seeds))}. Bold: chosen, by avg@n. Both methods had the same runs to "
+        "choose from."
     )
     return _table(["learning rate of RL", "vanilla RL", "RLoop"], rows) + "\n\n" + note
 
@@ -257,8 +258,8 @@ def _verdicts(comparisons: dict[tuple[str, tuple[str, str, str]], Found], pairs:
                 share, low = found.relative[k].value, found.absolute[k].low
                 reached = share >= aim and low > 0
                 lines.append(
-                    f"- Base {base}, same learning rate: at least {100 * aim:+.0f} % relative in {figure}, the interval "
-                    f"of the difference above zero: **{'reached' if reached else 'not reached'}** "
+                    f"- Base {base}, same learning rate: at least {100 * aim:+.0f} % relative in {figure}, the "
+                    f"interval of the difference above zero: **{'reached' if reached else 'not reached'}** "
                     f"({found.relative[k].percent})."
                 )
         if pair == pairs[1]:
@@ -281,8 +282,8 @@ def _cost(results: Results) -> str:
                 rft.append(iteration["seconds"]["rft"])
     share = fmean(rft) / fmean(rl)
     return (
-        f"RFT takes {100 * share:.0f} % of the time of RL exploration ({fmean(rft):.0f} against {fmean(rl):.0f} seconds an "
-        f"iteration, mean over runs): at equal RL steps RLoop costs that much more than vanilla RL. Grading, harvesting "
-        "and filtering take a second or two an iteration. It is shown here and not charged: vanilla RL was not given "
-        "more steps for it, and its best checkpoint, which stands in the tables, says that more steps would not help it."
+        f"RFT takes {100 * share:.0f} % of the time of RL exploration ({fmean(rft):.0f} against {fmean(rl):.0f} s "
+        "an iteration, mean over runs): at equal RL steps RLoop costs that much more than vanilla RL. Grading, "
+        "harvesting and filtering take a second or two an iteration. The cost is shown and not charged: vanilla RL was "
+        "given no steps for it. Its best checkpoint stands in the tables, to see whether it could use more of them."
     )

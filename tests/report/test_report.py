@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from components.report.report import report
+from components.report.report import IterationFiles, VanillaFiles, report
 from components.report.settings import ReportSettings
 from components.shared.errors import InputError
 from components.shared.policy import load_model, policy_id, save_policy
@@ -26,6 +26,7 @@ def evaluation(name: str, kind: str, iteration: int, identity: str, avg: float, 
             "truncation_rate": 0.0,
             "mean_tokens": 12.5,
             "distinct_correct": 1.5,
+            "by_problem": {"samples": [8] * 10, "correct": [round(8 * min(1, avg * i / 5)) for i in range(10)]},
         }
 
     return {
@@ -45,7 +46,7 @@ def policies(tmp_path: Path, tiny_policy: Path) -> dict[str, Path]:
 
     folders = {"base": Path(shutil.copytree(tiny_policy, tmp_path / "base"))}
     model = load_model(tiny_policy)
-    for name in ("explored-1", "rloop-1", "explored-2", "rloop-2"):
+    for name in ("explored-1", "rloop-1", "explored-2", "rloop-2", "vanilla-2"):
         with torch.no_grad():
             next(model.parameters()).add_(0.01)
         save_policy(model, tiny_policy, tmp_path / name)
@@ -73,6 +74,7 @@ def run(tmp_path: Path, policies: dict[str, Path]) -> Any:
         rloop: tuple[float, float],
         results: Path,
         best: Path,
+        vanilla: tuple[float, float] | None = None,
         **settings: Any,
     ) -> Path:
         out = tmp_path / f"report-{iteration}"
@@ -82,27 +84,63 @@ def run(tmp_path: Path, policies: dict[str, Path]) -> Any:
             value = base if figures is None else evaluation(name, kind, iteration, policy_id(policies[name]), *figures)
             write_json(tmp_path / f"{name}.json", value)
             files.append(tmp_path / f"{name}.json")
-        steps = [{"step": i, "reward": 0.1 * i, "entropy": 0.5} for i in range(4)]
+        steps = [{"step": i, "reward": 0.1 * i, "entropy": 0.5, "grad_norm": None} for i in range(4)]
         gates = [{"gate": "not_correct", "because": "wrong", "dropped": 7, "left": 3}]
-        write_json(tmp_path / "log.json", {"steps": steps, "seed": 1, "settings": {"steps": 4}})
-        write_json(tmp_path / "harvest.json", {"trajectories": 10})
+        write_json(tmp_path / "log.json", {"steps": steps, "seed": 1, "settings": {"steps": 4}, "seconds": 8.0})
+        alike = [{"step": 1, "within_step": 0.5, "between_steps": None}]
+        write_json(tmp_path / "harvest.json", {"trajectories": 10, "problems": 4, "similarity_by_step": alike})
         write_json(
             tmp_path / "filter.json",
-            {"trajectories": 10, "experts": 3, "problems": 2, "funnel": gates, "settings": {"max_per_problem": 8}},
+            {
+                "trajectories": 10,
+                "experts": 3,
+                "problems": 2,
+                "funnel": gates,
+                "settings": {"max_per_problem": 8},
+                "experts_by_step": [{"step": 2, "experts": 3}],
+                "experts_by_success_rate": [0, 3, 0, 0, 0, 0, 0, 0, 0, 0],
+            },
         )
-        write_json(tmp_path / "rft.json", {"updates": [{"update": 0, "loss": 0.3}], "settings": {"epochs": 3}})
+        write_json(
+            tmp_path / "rft.json", {"updates": [{"update": 0, "loss": 0.3}], "settings": {"epochs": 3}, "seconds": 2.0}
+        )
+        points = [
+            {"step": step, "evaluations": evaluation("x", "explored", 1, "x", avg, 0.9)["evaluations"][:1]}
+            for step, avg in ((0, 0.3), (4, 0.5))
+        ]
+        write_json(tmp_path / "curve.json", {"points": points})
+        beside = None
+        if vanilla and iteration == 1:
+            beside = VanillaFiles()
+        elif vanilla:
+            value = evaluation("v", "vanilla", iteration, policy_id(policies[f"vanilla-{iteration}"]), *vanilla)
+            write_json(tmp_path / "vanilla.json", value)
+            write_json(
+                tmp_path / "vanilla-log.json",
+                {"steps": [{**row, "step": row["step"] + 4} for row in steps], "seconds": 8.0},
+            )
+            write_json(tmp_path / "vanilla-curve.json", {"points": [{**points[1], "step": 8}]})
+            beside = VanillaFiles(
+                policy=policies[f"vanilla-{iteration}"],
+                evaluation=tmp_path / "vanilla.json",
+                exploration=tmp_path / "vanilla-log.json",
+                harvesting=tmp_path / "harvest.json",
+                curve=tmp_path / "vanilla-curve.json",
+            )
         report(
             ReportSettings.check(settings, "report"),
             iteration=iteration,
             previous_results=results,
-            previous_policy=best,
-            explored_policy=policies[f"explored-{iteration}"],
-            rloop_policy=policies[f"rloop-{iteration}"],
             evaluations=files,
-            exploration_log=tmp_path / "log.json",
-            harvesting_report=tmp_path / "harvest.json",
-            filtering_report=tmp_path / "filter.json",
-            rft_log=tmp_path / "rft.json",
+            policies=[best, policies[f"explored-{iteration}"], policies[f"rloop-{iteration}"]],
+            iteration_files=IterationFiles(
+                exploration=tmp_path / "log.json",
+                harvesting=tmp_path / "harvest.json",
+                filtering=tmp_path / "filter.json",
+                rft=tmp_path / "rft.json",
+                curve=tmp_path / "curve.json",
+            ),
+            vanilla=beside,
             results_out=out / "results",
             page_out=out / "page.html",
             policy_out=out / "policy",
@@ -143,12 +181,38 @@ def test_chooses_by_the_validation_benchmark_and_figure_asked_for(
         run(1, (0.7, 0.7), (0.6, 0.8), tmp_path / "data.json", policies["base"], validation="tset")
 
 
+def test_vanilla_rl_stands_beside_rloop_and_the_first_segment_is_the_exploration(
+    run: Any, tmp_path: Path, policies: dict[str, Path]
+) -> None:
+    first = run(1, (0.4, 0.7), (0.6, 0.9), tmp_path / "data.json", policies["base"], vanilla=(0.0, 0.0))
+    summary = json.loads((first / "results" / "summary.json").read_text())
+    assert [p["name"] for p in summary["policies"]] == ["base", "explored-1", "rloop-1", "vanilla-1"]
+    assert summary["policies"][3]["evaluations"] == summary["policies"][1]["evaluations"]
+    second = run(2, (0.5, 0.6), (0.55, 0.95), first / "results", first / "policy", vanilla=(0.7, 0.4))
+    summary = json.loads((second / "results" / "summary.json").read_text())
+    assert [p["name"] for p in summary["policies"]][4:] == ["explored-2", "rloop-2", "vanilla-2"]
+    assert summary["chosen_policy"] == "vanilla-2", "the best is the best, whatever made it"
+    assert policy_id(second / "policy") == policy_id(policies["vanilla-2"])
+    pairs = {(c["first"], c["second"]) for c in summary["comparisons"]}
+    assert pairs == {("rloop-2", "base"), ("rloop-2", "explored-2"), ("rloop-2", "vanilla-2")}
+    against = next(c for c in summary["comparisons"] if c["second"] == "vanilla-2" and c["benchmark"] == "dev")
+    counts = json.loads((second / "results" / "problems.json").read_text())
+    ours, theirs = (sum(counts[name]["dev"]["correct"]) / 80 for name in ("rloop-2", "vanilla-2"))
+    assert against["difference"] == pytest.approx(ours - theirs) and against["interval"][1] < 0
+    assert [run["run"] for run in summary["forgetting"]["on_the_way"]] == [
+        "RL of iteration 1", "RL of iteration 2", "vanilla RL",
+    ]  # fmt: skip
+    assert summary["forgetting"]["on_the_way"][2]["steps"] == [0, 4, 8]
+    page = (second / "page.html").read_text()
+    assert "vanilla-2" in page and "Take vanilla-2" in page
+
+
 def test_the_page_is_self_contained_and_escapes_what_it_shows(
     run: Any, tmp_path: Path, policies: dict[str, Path]
 ) -> None:
     out = run(1, (0.4, 0.7), (0.6, 0.9), tmp_path / "data.json", policies["base"])
     page = (out / "page.html").read_text()
-    assert page.count("<svg") == 2
+    assert page.count("<svg") == 7
     for foreign in ("<script", "<link", "<img", "src=", "@import", "url(http"):
         assert foreign not in page
     assert "tiny&lt;script&gt;" in page
