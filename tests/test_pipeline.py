@@ -194,3 +194,35 @@ def test_stages_are_rooms() -> None:
             if isinstance(node, ast.Import | ast.ImportFrom):
                 names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
                 assert not heavy & {name.split(".")[0] for name in names}, f"{file} imports {names} at its top"
+
+
+def test_vanilla_rl_goes_on_from_the_first_iterations_exploration(tmp_path: Path) -> None:
+    specification = documents(compiled(tmp_path, 3, "--with-vanilla-rl", "--set", "rl.snapshot_every=10"))[0]
+    json_format.ParseDict(specification, pipeline_spec_pb2.PipelineSpec())
+    root = specification["root"]["dag"]["tasks"]
+    inner = [
+        specification["components"][root[name]["componentRef"]["name"]]["dag"]["tasks"]
+        for name in ("iteration", "iteration-2", "iteration-3")
+    ]
+    assert set(inner[0]) == STAGE_TASKS | {"curve-explored"}, "its exploration is vanilla RL's beginning"
+    vanilla = {"vanilla-rl", "vanilla-harvesting", "evaluation-vanilla", "curve-vanilla"}
+    assert set(inner[1]) == set(inner[2]) == STAGE_TASKS | {"curve-explored"} | vanilla
+    for tasks in inner:
+        assert (
+            tasks["rl-exploration"]["inputs"]["parameters"]["keep_training_state"]["runtimeValue"]["constant"] is True
+        )
+    prolonged = inner[1]["vanilla-rl"]["inputs"]
+    assert prolonged["artifacts"]["earlier_state"] == {"componentInputArtifact": "vanilla_state"}
+    assert prolonged["artifacts"]["policy"] == {"componentInputArtifact": "base_policy"}
+    assert prolonged["parameters"]["segment"] == {"componentInputParameter": "iteration"}
+    assert prolonged["parameters"]["iteration"]["runtimeValue"]["constant"] == 1  # the same order of problems
+    for name, before in (("iteration-2", "iteration"), ("iteration-3", "iteration-2")):
+        state = root[name]["inputs"]["artifacts"]["vanilla_state"]["taskOutputArtifact"]
+        assert state == {"outputArtifactKey": "vanilla_state", "producerTask": before}
+    assert "vanilla_state" not in root["iteration"]["inputs"]["artifacts"]
+
+
+def test_rft_can_start_from_the_explored_policy_to_see_what_that_costs(tmp_path: Path) -> None:
+    specification = documents(compiled(tmp_path, 1, "--set", "rft_from=explored"))[0]
+    policy = specification["components"]["comp-iteration"]["dag"]["tasks"]["rft"]["inputs"]["artifacts"]["policy"]
+    assert policy["taskOutputArtifact"] == {"outputArtifactKey": "explored_policy", "producerTask": "rl-exploration"}

@@ -5,12 +5,14 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from components.evaluation.curve import evaluate_curve
 from components.evaluation.evaluate import evaluate
 from components.evaluation.settings import EvaluationSettings
 from components.shared import countdown
 from components.shared.errors import InputError
 from components.shared.grading import GradingSettings
 from components.shared.pass_at_k import pass_at_k
+from components.shared.policy import load_model, policy_id, save_weights, snapshot_name
 from components.shared.schema import BENCHMARK_ORDER, PROBLEMS, SAMPLES, write_table
 from components.shared.stage import write_json
 
@@ -55,11 +57,11 @@ def benchmarks(tmp_path: Path) -> Path:
     return folder
 
 
-def run(policy: Path, benchmarks: Path, out: Path, **changes: Any) -> dict[str, Any]:
+def run(policy: Path, folder: Path, out: Path, **changes: Any) -> dict[str, Any]:
     values = {"samples": 8, "pass_at": [1, 4, 8], "max_completion_tokens": 30}
     evaluate(
         policy,
-        benchmarks,
+        folder,
         EvaluationSettings.check(values | changes, "eval"),
         GradingSettings(),
         name="base",
@@ -112,3 +114,71 @@ def test_a_cut_completion_is_wrong_and_counted(tiny_policy: Path, benchmarks: Pa
 def test_a_completion_longer_than_the_context_is_an_error(tiny_policy: Path, benchmarks: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="more than the model's context of 2048"):
         run(tiny_policy, benchmarks, tmp_path / "out", max_completion_tokens=2048)
+
+
+def test_a_benchmark_may_have_settings_of_its_own() -> None:
+    values = {
+        "samples": 8,
+        "pass_at": [8],
+        "temperature": 0.5,
+        "benchmarks": {"aime": {"samples": 64, "pass_at": [32]}},
+    }
+    settings = EvaluationSettings.check(values, "eval")
+    assert (settings.of("math").samples, settings.of("math").pass_at) == (8, [1, 8])
+    assert (settings.of("aime").samples, settings.of("aime").pass_at) == (64, [1, 32])
+    assert settings.of("aime").temperature == 0.5
+    with pytest.raises(InputError, match=r"eval.benchmarks.aime: .*pass@64, but eval.samples is 8"):
+        EvaluationSettings.check({"samples": 8, "pass_at": [8], "benchmarks": {"aime": {"pass_at": [64]}}}, "eval")
+    curve = EvaluationSettings.check(values | {"curve_samples": 4}, "eval").of_curve("aime")
+    assert (curve.samples, curve.pass_at) == (4, [1, 4])
+
+
+@pytest.mark.slow
+def test_each_benchmark_is_sampled_by_its_own_settings(tiny_policy: Path, benchmarks: Path, tmp_path: Path) -> None:
+    own = {"alpha": {"samples": 4, "pass_at": [2], "max_completion_tokens": 2}}
+    evaluation = run(tiny_policy, benchmarks, tmp_path / "out", benchmarks=own)
+    zeta, alpha = evaluation["evaluations"]
+    assert (zeta["n"], alpha["n"]) == (8, 4) and list(alpha["pass_at_k"]) == ["1", "2"]
+    assert alpha["truncation_rate"] == 1.0 > zeta["truncation_rate"]
+    assert alpha["by_problem"] == {"samples": [4] * 6, "correct": [0] * 6}
+    assert sum(zeta["by_problem"]["correct"]) / 48 == pytest.approx(zeta["avg"])
+
+
+@pytest.mark.slow
+def test_policies_on_the_way_are_measured_as_the_policies_they_are(
+    tiny_policy: Path, benchmarks: Path, tmp_path: Path
+) -> None:
+    import torch
+
+    model = load_model(tiny_policy)
+    for step in (2, 4):
+        with torch.no_grad():
+            next(model.parameters()).mul_(0.98)
+        save_weights(model, tmp_path / "snapshots" / snapshot_name(step))
+    settings = {"samples": 8, "pass_at": [8], "max_completion_tokens": 30, "curve_samples": 8, "curve_problems": 5}
+
+    def curve(with_initial: bool, **changes: Any) -> list[Any]:
+        evaluate_curve(
+            tiny_policy,
+            tmp_path / "snapshots",
+            benchmarks,
+            EvaluationSettings.check(settings | changes, "eval"),
+            GradingSettings(),
+            kind="explored",
+            iteration=1,
+            seed=1,
+            with_initial=with_initial,
+            curve_out=tmp_path / "curve.json",
+            page_out=tmp_path / "curve.html",
+        )
+        points: list[Any] = json.loads((tmp_path / "curve.json").read_text())["points"]
+        return points
+
+    points = curve(True, curve_benchmarks=["alpha", "zeta"])
+    assert [point["step"] for point in points] == [0, 2, 4]
+    assert points[0]["policy_id"] == policy_id(tiny_policy) and len({point["policy_id"] for point in points}) == 3
+    assert [e["benchmark"] for e in points[0]["evaluations"]] == ["alpha", "zeta"]
+    assert len(points[0]["evaluations"][0]["by_problem"]["correct"]) == 5
+    assert curve(False) == [{**point, "evaluations": point["evaluations"][1:]} for point in points[1:]]
+    with pytest.raises(InputError, match="'alpah' is no benchmark. Did you mean 'alpha'"):
+        curve(True, curve_benchmarks=["alpah"])
