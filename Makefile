@@ -8,7 +8,7 @@ IMAGE_OPTIONS = $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(VARIANT),--varia
 READY := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow test-docker fuzz bench lint format compile images push lock docs base-policy clean
+.PHONY: help run test test-slow test-docker fuzz bench reproduce reproduce-short lint format compile images push lock docs base-policy clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -33,6 +33,12 @@ bench: $(READY) ## Time stages, grader and transfers beside the plain libraries 
 	@$(BIN)/python bench/grading.py
 	@$(BIN)/python bench/transfers.py
 
+reproduce: $(READY) ## Compare RLoop with vanilla RL over seeds and write docs/reproduction.md (2 hours)
+	@$(BIN)/python -m reproduction.run
+
+reproduce-short: $(READY) ## The same with fewer seeds and learning rates (20 minutes), into runs/reproduction-short
+	@$(BIN)/python -m reproduction.run --short
+
 lint: $(READY) ## Check style, format and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
@@ -54,8 +60,9 @@ lock: $(READY) ## Pin the images' packages anew, after a change of pyproject.tom
 docs: $(READY) ## Write docs/parameters.md from where the keys are defined
 	@$(BIN)/python docs/make_parameters.py
 
-base-policy: $(READY) ## Make the tiny base policies anew (15 minutes); they are committed
+base-policy: $(READY) ## Make the tiny base policies anew (20 minutes); they are committed
 	@$(BIN)/python recipes/tiny/make_base_policy.py countdown
+	@$(BIN)/python recipes/tiny/make_base_policy.py countdown --seed 2 --output recipes/tiny/countdown-2
 	@$(BIN)/python recipes/tiny/make_base_policy.py arithmetic
 
 clean: ## Remove the environment, the runs and the caches

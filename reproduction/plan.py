@@ -4,7 +4,6 @@ Settings are chosen on the development set with the same number of runs for both
 with every seed and on every base policy, and the test sets are read.
 """
 
-import json
 import os
 import shutil
 import subprocess
@@ -106,8 +105,3 @@ def execute(run: Run, output: Path, threads: int) -> None:
     )
     (output / "reports").mkdir(exist_ok=True)
     shutil.copyfile(folder / "report.html", output / "reports" / f"{run.name}.html")
-
-
-def describe(grid: Grid) -> str:
-    """A grid in one line, for the document."""
-    return json.dumps({"learning rates": grid.learning_rates, "seeds": grid.seeds, "bases": grid.bases})

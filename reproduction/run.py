@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from reproduction.document import write_document
-from reproduction.plan import FULL, ROOT, SHORT, Run, execute, results_of
+from reproduction.plan import FULL, ROOT, SHORT, Grid, Run, execute, results_of
 
 CONTROL = ("vanilla=false", "rl.snapshot_every=0")
 
@@ -33,6 +33,19 @@ def main(short: bool, jobs: int, output: Path | None, document: Path | None, wri
     name = "reproduction-short" if short else "reproduction"
     output = output or ROOT / "runs" / name
     document = document or (output / f"{name}.md" if short else ROOT / "docs" / "reproduction.md")
+    reproduce(grid, output, document, jobs, write_only)
+
+
+def reproduce(grid: Grid, output: Path, document: Path, jobs: int, write_only: bool = False) -> None:
+    """Chooses settings on the development set, makes the runs with them, and writes the document.
+
+    Args:
+        grid: the size of the comparison.
+        output: folder of the runs.
+        document: file to write.
+        jobs: runs side by side.
+        write_only: run nothing, and write of what is finished.
+    """
     tuning = [Run("A", seed, rate, grid.changes) for seed in grid.tuning_seeds for rate in grid.learning_rates]
     if not write_only:
         run_all(tuning, output, jobs)
