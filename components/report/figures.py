@@ -214,6 +214,8 @@ def diversity_figure(summary: dict[str, Any], benchmarks: list[str]) -> str:
             axis.plot(at, [row[name] for row in rows], color=COLOURS[kind], alpha=0.2, linewidth=1)
             axis.plot(at, _moving_average([row[name] for row in rows]), color=COLOURS[kind])
             axis.set_xlabel("RL step over all iterations")
+    if not between.lines:
+        between.text(0.5, 0.5, "no problem came twice", transform=between.transAxes, ha="center", fontsize=9)
     within.set_ylabel("similarity within a step")
     between.set_ylabel("similarity to the step before")
     policies = summary["policies"]

@@ -158,7 +158,7 @@ def _cost_table(iterations: list[dict[str, Any]]) -> str:
         rl, rft = it["seconds"]["rl"], it["seconds"]["rft"]
         if rl and rft:
             share = f"{100 * rft / rl:.0f} %"
-            rows.append([it["iteration"], len(it["exploration"]), rl, len(it["rft"]), rft, share])
+            rows.append([it["iteration"], len(it["exploration"]), round(rl), len(it["rft"]), round(rft), share])
     headers = ["iteration", "RL steps", "seconds of RL", "RFT updates", "seconds of RFT", "RFT of RL"]
     return page.table(headers, rows) + page.note(
         "What RFT costs on top of RL. Vanilla RL beside RLoop has as many RL steps and no RFT."

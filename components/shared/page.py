@@ -23,7 +23,8 @@ thead th { border-bottom: 2px solid #8a94a6; } tr.chosen td { background: #e9f5e
 summary { cursor: pointer; color: #465064; margin: .6rem 0; }
 figure { margin: .6rem 0; } svg { max-width: 100%; height: auto; }
 code, pre { font: .85rem/1.4 ui-monospace, monospace; } pre { background: #f4f6f9; padding: .8rem; overflow-x: auto; }
-@media print { body { margin: 0; max-width: none; } h2, figure { break-inside: avoid; } }
+@media (max-width: 40rem) { figure svg { min-width: 36rem; max-width: none; } }
+@media print { figure svg { min-width: 0; max-width: 100%; } body { margin: 0; max-width: none; } h2, figure { break-inside: avoid; } }
 """
 
 
@@ -106,7 +107,8 @@ def figure(drawing: "Figure", caption: str) -> str:
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "rloop", "font.family": "sans-serif"}):
         drawing.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
     svg = buffer.getvalue()
-    return f'<figure>{svg[svg.index("<svg") :]}<figcaption class="note">{escape(caption)}</figcaption></figure>'
+    drawn = svg[svg.index("<svg") :]
+    return f'<figure><div class="scroll">{drawn}</div><figcaption class="note">{escape(caption)}</figcaption></figure>'
 
 
 def new_figure(width: float = 8.0, height: float = 3.2, rows: int = 1, columns: int = 1) -> tuple["Figure", list[Any]]:
