@@ -1,25 +1,31 @@
 """What the stages cost beside the plain libraries: `make bench`.
 
 Exploration against a bare TRL script with the same settings and the scorer called in the process; evaluation
-against a bare `generate` loop over the same prompts. The two sides run in turn, each in a process of its own;
+against a bare `generate` loop over the same prompts; exploration that saves its progress to an S3 server at every
+step against one that saves none. The two sides run in turn, each in a process of its own;
 the ratio of their medians is what to look at, since machines differ and drift.
 """
 
+import contextlib
 import json
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
 from components.shared import countdown
+from components.shared.checkpoints import NOWHERE, CheckpointSettings
 from components.shared.grading import GradingSettings
 from components.shared.schema import BENCHMARK_ORDER, PROBLEMS, write_table
 from components.shared.stage import write_json
+from launch.s3_server import S3Server
 
 ROOT = Path(__file__).resolve().parent.parent
 POLICY = ROOT / "recipes" / "tiny" / "countdown"
@@ -46,7 +52,7 @@ def write_problems(path: Path, count: int, split: str) -> None:
     )
 
 
-def stage_exploration(work: Path) -> None:
+def stage_exploration(work: Path, checkpointing: CheckpointSettings = NOWHERE) -> None:
     """Our stage, everything recorded."""
     from components.rl_exploration.explore import explore
     from components.rl_exploration.settings import ExplorationSettings
@@ -64,7 +70,29 @@ def stage_exploration(work: Path) -> None:
         page_out=work / "page.html",
         snapshots_out=work / "snapshots",
         state_out=work / "state",
+        checkpointing=checkpointing,
     )
+
+
+def stage_saving(work: Path) -> None:
+    """The same, with every shard and, as often as the laptop's recipe asks, a checkpoint sent to an S3 server."""
+    minutes = CheckpointSettings().minutes
+    stage_exploration(work, CheckpointSettings(uri="s3://bench/progress", minutes=minutes))
+
+
+def plain_saving(work: Path) -> None:
+    """The same without progress."""
+    stage_exploration(work)
+
+
+def plain_saving_each_step(work: Path) -> None:
+    """The same without progress."""
+    stage_exploration(work)
+
+
+def stage_saving_each_step(work: Path) -> None:
+    """The same, with a checkpoint at each step."""
+    stage_exploration(work, CheckpointSettings(uri="s3://bench/progress", minutes=0))
 
 
 def plain_exploration(work: Path) -> None:
@@ -150,7 +178,31 @@ def plain_evaluation(work: Path) -> None:
         tokenizer.batch_decode(out, skip_special_tokens=True)
 
 
-SIDES = {f.__name__: f for f in (stage_exploration, plain_exploration, stage_evaluation, plain_evaluation)}
+SIDES = {
+    f.__name__: f
+    for f in (
+        stage_exploration,
+        plain_exploration,
+        stage_evaluation,
+        plain_evaluation,
+        stage_saving,
+        plain_saving,
+        stage_saving_each_step,
+        plain_saving_each_step,
+    )
+}
+
+
+@contextlib.contextmanager
+def server_for(name: str, folder: Path) -> Iterator[dict[str, str]]:
+    """The environment of an S3 server, where both sides have one running beside them."""
+    if not name.startswith("saving"):
+        yield {}
+        return
+    server = S3Server(folder / "s3", "bench")
+    server.start()
+    yield server.environment
+    server.stop()
 
 
 @click.command()
@@ -162,11 +214,11 @@ def main(side: str | None, work: Path | None, runs: int) -> None:
     if side and work:
         SIDES[side](work)
         return
-    for name in ("exploration", "evaluation"):
+    for name in ("exploration", "evaluation", "saving", "saving_each_step"):
         seconds: dict[str, list[float]] = {"stage": [], "plain": []}
         for _ in range(runs):
             for kind in seconds:
-                with tempfile.TemporaryDirectory() as folder:
+                with tempfile.TemporaryDirectory() as folder, server_for(name, Path(folder)) as environment:
                     write_problems(Path(folder) / "problems" / "problems.parquet", 256, "train")
                     write_problems(Path(folder) / "benchmarks" / "dev.parquet", 150, "dev")
                     write_json(Path(folder) / "benchmarks" / BENCHMARK_ORDER, ["dev"])
@@ -175,6 +227,7 @@ def main(side: str | None, work: Path | None, runs: int) -> None:
                         [sys.executable, __file__, "--side", f"{kind}_{name}", "--work", folder],
                         check=True,
                         capture_output=True,
+                        env={**os.environ, **environment},
                     )
                     seconds[kind].append(time.monotonic() - began)
         medians = {kind: round(statistics.median(values), 2) for kind, values in seconds.items()}

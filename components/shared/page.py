@@ -24,7 +24,8 @@ summary { cursor: pointer; color: #465064; margin: .6rem 0; }
 figure { margin: .6rem 0; } svg { max-width: 100%; height: auto; }
 code, pre { font: .85rem/1.4 ui-monospace, monospace; } pre { background: #f4f6f9; padding: .8rem; overflow-x: auto; }
 @media (max-width: 40rem) { figure svg { min-width: 36rem; max-width: none; } }
-@media print { figure svg { min-width: 0; max-width: 100%; } body { margin: 0; max-width: none; } h2, figure { break-inside: avoid; } }
+@media print { figure svg { min-width: 0; max-width: 100%; } }
+@media print { body { margin: 0; max-width: none; } h2, figure { break-inside: avoid; } }
 """
 
 
