@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LAPTOP = str(ROOT / "recipes" / "laptop.yaml")
 STAGE_TASKS = {
     "rl-exploration",
+    "curve-explored",
     "rollout-harvesting",
     "verification-filtering",
     "rft",
@@ -197,16 +198,16 @@ def test_stages_are_rooms() -> None:
 
 
 def test_vanilla_rl_goes_on_from_the_first_iterations_exploration(tmp_path: Path) -> None:
-    specification = documents(compiled(tmp_path, 3, "--with-vanilla-rl", "--set", "rl.snapshot_every=10"))[0]
+    specification = documents(compiled(tmp_path, 3, "--with-vanilla-rl"))[0]
     json_format.ParseDict(specification, pipeline_spec_pb2.PipelineSpec())
     root = specification["root"]["dag"]["tasks"]
     inner = [
         specification["components"][root[name]["componentRef"]["name"]]["dag"]["tasks"]
         for name in ("iteration", "iteration-2", "iteration-3")
     ]
-    assert set(inner[0]) == STAGE_TASKS | {"curve-explored"}, "its exploration is vanilla RL's beginning"
+    assert set(inner[0]) == STAGE_TASKS, "its exploration is vanilla RL's beginning"
     vanilla = {"vanilla-rl", "vanilla-harvesting", "evaluation-vanilla", "curve-vanilla"}
-    assert set(inner[1]) == set(inner[2]) == STAGE_TASKS | {"curve-explored"} | vanilla
+    assert set(inner[1]) == set(inner[2]) == STAGE_TASKS | vanilla
     for tasks in inner:
         assert (
             tasks["rl-exploration"]["inputs"]["parameters"]["keep_training_state"]["runtimeValue"]["constant"] is True

@@ -20,6 +20,7 @@ REDUCED = [
     "rl.steps=6",
     "rl.prompts_per_step=8",
     "rl.group_size=8",
+    "rl.snapshot_every=0",
     "filter.max_success_rate=1.0",
     "rft.epochs=1",
     "eval.samples=4",
