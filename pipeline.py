@@ -39,6 +39,7 @@ from components.shared.stage import disk_problem
 from components.verification_filtering.component import verification_filtering
 from launch.cluster import PIPELINE_NAME
 from launch.cluster_commands import cancel, retry, schedule, status, submit
+from launch.compare import compare
 from launch.grade import grade
 from launch.images import STAGES, VARIANTS, image, require_images
 from launch.local import run_locally
@@ -610,7 +611,7 @@ def run_command(
     sys.exit(run_locally(recipe, recipe_path, output_dir, until, compile_pipeline, runner, store))
 
 
-for command in (submit, schedule, retry, status, cancel, grade):
+for command in (submit, schedule, retry, status, cancel, grade, compare):
     main.add_command(command)
 
 if __name__ == "__main__":

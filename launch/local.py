@@ -253,6 +253,7 @@ def _publish(last_report: dict[str, Any], output_dir: Path) -> None:
     for source, name in (
         (Path(last_report["page"].path), "report.html"),
         (Path(last_report["results"].path) / "summary.json", "summary.json"),
+        (Path(last_report["results"].path) / "problems.json", "problems.json"),
     ):
         temporary = output_dir / f".{name}.tmp"
         shutil.copyfile(source, temporary)

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from components.shared.stage import whole_file
+from launch.seeds import Estimate, average, difference, over_seeds_and_problems, relative, values
 from reproduction.figures import draw_course, draw_plane
 from reproduction.plan import RECIPE, ROOT, Grid, Run
-from reproduction.statistics import Estimate, average, difference, over_seeds_and_problems, relative, values
 
 TESTS = ("test", "four", "large")
 _K = 32

@@ -9,8 +9,8 @@ from components.report.analysis import lost, vanilla_curve, vanilla_steps
 from components.report.figures import COLOURS
 from components.shared import page
 from components.shared.stage import whole_file
+from launch.seeds import values
 from reproduction.plan import Run
-from reproduction.statistics import values
 
 if TYPE_CHECKING:
     from reproduction.document import Method

@@ -97,8 +97,7 @@ def execute(run: Run, output: Path, threads: int) -> None:
     if done.returncode:
         raise RuntimeError(f"the run {run.name} failed; see {log}")
     summary = read_json(folder / "summary.json")
-    last = f"iteration-{summary['settings']['iterations']}"
-    problems = read_json(folder / "stages" / last / "report" / "results" / "problems.json")
+    problems = read_json(folder / "problems.json")
     write_json(
         output / "results" / f"{run.name}.json",
         {"settings": run.settings(), "summary": summary, "problems": problems},

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from components.shared.stage import write_json
+from launch.seeds import average, difference, over_seeds_and_problems, relative, values
 from reproduction.plan import Grid, Run, results_of
 from reproduction.run import choose, reproduce
-from reproduction.statistics import average, difference, over_seeds_and_problems, relative, values
 
 
 def test_figures_by_hand() -> None:

@@ -1,4 +1,4 @@
-"""Figures over seeds and problems: means, and intervals that take both into account."""
+"""Figures over runs with different seeds: means, and intervals that take seeds and problems into account."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

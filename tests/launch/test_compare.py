@@ -1,0 +1,58 @@
+"""Runs with different seeds side by side."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from components.shared.stage import write_json
+from pipeline import main
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> Any:
+    def make(name: str, seed: int, correct: dict[str, list[int]], problems: int = 4) -> str:
+        evaluations = [{"benchmark": b, "n": 4, "pass_at_k": {"1": 0, "4": 0}} for b in ("dev", "test")]
+        write_json(
+            tmp_path / name / "summary.json",
+            {
+                "chosen_by": {"benchmark": "dev"},
+                "policies": [{"name": "base", "evaluations": evaluations}],
+                "settings": {"seed": seed},
+            },
+        )
+        counts = {
+            policy: {b: {"samples": [4] * problems, "correct": numbers[:problems]} for b in ("dev", "test")}
+            for policy, numbers in correct.items()
+        }
+        write_json(tmp_path / name / "problems.json", counts)
+        return str(tmp_path / name)
+
+    return make
+
+
+def test_means_spread_and_differences(make_run: Any) -> None:
+    one = make_run("one", 1, {"base": [0, 0, 2, 2], "rloop-1": [2, 2, 4, 4], "vanilla-1": [4, 4, 0, 0]})
+    two = make_run(
+        "two", 2, {"base": [0, 0, 0, 4], "rloop-1": [4, 4, 4, 4], "vanilla-1": [4, 4, 0, 0], "rloop-2": [0] * 4}
+    )
+    result = CliRunner().invoke(main, ["compare", one, two])
+    assert result.exit_code == 0, result.output
+    text = " ".join(result.output.split())
+    assert "2 runs, seeds 1, 2" in text
+    assert "0.875" in text and "±0.177" in text, "the mean of .75 and 1, and their standard deviation"
+    assert "rloop-2" not in text, "one of the runs has no second iteration"
+    assert "rloop-1 over base avg@n +0.625 [" in text and "better in 2 of 2 runs" in text
+    assert "rloop-1 over vanilla-1 avg@n +0.375 [" in text and "mean of test; 95 %" in text
+
+
+def test_runs_that_cannot_be_compared(make_run: Any, tmp_path: Path) -> None:
+    one = make_run("one", 1, {"base": [0] * 4, "rloop-1": [1] * 4})
+    other = make_run("other", 2, {"base": [0] * 3, "rloop-1": [1] * 3}, problems=3)
+    result = CliRunner().invoke(main, ["compare", one, other])
+    assert result.exit_code == 2 and "have other benchmarks" in result.output
+    result = CliRunner().invoke(main, ["compare", one, str(tmp_path / "none")])
+    assert (
+        result.exit_code == 2 and "has no summary.json: expected the output folder of a finished run" in result.output
+    )
