@@ -165,8 +165,9 @@ def _estimates(model: ModelSize, context: int, size: RunSize) -> dict[str, float
     training = training_bytes(model, size.forward_completions, tokens, size.gradient_checkpointing)
     sampling = generation_bytes(model, size.completions, tokens)
     rollouts = rollout_bytes(size.steps, size.completions, size.max_completion_tokens)
-    # The launcher copies a stage's inputs to the pod's disk and its outputs from there: two policies and the rollouts.
-    disk = 2 * model.parameters * 4 + rollouts
+    # The launcher copies a stage's inputs to the pod's disk and its outputs from there: the rollouts, two policies, and
+    # those kept on the way.
+    disk = (2 + size.snapshots) * model.parameters * 4 + rollouts
     names = ("rl_training_gib", "rl_sampling_gib", "rollouts_gib", "training_pod_disk_gib")
     return dict(zip(names, (bytes_ / GIB for bytes_ in (training, sampling, rollouts, disk)), strict=True))
 

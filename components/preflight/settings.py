@@ -17,11 +17,17 @@ class RunSize(Settings):
     prompts_per_update: int | None = Field(None, description="rl.prompts_per_update")
     max_completion_tokens: int = Field(ge=1, description="rl.max_completion_tokens")
     gradient_checkpointing: bool = Field(False, description="rl.gradient_checkpointing")
+    snapshot_every: int = Field(0, ge=0, description="rl.snapshot_every")
 
     @property
     def completions(self) -> int:
         """Completions of one RL step, sampled at once."""
         return self.prompts_per_step * self.group_size
+
+    @property
+    def snapshots(self) -> int:
+        """Policies that an iteration's exploration keeps on the way."""
+        return self.steps // self.snapshot_every if self.snapshot_every else 0
 
     @property
     def forward_completions(self) -> int:

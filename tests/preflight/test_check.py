@@ -37,6 +37,12 @@ def test_in_order(check: Any, tmp_path: Path) -> None:
     assert version in page and "countdown://train?count=3: readable" in page
 
 
+def test_policies_kept_on_the_way_take_disk(check: Any, tiny_policy: Path) -> None:
+    none, kept = (check(steps=40, snapshot_every=every)[1]["training_pod_disk_gib"] for every in (0, 10))
+    weights = sum(file.stat().st_size for file in tiny_policy.glob("*.safetensors"))
+    assert kept - none == pytest.approx(4 * weights / 2**30, rel=0.01)
+
+
 def test_the_version_follows_what_the_sources_hold(check: Any, tmp_path: Path) -> None:
     file = tmp_path / "a.jsonl"
 
