@@ -53,6 +53,7 @@ def comparison_figure(comparisons: list[dict[str, Any]]) -> str:
     """Differences of the last RLoop policy to the others, with intervals."""
     benchmarks = list(dict.fromkeys(c["benchmark"] for c in comparisons))
     others = list(dict.fromkeys(c["second"] for c in comparisons))
+    first_of_kind = {other.split("-")[0]: other for other in reversed(others)}
     kinds = ("avg", "pass")
     drawing, axes = page.new_figure(9, 0.6 + 0.42 * len(benchmarks) * max(1, len(others) / 2), columns=2)
     for axis, kind in zip(axes, kinds, strict=True):
@@ -62,16 +63,15 @@ def comparison_figure(comparisons: list[dict[str, Any]]) -> str:
             y = [benchmarks.index(c["benchmark"]) + 0.8 * (offset + 0.5) / len(others) - 0.4 for c in rows]
             low = [c["difference"] - c["interval"][0] for c in rows]
             high = [c["interval"][1] - c["difference"] for c in rows]
-            colour = COLOURS[other.split("-")[0]]
+            kind_of_other = other.split("-")[0]
             axis.errorbar(
                 [c["difference"] for c in rows],
                 y,
                 xerr=[low, high],
                 fmt="o",
                 markersize=4,
-                color=colour,
-                # Two policies of one kind, such as the last and the best of vanilla RL.
-                alpha=1.0 if other in (next(o for o in others if COLOURS[o.split("-")[0]] == colour),) else 0.45,
+                color=COLOURS[kind_of_other],
+                alpha=1.0 if other == first_of_kind[kind_of_other] else 0.45,  # the last and the best of vanilla RL
                 label=f"over {other}",
             )
         axis.axvline(0, color="#1c2330", linewidth=0.8)
