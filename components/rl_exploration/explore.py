@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from components.rl_exploration.recorder import RolloutRecorder, shard_name
+from components.rl_exploration.recorder import CORRECT, RolloutRecorder, shard_name
 from components.rl_exploration.settings import ExplorationSettings
 from components.shared import page
 from components.shared.checkpoints import NOWHERE, Checkpoints, CheckpointSettings
@@ -34,7 +34,7 @@ from components.shared.stage import Progress, note, read_json, result, whole_fol
 
 # What a step's log holds, under which name TRL logs it, and what the figure says of it.
 STEP_FIGURES = {
-    "reward": ("reward", "mean reward (share correct)"),
+    "reward": (CORRECT, "mean reward (share correct)"),
     "entropy": ("entropy", "entropy of the policy, nats a token"),
     "zero_spread": ("frac_reward_zero_std", "share of groups without spread"),
     "truncated": ("completions/clipped_ratio", "share of completions cut"),
@@ -127,8 +127,8 @@ def explore(
         """Prints a progress line after each RL step, and saves what was reached when it is time."""
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-            if logs and "reward" in logs:
-                progress.advance(1, f"reward {float(logs['reward']):.3f}, entropy {float(logs['entropy']):.2f}")
+            if logs and CORRECT in logs:
+                progress.advance(1, f"reward {float(logs[CORRECT]):.3f}, entropy {float(logs['entropy']):.2f}")
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             step, within = divmod(state.global_step, settings.updates_per_step)
@@ -179,6 +179,7 @@ def explore(
             eos_ids=eos_token_ids(policy),
             updates_per_step=settings.updates_per_step,
             max_completion_tokens=settings.max_completion_tokens,
+            overlong_tokens=settings.overlong_tokens,
             patience=min(settings.patience, settings.steps),  # a short run must not pass for one that learnt
             recorded=checkpoints.add,
         )

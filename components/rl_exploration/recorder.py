@@ -13,6 +13,7 @@ from components.shared.errors import InputError
 from components.shared.grading import Grader, GradingRow
 from components.shared.schema import ROLLOUTS, write_table
 
+CORRECT = "share_correct"  # the name under which TRL logs it
 _STATE = ("recorded", "correct", "_all_truncated", "_no_spread")
 
 
@@ -21,8 +22,21 @@ def shard_name(step: int, rank: int) -> str:
     return f"step-{step:06d}-rank-{rank:04d}.parquet"
 
 
+def overlong_penalty(tokens: int, most: int, window: int) -> float:
+    """DAPO's soft overlong punishment (Yu et al. 2025, arXiv 2503.14476, equation 13), 0 to -1.
+
+    Args:
+        tokens: of the completion.
+        most: tokens that a completion may have.
+        window: tokens before that over which the penalty grows; 0 for none at all.
+    """
+    return -max(0.0, (tokens - (most - window)) / window) if window else 0.0
+
+
 class RolloutRecorder:
     """Judges completions, records them, and gives TRL their rewards.
+
+    What is recorded as the reward is whether a completion is correct; TRL's has the penalty for long ones too.
 
     Args:
         folder: where the shards go.
@@ -32,7 +46,8 @@ class RolloutRecorder:
         policy_id: of the policy the iteration started from.
         eos_ids: token ids that end a completion.
         updates_per_step: optimiser updates on one step's samples.
-        max_completion_tokens: for messages.
+        max_completion_tokens: of a completion.
+        overlong_tokens: before that, over which the penalty on a completion grows; 0 for none.
         patience: steps in a row without anything to learn from after which to stop.
         recorded: called with each shard when it is in place.
     """
@@ -51,11 +66,13 @@ class RolloutRecorder:
         updates_per_step: int,
         max_completion_tokens: int,
         patience: int,
+        overlong_tokens: int = 0,
         recorded: Callable[[Path], None] = lambda _: None,
     ) -> None:
         self._folder, self._grader = Path(folder), grader
         self._iteration, self.rank, self._policy_id, self._eos_ids = iteration, rank, policy_id, eos_ids
         self._updates_per_step, self._max_tokens, self._patience = updates_per_step, max_completion_tokens, patience
+        self._overlong_tokens = overlong_tokens
         self._all_truncated = self._no_spread = 0
         self._shard_recorded = recorded
         self._timed_out_before = 0
@@ -72,9 +89,10 @@ class RolloutRecorder:
         answer: Sequence[str],
         verifier: Sequence[str],
         trainer_state: Any,
+        log_metric: Callable[[str, float], None],
         **_: Any,
     ) -> list[float | None]:
-        """Rewards of one generation batch: 1 for correct, 0 for wrong or cut, None for not scorable.
+        """Rewards of one generation batch: 1 for correct, 0 for wrong or cut, less the penalty; None: not scorable.
 
         The lists are parallel, a prompt's completions one after the other. `question` is the user's message.
 
@@ -115,8 +133,14 @@ class RolloutRecorder:
         self._shard_recorded(shard)
         self.recorded += len(texts)
         self.correct += sum(verdict is True for verdict in verdicts)
-        self._check_signal(problem_id, rewards, finished)
-        return rewards
+        scorable = [verdict for verdict in verdicts if verdict is not None]
+        log_metric(CORRECT, sum(scorable) / max(1, len(scorable)))
+        shaped = [
+            None if reward is None else reward + overlong_penalty(len(ids), self._max_tokens, self._overlong_tokens)
+            for reward, ids in zip(rewards, completion_ids, strict=True)
+        ]
+        self._check_signal(problem_id, shaped, finished, any(scorable))
+        return shaped
 
     def state(self) -> dict[str, int]:
         """What a checkpoint has to keep of the recorder."""
@@ -133,7 +157,9 @@ class RolloutRecorder:
         """Answers that took too long or too much memory to judge, earlier attempts included."""
         return self._timed_out_before + self._grader.timed_out
 
-    def _check_signal(self, problem_ids: Sequence[str], rewards: list[float | None], finished: list[bool]) -> None:
+    def _check_signal(
+        self, problem_ids: Sequence[str], rewards: list[float | None], finished: list[bool], solved: bool
+    ) -> None:
         spread: dict[str, set[float]] = {}
         for identity, reward in zip(problem_ids, rewards, strict=True):
             if reward is not None:
@@ -147,7 +173,7 @@ class RolloutRecorder:
                 f"the base policy ends its answers with an EOS token (its template and generation config)"
             )
         if self._no_spread >= self._patience:
-            always = "wrong" if not any(rewards) else "right"
+            always = "right" if solved else "wrong"
             remedy = (
                 "choose easier problems or a stronger base policy, raise rl.group_size, or check that the verifier "
                 "understands the policy's answers"

@@ -35,6 +35,12 @@ class ExplorationSettings(Settings):
     clip_high: float = Field(0.28, gt=0, description="Upper clip range: DAPO's clip-higher.")
     kl_coefficient: float = Field(0.0, ge=0, description="Weight of the KL penalty to the initial policy; 0: none.")
     mask_truncated: bool = Field(False, description="Leave cut completions out of the loss: DAPO's overlong filtering.")
+    overlong_tokens: int = Field(
+        0,
+        ge=0,
+        description="Tokens before max_completion_tokens over which a penalty on the reward rises from 0 to 1: DAPO's "
+        "soft overlong punishment; 0: none.",
+    )
     warmup_steps: int = Field(10, ge=0, description="Updates over which the learning rate rises from 0.")
     weight_decay: float = Field(0.1, ge=0, description="Of AdamW.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are scaled down to this norm.")
@@ -60,6 +66,11 @@ class ExplorationSettings(Settings):
             raise ValueError(
                 f"rl.completions_per_forward ({self.forward_completions}) must divide an update's "
                 f"{self.update_prompts * self.group_size} completions (rl.prompts_per_update x rl.group_size)"
+            )
+        if self.overlong_tokens > self.max_completion_tokens:
+            raise ValueError(
+                f"rl.overlong_tokens ({self.overlong_tokens}) must be at most rl.max_completion_tokens "
+                f"({self.max_completion_tokens})"
             )
         return self
 

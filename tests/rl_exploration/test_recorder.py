@@ -20,7 +20,7 @@ EOS = 1
 
 @pytest.fixture
 def make(tmp_path: Path, grader: Grader) -> Any:
-    def build(rank: int = 0, patience: int = 3, updates_per_step: int = 1) -> RolloutRecorder:
+    def build(rank: int = 0, patience: int = 3, updates_per_step: int = 1, overlong: int = 0) -> RolloutRecorder:
         return RolloutRecorder(
             tmp_path,
             grader,
@@ -30,6 +30,7 @@ def make(tmp_path: Path, grader: Grader) -> Any:
             eos_ids={EOS},
             updates_per_step=updates_per_step,
             max_completion_tokens=40,
+            overlong_tokens=overlong,
             patience=patience,
         )
 
@@ -54,7 +55,7 @@ def call(
         "verifier": ["countdown"] * n,
         "trainer_state": SimpleNamespace(global_step=global_step),
         "log_extra": None,
-        "log_metric": None,
+        "log_metric": lambda name, value: None,
     }
     return recorder(**(arguments | changes))
 
@@ -161,3 +162,16 @@ def test_one_useful_step_starts_the_count_again(make: Any) -> None:
 def test_settings_that_cannot_work(values: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         ExplorationSettings.check({"steps": 1} | values, "rl")
+
+
+def test_long_completions_are_worth_less_to_trl_and_recorded_as_what_they_are(make: Any, tmp_path: Path) -> None:
+    recorder, logged = make(overlong=20), {}
+    lengths = (20, 21, 30, 40)
+    ids = [[5] * (n - 1) + [EOS] for n in lengths]
+    rewards = call(recorder, [RIGHT, RIGHT, WRONG, RIGHT], ids=ids, log_metric=logged.__setitem__)
+    assert rewards == pytest.approx([1.0, 0.95, -0.5, 0.0])
+    (shard,) = tmp_path.glob("*.parquet")
+    assert pq.read_table(shard)["reward"].to_pylist() == [1.0, 1.0, 0.0, 1.0]
+    assert logged == {"share_correct": 0.75}
+    with pytest.raises(InputError, match="must be at most rl.max_completion_tokens"):
+        ExplorationSettings.check({"steps": 1, "max_completion_tokens": 10, "overlong_tokens": 11}, "rl")
