@@ -15,7 +15,7 @@ import pytest
 
 from components.shared.policy import check_policy
 from launch import images
-from tests.end_to_end.test_laptop import REDUCED, stages_that_ran
+from tests.end_to_end.test_laptop import REDUCED, stages_that_ran, start
 
 pytestmark = pytest.mark.docker
 ROOT = Path(__file__).resolve().parents[2]
@@ -159,9 +159,7 @@ def test_a_second_run_is_all_cached(finished: tuple[Path, str]) -> None:
 @pytest.mark.parametrize("stop", ["kill", "interrupt"])
 def test_a_stopped_stage_ends_the_run_and_the_next_goes_on(built: dict[str, str], tmp_path: Path, stop: str) -> None:
     output = tmp_path / "run"
-    process = subprocess.Popen(
-        command(output, "--iterations", "1"), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    process = start(command(output, "--iterations", "1"))
     try:
         running: list[str] = []
         deadline = time.monotonic() + 300

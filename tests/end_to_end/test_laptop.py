@@ -42,6 +42,18 @@ def run(output: Path, *more: str, status: int = 0) -> str:
     return done.stdout
 
 
+def start(arguments: list[str]) -> subprocess.Popen[str]:
+    """A run that answers to Ctrl-C, also where these tests run in the background, which ignores it."""
+    return subprocess.Popen(
+        arguments,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
 def stages_that_ran(text: str) -> list[str]:
     lines = [line for line in text.splitlines() if line.startswith("[")]
     return [line.split("] ", 1)[1].split("  ")[0] for line in lines if " cached " not in line]
@@ -157,7 +169,7 @@ def find_stage_process(run_process: int, function: str) -> int | None:
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
 def test_a_run_that_is_stopped_in_rft_goes_on_from_there(tmp_path: Path, stop: signal.Signals) -> None:
     output = tmp_path / "run"
-    process = subprocess.Popen(command(output), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = start(command(output))
     rft: int | None = None
     try:
         marker = output / "stages" / "iteration-2" / "verification-filtering"
