@@ -160,9 +160,11 @@ def _tuning_table(grid: Grid, results: Results, chosen: dict[str, float]) -> str
                 if run.base == "A" and run.learning_rate == rate and run.seed in grid.tuning_seeds
                 for p in [[p for p in r["summary"]["policies"] if p["kind"] == method][-1]]
             ]
-            text = (
-                f"{fmean(e['avg'] for e in found):.3f} / {fmean(list(e['pass_at_k'].values())[-1] for e in found):.3f}"
-            )
+            if not found:
+                cells.append("to do")
+                continue
+            averages, most = [e["avg"] for e in found], [list(e["pass_at_k"].values())[-1] for e in found]
+            text = f"{fmean(averages):.3f} / {fmean(most):.3f}"
             cells.append(f"**{text}**" if chosen[method] == rate else text)
         rows.append(cells)
     note = (
