@@ -16,6 +16,7 @@ def main(stage: str, work: Path, out: Path, uri: str) -> None:
         from components.rl_exploration.settings import ExplorationSettings
 
         values = {"steps": 60, "learning_rate": 3e-4, "prompts_per_step": 8, "group_size": 8, "prompts_per_update": 4}
+        values["snapshot_every"] = 15
         explore(
             POLICY,
             work / "problems",
