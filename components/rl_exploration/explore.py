@@ -26,6 +26,7 @@ from components.shared.policy import (
     policy_id,
     save_policy,
     save_weights,
+    snapshot_files,
     snapshot_name,
     training_precision,
 )
@@ -241,7 +242,9 @@ def explore(
     if not all(torch.isfinite(parameter).all() for parameter in model.parameters()):
         raise InputError("the explored policy's weights are not finite; lower rl.learning_rate")
     save_policy(model, policy, policy_out)
-    Path(state_out).mkdir(parents=True, exist_ok=True)
+    # An object store knows no empty folders, so that both have something in them in any case.
+    write_json(Path(snapshots_out) / "steps.json", list(snapshot_files(snapshots_out)))
+    write_json(Path(state_out) / "kept.json", keep_state)
     steps = [row for row in _steps(trainer.state.log_history, settings.updates_per_step) if row["step"] >= first]
     write_json(
         log_out,

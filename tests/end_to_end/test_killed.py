@@ -121,7 +121,7 @@ def test_exploration_killed_twenty_times_is_the_same_bit_for_bit(tmp_path: Path,
     assert rows(got / "rollouts", "sampled_at") == rows(expected / "rollouts", "sampled_at")
     assert weights(got) == weights(expected)
     kept = [{file.name: file.read_bytes() for file in (out / "snapshots").iterdir()} for out in (got, expected)]
-    assert kept[0] == kept[1] and len(kept[0]) == 4, "policies kept on the way are there whatever was killed"
+    assert kept[0] == kept[1] and len(kept[0]) == 5, "policies kept on the way are there whatever was killed"
     assert log(got) == log(expected)
     assert any(item.name.endswith("finished.json") for item in open_store(uri).list())
 
