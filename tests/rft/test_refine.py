@@ -83,8 +83,8 @@ def test_the_policy_still_ends_its_answers(tiny_policy: Path, experts: Path, tmp
     from components.shared.sampling import Sampler
 
     out = run(tiny_policy, experts, tmp_path / "out")
-    sampler = Sampler(out / "policy", max_tokens=40, temperature=1.0, top_p=1.0, batch_size=64)
-    (completions,) = sampler.sample(["Use 3 7 2 to make 13.", "Use 1 2 3 to make 6."], 16, seed=0)
+    prompts = ["Use 3 7 2 to make 13.", "Use 1 2 3 to make 6."]
+    (completions,) = Sampler(out / "policy", batch_size=64).sample(prompts, 16, seed=0, max_tokens=40)
     assert sum(c.finish_reason == "stop" for c in completions) >= 30
 
 

@@ -155,3 +155,13 @@ def test_an_empty_set_names_the_gate_that_left_out_most(
 def test_a_trajectory_of_an_unknown_problem_is_an_error(run: Any, trajectory: Any) -> None:
     with pytest.raises(InputError, match="problem z is not among the training problems"):
         run([trajectory("z", SOLUTIONS[0])])
+
+
+def test_the_filter_can_be_taken_apart_to_see_what_each_gate_is_worth(run: Any, trajectory: Any) -> None:
+    rows = [trajectory("a", text, 0.9) for text in SOLUTIONS] + [trajectory("b", SOLUTIONS[0], 0.25) for _ in range(3)]
+    assert run(rows)["figures"]["experts"] == 1  # a is too easy, b's are the same
+    assert run(rows, max_success_rate=1.0, max_per_problem=2)["figures"]["experts"] == 3
+    assert run(rows, max_success_rate=1.0, max_per_problem=0)["figures"]["experts"] == 7, "no limit"
+    everything = run(rows, max_success_rate=1.0, max_per_problem=0, drop_duplicates=False)
+    assert everything["figures"]["experts"] == 9
+    assert everything["report"]["experts_by_success_rate"] == [0, 0, 3, 0, 0, 0, 0, 0, 0, 6]
