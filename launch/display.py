@@ -68,7 +68,7 @@ class Display:
         self._close_live()
         took = " cached" if cached else f"{time.monotonic() - self._began:6.1f} s"
         self._console.print(
-            f"[{self._number:>2}/{self._total}] {_title(path):<36} {took:>9}  {result}",
+            f"[{self._number:>2}/{self._total}] {_title(path):<41} {took:>9}  {result}",
             markup=False,
             soft_wrap=True,
         )
@@ -77,7 +77,7 @@ class Display:
         """The stage ended with an error."""
         self._close_live()
         took = f"{time.monotonic() - self._began:6.1f} s"
-        self._console.print(f"[{self._number:>2}/{self._total}] {_title(path):<36} {took:>9}  FAILED", markup=False)
+        self._console.print(f"[{self._number:>2}/{self._total}] {_title(path):<41} {took:>9}  FAILED", markup=False)
 
     def stopped(self, stage: str) -> None:
         """`--until` is reached."""

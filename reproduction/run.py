@@ -23,7 +23,7 @@ CONTROL = ("vanilla=false", "rl.snapshot_every=0")
 
 @click.command()
 @click.option("--short", is_flag=True, help="Two learning rates, two seeds, one base policy: about 20 minutes.")
-@click.option("--jobs", type=click.IntRange(1), default=min(2, os.cpu_count() or 1), help="Runs side by side.")
+@click.option("--jobs", type=click.IntRange(1), default=1, help="Runs side by side; on two cores one is the fastest.")
 @click.option("--output", type=click.Path(path_type=Path), help="Folder of the runs; runs/reproduction if left out.")
 @click.option("--document", type=click.Path(path_type=Path), help="File to write; docs/reproduction.md if left out.")
 @click.option("--write-only", is_flag=True, help="Write the document from what is finished, and run nothing.")
