@@ -108,8 +108,8 @@ def run_all(runs: list[Run], output: Path, jobs: int) -> None:
             try:
                 future.result()
             except RuntimeError as error:
+                click.echo(f"error: {error}; runs under way are finished first", err=True)
                 pool.shutdown(cancel_futures=True)
-                click.echo(f"error: {error}", err=True)
                 sys.exit(1)
 
 
