@@ -265,12 +265,11 @@ def _verdicts(comparisons: dict[tuple[str, tuple[str, str, str]], Found], pairs:
                     f"({found.relative[k].percent})."
                 )
         if pair == pairs[1]:
-            no_worse, ahead = avg.high >= 0, most.low > 0
+            no_worse = "reached" if avg.value >= 0 else "open" if avg.high >= 0 else "not reached"
             lines.append(
-                f"- Base {base}, against the tuned vanilla run: no worse on the average: "
-                f"**{'reached' if no_worse else 'not reached'}** ({avg.signed}"
-                f"{', which does not exclude a loss' if avg.low < 0 <= avg.high else ''}); ahead in pass@{_K}: "
-                f"**{'reached' if ahead else 'not reached'}** ({most.signed})."
+                f"- Base {base}, against the tuned vanilla run: no worse on the average: **{no_worse}** ({avg.signed}"
+                f"{': these seeds and problems cannot tell' if avg.low < 0 <= avg.high else ''}); ahead in pass@{_K}: "
+                f"**{'reached' if most.low > 0 else 'not reached'}** ({most.signed})."
             )
     return "\n".join(lines) if lines else "No pair is complete yet."
 
