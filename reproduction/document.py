@@ -11,7 +11,7 @@ import numpy as np
 from components.shared.stage import whole_file
 from launch.seeds import Estimate, average, difference, over_seeds_and_problems, relative, values
 from reproduction.figures import draw_course, draw_plane
-from reproduction.plan import RECIPE, ROOT, Grid, Run
+from reproduction.plan import RECIPE, ROOT, Grid, Run, last_on_dev
 
 TESTS = ("test", "four", "large")
 _K = 32
@@ -155,10 +155,9 @@ def _tuning_table(grid: Grid, results: Results, chosen: dict[str, float]) -> str
         cells: list[str] = [f"{rate:g}"]
         for method in ("vanilla", "rloop"):
             found = [
-                next(e for e in p["evaluations"] if e["benchmark"] == "dev")
+                last_on_dev(r, method)
                 for run, r in results.items()
                 if run.base == "A" and run.learning_rate == rate and run.seed in grid.tuning_seeds
-                for p in [[p for p in r["summary"]["policies"] if p["kind"] == method][-1]]
             ]
             if not found:
                 cells.append("to do")

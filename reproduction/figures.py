@@ -6,7 +6,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from components.report.analysis import lost, vanilla_curve, vanilla_steps
-from components.report.figures import COLOURS
+from components.report.figures import COLOURS, moving_average
 from components.shared import page
 from components.shared.stage import whole_file
 from launch.seeds import values
@@ -70,7 +70,7 @@ def draw_course(path: Path, results: Results, rate: float) -> None:
         steps = sorted(by_step)
         means = [fmean(by_step[step]) for step in steps]
         if panel in (0, 3):  # noisy: a moving average over eight steps
-            means = [fmean(means[max(0, i - 7) : i + 1]) for i in range(len(means))]
+            means = moving_average(means)
         axes[panel].plot(steps, means, color=COLOURS[kind], marker="" if panel in (0, 3) else "o", markersize=3)
     titles = (
         "training reward",

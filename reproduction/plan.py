@@ -104,3 +104,9 @@ def execute(run: Run, output: Path, threads: int) -> None:
     )
     (output / "reports").mkdir(exist_ok=True)
     shutil.copyfile(folder / "report.html", output / "reports" / f"{run.name}.html")
+
+
+def last_on_dev(results: dict[str, Any], method: str) -> dict[str, Any]:
+    """The development figures of a method's last policy."""
+    policy = [p for p in results["summary"]["policies"] if p["kind"] == method][-1]
+    return next(e for e in policy["evaluations"] if e["benchmark"] == "dev")

@@ -11,12 +11,11 @@ from collections import defaultdict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import click
 
 from reproduction.document import write_document
-from reproduction.plan import FULL, ROOT, SHORT, Grid, Run, execute, results_of
+from reproduction.plan import FULL, ROOT, SHORT, Grid, Run, execute, last_on_dev, results_of
 
 CONTROL = ("vanilla=false", "rl.snapshot_every=0")
 
@@ -76,12 +75,6 @@ def choose(tuning: Iterable[Run], output: Path) -> dict[str, float]:
         method: max((rate for m, rate in means if m == method), key=lambda rate: means[method, rate])
         for method in ("vanilla", "rloop")
     }
-
-
-def last_on_dev(results: dict[str, Any], method: str) -> dict[str, Any]:
-    """The development figures of a method's last policy."""
-    policy = [p for p in results["summary"]["policies"] if p["kind"] == method][-1]
-    return next(e for e in policy["evaluations"] if e["benchmark"] == "dev")
 
 
 def run_all(runs: list[Run], output: Path, jobs: int) -> None:

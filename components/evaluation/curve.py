@@ -1,16 +1,17 @@
 """The curve over RL steps: the policies that exploration kept on the way, each measured on a few problems."""
 
 import tempfile
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from components.evaluation.evaluate import ProblemTally, judged_batches, summarise
+from components.evaluation.evaluate import ProblemTally, check_prompts, judged_samples, summarise
 from components.evaluation.settings import EvaluationSettings
 from components.shared import page
 from components.shared.checkpoints import NOWHERE, Checkpoints, CheckpointSettings
 from components.shared.errors import InputError, nearest
 from components.shared.grading import Grader, GradingSettings
-from components.shared.policy import check_room, policy_id, snapshot_files, with_weights
+from components.shared.policy import policy_id, snapshot_files, with_weights
 from components.shared.sampling import Sampler
 from components.shared.schema import BENCHMARK_ORDER, read_rows
 from components.shared.stage import Progress, note, read_json, result, write_json
@@ -54,17 +55,14 @@ def evaluate_curve(
         InputError: eval.curve_benchmarks names what is no benchmark.
     """
     known = read_json(Path(benchmarks) / BENCHMARK_ORDER)
-    problems = {}
+    problems: dict[str, list[dict[str, Any]]] = {}
     for benchmark in settings.curve_benchmarks or known[:1]:
         if benchmark not in known:
             raise InputError(f"eval.curve_benchmarks: {benchmark!r} is no benchmark.{nearest(benchmark, known)}")
-        rows = list(
-            read_rows(Path(benchmarks) / f"{benchmark}.parquet", ["problem_id", "prompt", "answer", "verifier"])
-        )
-        problems[benchmark] = rows[: settings.curve_problems]
+        stored = read_rows(Path(benchmarks) / f"{benchmark}.parquet", ["problem_id", "prompt", "answer", "verifier"])
+        problems[benchmark] = list(islice(stored, settings.curve_problems))
     own = {benchmark: settings.of_curve(benchmark) for benchmark in problems}
-    for benchmark, rows in problems.items():
-        check_room(policy, (row["prompt"] for row in rows), own[benchmark].max_completion_tokens, "eval")
+    check_prompts(policy, problems, own)
 
     kept_policies: dict[int, Path | None] = {0: None} if with_initial else {}
     kept_policies |= snapshot_files(snapshots)
@@ -89,11 +87,10 @@ def evaluate_curve(
             for benchmark, rows in problems.items():
                 tallies = {row["problem_id"]: ProblemTally() for row in rows}
                 name, limits = f"step-{step:06d}-{benchmark}", own[benchmark]
-                for shard in judged_batches(sampler, name, rows, limits, seed, grader, judged, kept, progress):
-                    if shard.name not in kept:
-                        checkpoints.add(shard)
-                    for sample in read_rows(shard):
-                        tallies[sample["problem_id"]].add(sample)
+                for sample in judged_samples(
+                    sampler, name, benchmark, rows, limits, seed, grader, judged, checkpoints, progress
+                ):
+                    tallies[sample["problem_id"]].add(sample)
                 figures.append(summarise(benchmark, list(tallies.values()), limits, seed))
             points.append({"step": step, "policy_id": policy_id(folder), "evaluations": figures})
     curve = {"kind": kind, "iteration": iteration, "points": points}

@@ -83,8 +83,7 @@ def evaluate(
         for benchmark in read_json(Path(benchmarks) / BENCHMARK_ORDER)
     }
     own = {benchmark: settings.of(benchmark) for benchmark in problems}
-    for benchmark, rows in problems.items():
-        check_room(policy, (row["prompt"] for row in rows), own[benchmark].max_completion_tokens, "eval")
+    check_prompts(policy, problems, own)
     samples = sum(len(rows) * own[benchmark].samples for benchmark, rows in problems.items())
     progress = Progress(samples, f"samples of {name}")
     sampler = Sampler(policy, batch_size=settings.sequences_per_batch)
@@ -103,13 +102,12 @@ def evaluate(
             note(f"goes on with {len(kept)} batches of an earlier attempt")
         for benchmark, rows in problems.items():
             tallies = {row["problem_id"]: ProblemTally() for row in rows}
-            for shard in judged_batches(sampler, benchmark, rows, own[benchmark], seed, grader, judged, kept, progress):
-                if shard.name not in kept:
-                    checkpoints.add(shard)
-                for sample in read_rows(shard):
-                    tallies[sample["problem_id"]].add(sample)
-                    reasons[sample["reason"]] += 1
-                    writer.write(sample)
+            for sample in judged_samples(
+                sampler, benchmark, benchmark, rows, own[benchmark], seed, grader, judged, checkpoints, progress
+            ):
+                tallies[sample["problem_id"]].add(sample)
+                reasons[sample["reason"]] += 1
+                writer.write(sample)
             evaluations.append(summarise(benchmark, list(tallies.values()), own[benchmark], seed))
     evaluation = {
         "name": name,
@@ -137,38 +135,48 @@ def _in_words(e: dict[str, Any]) -> str:
     return f"{e['benchmark']} {e['avg']:.3f}/{list(e['pass_at_k'].values())[-1]:.3f}"
 
 
-def judged_batches(
+def check_prompts(
+    policy: str | Path, problems: dict[str, list[dict[str, Any]]], own: dict[str, EvaluationSettings]
+) -> None:
+    """Checks that every prompt of every benchmark leaves room for a completion; raises InputError."""
+    for limit in {settings.max_completion_tokens for settings in own.values()}:
+        of_limit = [rows for name, rows in problems.items() if own[name].max_completion_tokens == limit]
+        check_room(policy, (row["prompt"] for rows in of_limit for row in rows), limit, "eval")
+
+
+def judged_samples(
     sampler: Sampler,
+    name: str,
     benchmark: str,
     problems: list[dict[str, Any]],
     settings: EvaluationSettings,
     seed: int,
     grader: Grader,
     folder: Path,
-    kept: list[str],
+    checkpoints: Checkpoints,
     progress: Progress,
-) -> Iterator[Path]:
-    """The batches of a benchmark's judged samples, each as a file; those that an earlier attempt left come first.
+) -> Iterator[dict[str, Any]]:
+    """A benchmark's judged samples, batch by batch; those that an earlier attempt left come first.
 
     Args:
         sampler: of the policy.
-        benchmark: its name, with which the files' names begin.
+        name: with which the batches' files begin.
+        benchmark: its name.
         problems: rows of the Problems table.
         settings: that hold for the benchmark.
         seed: of the sampling.
         grader: judges the samples.
-        folder: where the files go.
-        kept: names of those that are there already.
+        folder: where the batches go; holds those of an earlier attempt.
+        checkpoints: gets each new batch.
         progress: counts the samples.
     """
     number = 0
-    while (shard := folder / f"{benchmark}-{number:06d}.parquet").name in kept:
+    while (shard := folder / f"{name}-{number:06d}.parquet").exists():
         progress.advance(count_rows(shard))
-        yield shard
+        yield from read_rows(shard)
         number += 1
-    prompts = [problem["prompt"] for problem in problems]
     for batch in sampler.sample(
-        prompts,
+        [problem["prompt"] for problem in problems],
         settings.samples,
         seed,
         max_tokens=settings.max_completion_tokens,
@@ -177,9 +185,10 @@ def judged_batches(
         progress=progress,
         skip=number,
     ):
-        shard = folder / f"{benchmark}-{number:06d}.parquet"
+        shard = folder / f"{name}-{number:06d}.parquet"
         write_table(shard, SAMPLES, _judged(batch, benchmark, problems, grader))
-        yield shard
+        checkpoints.add(shard)
+        yield from read_rows(shard)
         number += 1
 
 

@@ -86,7 +86,8 @@ def comparison_figure(comparisons: list[dict[str, Any]]) -> str:
     )
 
 
-def _moving_average(values: list[float]) -> list[float]:
+def moving_average(values: list[float]) -> list[float]:
+    """The mean over the last steps, up to eight."""
     return [sum(values[max(0, i + 1 - _WINDOW) : i + 1]) / min(i + 1, _WINDOW) for i in range(len(values))]
 
 
@@ -129,7 +130,7 @@ def _plot_steps(axis: Any, at: list[int], steps: list[dict[str, Any]], name: str
     if known:
         xs, values = zip(*known, strict=True)
         axis.plot(xs, values, color=COLOURS[kind], alpha=0.2, linewidth=1)
-        axis.plot(xs, _moving_average(list(values)), color=COLOURS[kind])
+        axis.plot(xs, moving_average(list(values)), color=COLOURS[kind])
 
 
 def curve_figure(summary: dict[str, Any]) -> str:
@@ -143,9 +144,8 @@ def curve_figure(summary: dict[str, Any]) -> str:
         runs.append(("vanilla", 0, vanilla_curve(iterations), vanilla_steps(iterations)))
     for kind, start, points, steps in runs:
         at = [start + point["step"] for point in points]
-        xs, rewards = [row["step"] for row in steps], _moving_average([row["reward"] for row in steps])
-        offset = start if kind == "explored" else 0
-        axes[0].plot([offset + x for x in xs], rewards, color=COLOURS[kind])
+        xs, rewards = [row["step"] for row in steps], moving_average([row["reward"] for row in steps])
+        axes[0].plot([start + x for x in xs], rewards, color=COLOURS[kind])
         for index in range(len(first["evaluations"])):
             style = {"color": COLOURS[kind], "marker": "o", "markersize": 3, "linestyle": ("-", "--", ":")[index % 3]}
             series = [point["evaluations"][index] for point in points]
@@ -212,7 +212,7 @@ def diversity_figure(summary: dict[str, Any], benchmarks: list[str]) -> str:
             rows = [row for row in harvesting["similarity_by_step"] if row[name] is not None]
             at = [start + row["step"] for row in rows]
             axis.plot(at, [row[name] for row in rows], color=COLOURS[kind], alpha=0.2, linewidth=1)
-            axis.plot(at, _moving_average([row[name] for row in rows]), color=COLOURS[kind])
+            axis.plot(at, moving_average([row[name] for row in rows]), color=COLOURS[kind])
             axis.set_xlabel("RL step over all iterations")
     if not between.lines:
         between.text(0.5, 0.5, "no problem came twice", transform=between.transAxes, ha="center", fontsize=9)

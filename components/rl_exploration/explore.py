@@ -184,10 +184,9 @@ def explore(
             patience=min(settings.patience, settings.steps),  # a short run must not pass for one that learnt
             recorded=checkpoints.add,
         )
-        resume = Path(work) / "resume" if state is None else Path(state)
-        updates_done = checkpoints.restore(Path(work) / "resume")
+        resume = Path(work) / "resume"
+        updates_done = checkpoints.restore(resume)
         if updates_done is not None:
-            resume = Path(work) / "resume"
             done = updates_done // settings.updates_per_step
             # Shards of later steps are of a course that ends here: those steps are sampled again.
             checkpoints.restore_shards(rollouts_out, [shard_name(s, recorder.rank) for s in range(first, done)])
@@ -196,6 +195,7 @@ def explore(
             progress.resume(done - first)
             note(f"goes on after step {done - first} of {settings.steps}, with {recorder.recorded} rollouts")
         elif state is not None:
+            resume = Path(state)
             _check_state(resume, first * settings.updates_per_step)
         model = load_model(policy)
         trainer = Trainer(
