@@ -28,7 +28,7 @@ fuzz: $(READY) ## Fuzz the grader for ten minutes
 test-docker: $(READY) ## Build the images and run the loop in containers (needs Docker; 6 minutes)
 	@$(BIN)/pytest -m docker
 
-bench: $(READY) ## Time stages, grader and transfers beside the plain libraries (10 minutes)
+bench: $(READY) ## Time stages, grader and transfers beside the plain libraries (15 minutes)
 	@$(BIN)/python bench/stages.py
 	@$(BIN)/python bench/grading.py
 	@$(BIN)/python bench/transfers.py

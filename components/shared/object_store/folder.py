@@ -7,30 +7,30 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from components.shared.object_store.store import StoredObject, sha256_of
+from components.shared.object_store.store import StoredObject, digest_of
 
 
 class Folder:
-    """Objects as files below a root, renamed into place; checksums are those of the files themselves."""
+    """Objects as files below a root, renamed into place; digests are those of the files themselves."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
 
-    def put(self, path: Path, name: str, sha256: str) -> None:
+    def put(self, path: Path, name: str, digest: str) -> None:
         """Copies a file."""
         temporary = self._temporary(name)
         shutil.copyfile(path, temporary)
         os.replace(temporary, self._root / name)
 
     def get(self, name: str, path: Path, size: int) -> str:
-        """Copies an object to a file; returns its SHA-256."""
+        """Copies an object to a file; returns its digest."""
         shutil.copyfile(self._root / name, path)
-        return sha256_of(path)
+        return digest_of(path)
 
-    def checksum(self, name: str) -> str | None:
-        """The SHA-256 of the file."""
+    def digest(self, name: str) -> str | None:
+        """The digest of the file."""
         path = self._root / name
-        return sha256_of(path) if path.is_file() else None
+        return digest_of(path) if path.is_file() else None
 
     def read(self, name: str) -> bytes | None:
         """The content of a file; None if there is none."""

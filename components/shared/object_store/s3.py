@@ -1,20 +1,18 @@
 """S3 and what speaks like it, through the minio client."""
 
 import contextlib
-import hashlib
 import io
-import itertools
 import os
 import random
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
+import xxhash
 from minio import Minio
 from minio.credentials import AWSConfigProvider, ChainedProvider, EnvAWSProvider, IamAwsProvider
 from minio.deleteobjects import DeleteObject
@@ -23,16 +21,16 @@ from urllib3 import PoolManager, Timeout
 from urllib3.exceptions import HTTPError
 
 from components.shared.errors import InputError
-from components.shared.object_store.store import THREADS, StoredObject
+from components.shared.object_store.store import PART, THREADS, StoredObject, composed
 from components.shared.stage import note
 
 _T = TypeVar("_T")
-_PART = 16 << 20  # bytes; larger files go and come in parts, so that none is sent in one PUT of more than 5 GiB
-_PARTS_AT_ONCE = 4  # of one large file at a time: what is held in memory
+_RANGES_AT_ONCE = 4  # of one large file at a time
+_PIECE = 1 << 20  # bytes read and written at a time
 _PATIENCE = 600.0  # seconds that a store which has answered before may be away
 _FIRST_PATIENCE = 6.0  # the same before it has answered once: a wrong address should be said soon
 _AGAIN = {"SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "OperationAborted", "Throttling"}
-_CHECKSUM = "x-amz-meta-sha256"
+_DIGEST = "x-amz-meta-digest"
 
 
 class S3:
@@ -51,54 +49,51 @@ class S3:
         if not self._persist(lambda: self.client.bucket_exists(bucket)):
             raise InputError(f"{self.where}: there is no such bucket")
 
-    def put(self, path: Path, name: str, sha256: str) -> None:
-        """Sends a file, with its checksum as metadata."""
-        with self._large if path.stat().st_size > _PART else contextlib.nullcontext():
+    def put(self, path: Path, name: str, digest: str) -> None:
+        """Sends a file, with its digest as metadata; the client sends a large one in parts, three at once."""
+        with self._large if path.stat().st_size > PART else contextlib.nullcontext():
             self._persist(
                 lambda: self.client.fput_object(
                     self._bucket,
                     self._prefix + name,
                     str(path),
-                    metadata={_CHECKSUM: sha256},
-                    part_size=_PART,
-                    num_parallel_uploads=_PARTS_AT_ONCE,
+                    metadata={_DIGEST: digest},
                 )
             )
 
     def get(self, name: str, path: Path, size: int) -> str:
-        """Fetches an object, in ranges at once where it is large; returns its SHA-256."""
-        digest = hashlib.sha256()
-        if size <= _PART:
-            data = self._range(name, 0, size) if size else b""
-            path.write_bytes(data)
-            digest.update(data)
-            return digest.hexdigest()
-        with self._large, path.open("wb") as file, ThreadPoolExecutor(_PARTS_AT_ONCE) as pool:
-            ranges = ((offset, min(_PART, size - offset)) for offset in range(0, size, _PART))
-            coming = deque(pool.submit(self._range, name, *r) for r in itertools.islice(ranges, _PARTS_AT_ONCE))
-            while coming:
-                data = coming.popleft().result()
-                coming.extend(pool.submit(self._range, name, *r) for r in itertools.islice(ranges, 1))
-                file.write(data)
-                digest.update(data)
-        return digest.hexdigest()
+        """Fetches an object, in ranges at once where it is large; returns its digest."""
+        with path.open("wb", buffering=0) as file:
 
-    def _range(self, name: str, offset: int, length: int) -> bytes:
-        def fetch() -> bytes:
-            with self.client.get_object(self._bucket, self._prefix + name, offset, length) as response:
-                data: bytes = response.read()
-            if len(data) != length:
-                raise HTTPError(f"{name}: {len(data)} bytes came instead of {length}")
-            return data
+            def fetch(offset: int) -> str:
+                length = min(PART, size - offset)
+                return self._persist(lambda: self._range(name, file.fileno(), offset, length))
 
-        return self._persist(fetch)
+            if size == 0:
+                return xxhash.xxh3_128_hexdigest(b"")
+            if size <= PART:
+                return fetch(0)
+            with self._large, ThreadPoolExecutor(_RANGES_AT_ONCE) as pool:
+                return composed(list(pool.map(fetch, range(0, size, PART))))
 
-    def checksum(self, name: str) -> str | None:
-        """The SHA-256 that came with an object as metadata."""
+    def _range(self, name: str, file: int, offset: int, length: int) -> str:
+        """Fetches a part into its place in a file, piece by piece; returns its digest."""
+        part, end = xxhash.xxh3_128(), offset + length
+        with self.client.get_object(self._bucket, self._prefix + name, offset, length) as response:
+            while piece := response.read(_PIECE):
+                part.update(piece)
+                os.pwrite(file, piece, offset)
+                offset += len(piece)
+        if offset != end:
+            raise HTTPError(f"{name}: {end - offset} bytes are missing")
+        return part.hexdigest()
+
+    def digest(self, name: str) -> str | None:
+        """The digest that came with an object as metadata."""
         found = self._persist(
             lambda: self._unless_missing(lambda: self.client.stat_object(self._bucket, self._prefix + name))
         )
-        return found.metadata.get(_CHECKSUM) if found else None
+        return found.metadata.get(_DIGEST) if found else None
 
     def read(self, name: str) -> bytes | None:
         """The content of a small object; None if there is none."""
@@ -182,7 +177,7 @@ def new_client(endpoint: str | None) -> Minio:
         credentials=ChainedProvider(providers),
         region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1",
         http_client=PoolManager(
-            maxsize=THREADS * _PARTS_AT_ONCE, block=False, timeout=Timeout(connect=5, read=60), retries=False
+            maxsize=THREADS * _RANGES_AT_ONCE, block=False, timeout=Timeout(connect=5, read=60), retries=False
         ),
     )
 

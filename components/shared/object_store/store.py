@@ -1,11 +1,10 @@
 """Files and folders in an object store: parallel, checked, resumable.
 
-A folder is complete when its marker is there, which is written last: names, sizes and SHA-256 of its files. Sending
-it again sends only what is not there with the right checksum; fetching it checks every file against the marker.
+A folder is complete when its marker is there, which is written last: names, sizes and digests of its files. Sending
+it again sends only what is not there with the right digest; fetching it checks every file against the marker.
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import uuid
@@ -16,11 +15,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
+import xxhash
+
 from components.shared.errors import InputError
 from components.shared.stage import Progress
 
 MARKER = ".complete.json"
 THREADS = 16  # files at once; connections are reused
+PART = 16 << 20  # bytes; larger files are digested and come in parts of this size
 _MIB = 1 << 20
 
 
@@ -35,14 +37,14 @@ class StoredObject(NamedTuple):
 class Backend(Protocol):
     """What a kind of store can do with single objects. Names are full keys or paths below the root."""
 
-    def put(self, path: Path, name: str, sha256: str) -> None:
-        """Sends a file, with its checksum beside it."""
+    def put(self, path: Path, name: str, digest: str) -> None:
+        """Sends a file, with its digest beside it."""
 
     def get(self, name: str, path: Path, size: int) -> str:
-        """Fetches an object of a known size into a file; returns the SHA-256 of what came."""
+        """Fetches an object of a known size into a file; returns the digest of what came."""
 
-    def checksum(self, name: str) -> str | None:
-        """The SHA-256 that came with an object; None if there is none, or no object."""
+    def digest(self, name: str) -> str | None:
+        """The digest that came with an object; None if there is none, or no object."""
 
     def read(self, name: str) -> bytes | None:
         """The content of a small object; None if there is none."""
@@ -95,10 +97,10 @@ class Store:
 
     def upload_file(self, path: str | Path, name: str) -> None:
         """Sends a file, in parts where it is large."""
-        self._backend.put(Path(path), name, sha256_of(Path(path)))
+        self._backend.put(Path(path), name, digest_of(Path(path)))
 
     def download_file(self, name: str, path: str | Path) -> None:
-        """Fetches a file, checked against the checksum that came with it, and renames it into place.
+        """Fetches a file, checked against the digest that came with it, and renames it into place.
 
         Raises:
             InputError: there is no such object, or it is corrupt.
@@ -106,7 +108,7 @@ class Store:
         item = next((item for item in self._backend.list(name) if item.name == name), None)
         if item is None:
             raise InputError(f"{self.uri}: there is no {name}")
-        self._fetch(name, Path(path), item.size, self._backend.checksum(name))
+        self._fetch(name, Path(path), item.size, self._backend.digest(name))
 
     def download_files(self, files: Iterable[tuple[str, str | Path]]) -> None:
         """Fetches several files, several at once, each checked and renamed into place."""
@@ -115,7 +117,7 @@ class Store:
                 run(self.download_file, name, path)
 
     def upload_folder(self, folder: str | Path, prefix: str, title: str = "") -> None:
-        """Sends a folder: what is there with the right checksum is not sent again, what is too much is removed.
+        """Sends a folder: what is there with the right digest is not sent again, what is too much is removed.
 
         Args:
             folder: to send, with all below it.
@@ -128,11 +130,11 @@ class Store:
         entries: dict[str, dict[str, Any]] = {}
 
         def send(path: Path, name: str) -> None:
-            size, digest = path.stat().st_size, sha256_of(path)
+            size, digest = path.stat().st_size, digest_of(path)
             key = f"{prefix}/{name}"
-            if there.get(key) != size or self._backend.checksum(key) != digest:
+            if there.get(key) != size or self._backend.digest(key) != digest:
                 self._backend.put(path, key, digest)
-            entries[name] = {"size": size, "sha256": digest}
+            entries[name] = {"size": size, "digest": digest}
             if progress:
                 progress.advance(size // _MIB)
 
@@ -169,8 +171,9 @@ class Store:
 
         def fetch(name: str, entry: dict[str, Any]) -> None:
             path = Path(folder) / _checked_name(name)
-            if not (path.is_file() and path.stat().st_size == entry["size"] and sha256_of(path) == entry["sha256"]):
-                self._fetch(f"{prefix}/{name}", path, entry["size"], entry["sha256"])
+            right = path.is_file() and path.stat().st_size == entry["size"] and digest_of(path) == entry["digest"]
+            if not right:
+                self._fetch(f"{prefix}/{name}", path, entry["size"], entry["digest"])
             if progress:
                 progress.advance(entry["size"] // _MIB)
 
@@ -219,26 +222,39 @@ class Store:
         files: dict[str, Any] = json.loads(data)["files"]
         return files
 
-    def _fetch(self, name: str, path: Path, size: int, sha256: str | None) -> None:
+    def _fetch(self, name: str, path: Path, size: int, digest: str | None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
         try:
             for attempt in (1, 2):  # a transfer may go wrong, and an object may be replaced meanwhile
-                if self._backend.get(name, temporary, size) == sha256 or sha256 is None:
+                if self._backend.get(name, temporary, size) == digest or digest is None:
                     break
                 if attempt == 2:
-                    raise InputError(
-                        f"{self.uri}/{name} is corrupt: its checksum is wrong; remove it and send it again"
-                    )
+                    raise InputError(f"{self.uri}/{name} is corrupt: its digest is wrong; remove it and send it again")
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
 
 
-def sha256_of(path: Path) -> str:
-    """A file's SHA-256 in hexadecimal, read a piece at a time."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+def digest_of(path: Path) -> str:
+    """A file's digest: XXH3 of 128 bits, in hexadecimal; of a larger file, that of the digests of its parts.
+
+    It finds accidents at the speed of memory, and not attackers: who can write objects can write their digests.
+    """
+    parts, piece = [], memoryview(bytearray(_MIB))
+    with path.open("rb", buffering=0) as file:
+        for _ in range(0, max(1, path.stat().st_size), PART):
+            part, left = xxhash.xxh3_128(), PART
+            while left and (count := file.readinto(piece[:left])):
+                part.update(piece[:count])
+                left -= count
+            parts.append(part.hexdigest())
+    return composed(parts)
+
+
+def composed(parts: Sequence[str]) -> str:
+    """The digest of a file from those of its parts, of PART bytes each."""
+    return parts[0] if len(parts) == 1 else xxhash.xxh3_128_hexdigest("".join(parts).encode())
 
 
 def _checked_name(name: str) -> str:
