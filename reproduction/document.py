@@ -81,7 +81,7 @@ def write_document(path: Path, grid: Grid, chosen: dict[str, float], results: Re
     draw_course(figures / "course.svg", results, same)
     comparisons = {
         (base, pair): found
-        for base in grid.bases
+        for base in grid.seeds
         for pair in [*pairs, all_kinds]
         if (
             found := _compare(
@@ -102,7 +102,7 @@ def write_document(path: Path, grid: Grid, chosen: dict[str, float], results: Re
         "## Result",
         *(
             f"### Base policy {base}\n\n{_result_table(results, base, methods.values())}"
-            for base in grid.bases
+            for base in grid.seeds
             if any(run.base == base for run in results)
         ),
         "### Differences",
@@ -147,9 +147,9 @@ diversity to lose. What a tiny model shows is a lead, not a proof for large ones
   `four` and `large` are of other kinds. Settings are chosen on `dev`; the others are reported.
 - **Samples** a problem: {", ".join(f"{name} {count}" for name, count in n.items())}. avg@n is the share of correct
   samples, pass@{_K} the unbiased estimate.
-- **Seeds** {", ".join(map(str, grid.seeds))}; base policies {" and ".join(grid.bases)}, which differ in the seed of
-  their pre-training. Intervals (95 %) come from a bootstrap that draws seeds and problems, the same draw for all
-  methods. Test figures are means of the three test sets."""
+- **Seeds**: {"; ".join(f"{', '.join(map(str, seeds))} of base policy {base}" for base, seeds in grid.seeds.items())}.
+  The base policies differ in the seed of their pre-training. Intervals (95 %) come from a bootstrap that
+  draws seeds and problems, the same draw for all methods. Test figures are means of the three test sets."""
 
 
 def _line(cells: Iterable[Any]) -> str:
@@ -192,10 +192,11 @@ def _all_kinds(results: Results, grid: Grid) -> str:
         return f"{chosen['vanilla']:g} for vanilla RL and {chosen['rloop']:g} for RLoop"
 
     return (
-        "Those problems are of one kind only. So that both methods are tuned for the others as well, the last line of "
-        "each base policy's differences chooses by cross-fitting: each test set is cut in two halves, the learning "
-        f"rate is chosen on one (same seeds) and measured on the other. Chosen: {rates(first)} on the first half, "
-        f"{rates(second)} on the second. This comparison was added when the first 8 runs had been seen."
+        "Those problems are of one kind only. So that both methods are tuned for the others as well, the last line of\n"
+        "each base policy's differences chooses by cross-fitting: each test set is cut in two halves, the learning rate\n"
+        f"is chosen on one (same seeds) and measured on the other. Chosen: {rates(first)}\n"
+        f"on the first half, {rates(second)} on the second. This comparison was added\n"
+        "when the first 8 runs had been seen."
     )
 
 
