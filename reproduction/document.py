@@ -193,7 +193,7 @@ def _all_kinds(results: Results, grid: Grid) -> str:
 
     return (
         "Those problems are of one kind only. So that both methods are tuned for the others as well, the last line of\n"
-        "each base policy's differences chooses by cross-fitting: each test set is cut in two halves, the learning rate\n"
+        "each base policy's differences chooses by cross-fitting: each test set is cut in two halves, the rate\n"
         f"is chosen on one (same seeds) and measured on the other. Chosen: {rates(first)}\n"
         f"on the first half, {rates(second)} on the second. This comparison was added\n"
         "when the first 8 runs had been seen."
