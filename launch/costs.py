@@ -5,8 +5,8 @@ expert where the filter's limits allow.
 """
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from components.evaluation.settings import EvaluationSettings
@@ -35,6 +35,7 @@ _FORWARD, _TRAINING, _RECOMPUTING = 2, 6, 2
 _LAYER_SECONDS = 0.0005
 # transformers' cache is read for attention, and read and written again to grow by a token.
 _CACHE_PASSES = 3
+_PAGE_BYTES = 200 * 1024  # of a stage's page, log and metrics
 _ROW_SECONDS = 0.0002  # of a stage on CPUs, for a trajectory that it reads, judges and writes
 
 
@@ -57,12 +58,18 @@ class StageCost:
     seconds: float
     how: str  # the arithmetic in words
     disk: int  # bytes of its pod
-    moved: int  # bytes from and to the object store
+    read: int  # bytes from the object store
+    written: int  # bytes of artifacts to the object store
+    progress: int = 0  # bytes of progress to store.checkpoint_uri
     sampled: int = 0  # tokens
     trained: int = 0
-    memory: Memory | None = None
-    phase: str = ""  # what of the stage the memory is of
+    memory: Mapping[str, Memory] = field(default_factory=dict)  # of one accelerator, by what it does
     times: int = 1  # in a run
+
+    @property
+    def moved(self) -> int:
+        """Bytes from and to the object store."""
+        return self.read + self.written + self.progress
 
 
 class Costs:
@@ -126,7 +133,7 @@ class Costs:
         """A stage without a GPU, of so many trajectories and bytes."""
         seconds = self._training.start_seconds + rows * _ROW_SECONDS
         how = f"start {self._training.start_seconds:.0f} s + {rows:,} trajectories x {_ROW_SECONDS * 1000:g} ms"
-        return StageCost(name, "on CPUs", "cpu", seconds, how, read + written, read + written, times=times)
+        return StageCost(name, "on CPUs", "cpu", seconds, how, read + written, read, written + _PAGE_BYTES, times=times)
 
     @property
     def _mixed(self) -> bool:
@@ -147,10 +154,9 @@ class Costs:
         rl, model, device = self._recipe.rl, self._model, self._training
         prompt, tokens = self._rl_tokens
         memories = {
-            "training": self.rl_training_memory(rl.forward_completions),
             "sampling": self.rl_sampling_memory(self._completions),
+            "training": self.rl_training_memory(rl.forward_completions),
         }
-        phase = max(memories, key=lambda name: memories[name].total)
         # Autocast reads the weights, writes them in half precision and reads those.
         weights = model.parameters * (8 if self._mixed else WEIGHT_BYTES)
         sampling = _sampling_seconds(
@@ -183,16 +189,17 @@ class Costs:
             pool="training",
             sampled=self._rollouts * rl.max_completion_tokens,
             trained=trained,
-            memory=memories[phase],
-            phase=phase,
+            memory=memories,
             # Up to two checkpoints lie there: the one that is sent and the next.
             disk=self._policy + made + (2 * checkpoint_bytes(model) if saved or state else 0),
-            moved=self._policy + state + made + (progress if self._recipe.store.checkpoint_uri else 0),
+            read=self._policy + state,
+            written=made + _PAGE_BYTES,
+            progress=progress if self._recipe.store.checkpoint_uri else 0,
             seconds=seconds,
             how=(
                 f"{rl.steps} steps x ({self._completions} completions x {rl.max_completion_tokens} tokens in "
-                f"{_seconds(sampling)}, then {flops} FLOPs x {_count(model.parameters)} parameters x {_count(step)} tokens "
-                f"of prompts and completions in {_seconds(training)})"
+                f"{_seconds(sampling)}, then {flops} FLOPs x {_count(model.parameters)} parameters x {_count(step)} "
+                f"tokens of prompts and completions in {_seconds(training)})"
             ),
             times=times,
         )
@@ -254,10 +261,11 @@ class Costs:
             kind="RFT",
             pool="training",
             trained=trained,
-            memory=self.rft_memory(per_forward),
-            phase="training",
+            memory={"training": self.rft_memory(per_forward)},
             disk=2 * self._policy + experts + (2 * checkpoint_bytes(model) if saved else 0),
-            moved=2 * self._policy + experts + saved * checkpoint_bytes(model),
+            read=self._policy + experts,
+            written=self._policy + _PAGE_BYTES,
+            progress=saved * checkpoint_bytes(model),
             seconds=seconds,
             how=(
                 f"{self.experts:,} experts at most x {rft.epochs:g} epochs x {tokens} tokens x {flops} FLOPs x "
@@ -317,18 +325,18 @@ class Costs:
             size += points * sample_bytes(samples, limit)
             words.append(f"{problems} x {settings.samples} x {limit}{f' x {points} policies' if points > 1 else ''}")
         largest = min(batch, max(problems * settings.samples for problems, settings, _ in parts))
-        progress = size if self._recipe.store.checkpoint_uri else 0
         return StageCost(
             name=name,
             kind=kind,
             pool="inference",
             sampled=sampled,
-            memory=self.evaluation_memory(largest),
-            phase="sampling",
+            memory={"sampling": self.evaluation_memory(largest)},
             disk=policies + 2 * size,
-            moved=policies + size + progress,
+            read=policies,
+            written=size + _PAGE_BYTES,
+            progress=size if self._recipe.store.checkpoint_uri else 0,
             seconds=device.start_seconds + seconds,
-            how=f"problems x samples x tokens: {' + '.join(words)}; {largest} completions at once, in {_seconds(seconds)}",
+            how=f"problems x samples x tokens: {' + '.join(words)}; {largest} at once, in {_seconds(seconds)}",
             times=times,
         )
 

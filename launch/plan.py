@@ -49,8 +49,8 @@ def plan(recipe_path: Path, iterations: int | None, vanilla: bool, overrides: tu
         name: devices[name].memory_gib if gpu else pool.accelerator_memory_gib or devices[name].memory_gib
         for name, pool in pools.items()
     }
-    model, context = _model(recipe.base_policy)
-    problems, assumed = _problems(recipe, context)
+    model, context = size_of_policy(recipe.base_policy)
+    problems, assumed = problems_of(recipe, context)
     costs = Costs(recipe, model, context, problems, devices["training"], devices["inference"])
     stages = costs.stages()
     console = Console(file=sys.stdout, highlight=False, soft_wrap=True, width=120)
@@ -78,7 +78,7 @@ def plan(recipe_path: Path, iterations: int | None, vanilla: bool, overrides: tu
     _print_totals(console, stages)
 
 
-def _model(base_policy: str) -> tuple[ModelSize, int]:
+def size_of_policy(base_policy: str) -> tuple[ModelSize, int]:
     """Size and context of the base policy; a local folder need hold no more than a config.json."""
     folder = Path(base_policy)
     if (folder / "config.json").is_file() and not any(folder.glob("*.safetensors")):
@@ -118,7 +118,7 @@ def parameters_of_config(folder: Path) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _problems(recipe: Recipe, context: int) -> tuple[Problems, list[str]]:
+def problems_of(recipe: Recipe, context: int) -> tuple[Problems, list[str]]:
     """Counts the problems and measures their prompts where that takes no download; says what is assumed."""
     assumed: list[str] = []
     prompts: list[str] = []
@@ -169,11 +169,11 @@ def _work(stages: list[StageCost]) -> Table:
 def _memory(stages: list[StageCost], limits: dict[str, float]) -> Table:
     table = _table("memory of one accelerator", "weights", "optimiser", "activations", "KV cache", "in all", "there is")
     for kind, stage in _kinds(stages).items():
-        memory, limit = stage.memory, limits[stage.pool]
-        assert memory
-        parts = (memory.weights, memory.optimiser, memory.activations, memory.cache, memory.total)
-        fits = "" if memory.total <= limit * GIB else ", does not fit"
-        table.add_row(f"{kind}: {stage.phase}", *map(_size, parts), f"{limit:.0f} GiB{fits}")
+        for phase, memory in stage.memory.items():
+            parts = (memory.weights, memory.optimiser, memory.activations, memory.cache, memory.total)
+            limit = limits[stage.pool]
+            fits = "" if memory.total <= limit * GIB else ", does not fit"
+            table.add_row(f"{kind}: {phase}", *map(_size, parts), f"{limit:.0f} GiB{fits}")
     return table
 
 

@@ -69,7 +69,7 @@ def test_everything_wrong_is_named_at_once(check: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"memory": 1.0}, "training is estimated at 2 GiB, .* has 1 GiB .*lower rl.completions_per_forward"),
+        ({"memory": 1.0}, "training is estimated at 3 GiB, .* has 1 GiB .*lower rl.completions_per_forward"),
         ({"max_completion_tokens": 2048}, "the model's context is 2048 tokens, prompt included; lower it"),
         ({"memory": 2.0, "prompts_per_step": 4096, "completions_per_forward": 1}, "sampling a step.s completions"),
     ],
