@@ -3,11 +3,11 @@
     OMP_NUM_THREADS=1 python bench/plan.py
 
 runs one iteration in a reduced size and prints docs/plan.md's table. Memory is the greatest that a stage's process had,
-less what a process has that has loaded the libraries and the base policy.
+less what a process has that has loaded the libraries and the base policy. Seconds are the processor's, of that process
+on one core: what it takes on a machine that does nothing else.
 """
 
 import json
-import re
 import subprocess
 import sys
 import tempfile
@@ -39,7 +39,6 @@ STAGES = {  # by name of the plan
     "evaluation of rloop": "iteration-1/evaluation-rloop",
     "explored policies on the way": "iteration-1/curve-explored",
 }
-_LINE = re.compile(r"\[ *\d+/\d+\] (.*?)  +([\d.]+) s")
 _BASE = """
 import psutil, torch, trl, datasets
 from trl import GRPOTrainer, SFTTrainer
@@ -50,27 +49,31 @@ print(psutil.Process().memory_info().rss)
 
 
 def run(folder: Path) -> tuple[dict[str, float], dict[str, int]]:
-    """Runs the recipe; returns seconds by the name that is shown, and the greatest memory by stage."""
+    """Runs the recipe; returns processor seconds and the greatest memory, in bytes, by stage."""
     command = [sys.executable, "pipeline.py", "run", "--recipe", str(RECIPE), "--iterations", "1"]
     command += [part for change in CHANGES for part in ("--set", change)] + ["--output-dir", str(folder)]
+    seconds: dict[str, float] = {}
     peaks: dict[str, int] = {}
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, cwd=ROOT, stdout=sys.stderr) as process:
         while process.poll() is None:
             logs = sorted((folder / "logs").glob("*.log"), key=lambda log: log.stat().st_mtime)
             if logs:
                 stage = logs[-1].stem.replace(".", "/")
-                peaks[stage] = max(peaks.get(stage, 0), max(_memory(process.pid), default=0))
+                for took, memory in _processes(process.pid):
+                    seconds[stage] = max(seconds.get(stage, 0.0), took)
+                    peaks[stage] = max(peaks.get(stage, 0), memory)
             time.sleep(0.05)
-        assert process.stdout
-        shown = process.stdout.read()
-    click.echo(shown, err=True)
-    return {match[1]: float(match[2]) for match in _LINE.finditer(shown)}, peaks
+    if process.returncode:
+        raise SystemExit(process.returncode)
+    return seconds, peaks
 
 
-def _memory(pid: int) -> Iterator[int]:
+def _processes(pid: int) -> Iterator[tuple[float, int]]:
+    """Processor seconds and memory of a process's descendants."""
     for child in psutil.Process(pid).children(recursive=True):
         try:
-            yield child.memory_info().rss
+            times = child.cpu_times()
+            yield times.user + times.system, child.memory_info().rss
         except psutil.NoSuchProcess:
             continue
 
@@ -131,7 +134,6 @@ def main() -> None:
             if name not in STAGES:
                 continue
             sampled, trained, size = used(folder, STAGES[name])
-            took = next(s for shown, s in seconds.items() if shown.removeprefix("iteration 1: ") == name)
             memory = peaks.get(STAGES[name], 0) - base
             rows = [
                 ("tokens sampled", cost.sampled, sampled, "{:,}"),
@@ -143,7 +145,7 @@ def main() -> None:
                     "{:,}",
                 ),
                 ("artifacts, KiB", cost.written // 2**10, size // 2**10, "{:,}"),
-                ("seconds", cost.seconds, took, "{:,.0f}"),
+                ("seconds", cost.seconds, seconds[STAGES[name]], "{:,.0f}"),
             ]
             for figure, plan, real, form in rows:
                 if plan and real > 0:

@@ -216,8 +216,8 @@ def test_a_run_stays_within_its_plan(tmp_path: Path, tiny_policy: Path, problems
     overrides = (
         "rl.steps=4",
         "rl.snapshot_every=2",
-        "data.train=[countdown://train?numbers=3&low=1&high=9&count=16&seed=1]",
-        "data.benchmarks={dev: countdown://train?numbers=3&low=1&high=9&count=16&seed=1}",
+        "data.train=['countdown://train?numbers=3&low=1&high=9&count=16&seed=1']",
+        "data.benchmarks={dev: 'countdown://train?numbers=3&low=1&high=9&count=16&seed=1'}",
         "iterations=1",
     )
     recipe, plans = load_recipe(LAPTOP, overrides), by_name(overrides)
