@@ -191,7 +191,7 @@ class Costs:
             trained=trained,
             memory=memories,
             # Up to two checkpoints lie there: the one that is sent and the next.
-            disk=self._policy + made + (2 * checkpoint_bytes(model) if saved or state else 0),
+            disk=self._policy + state + made + (2 * checkpoint_bytes(model) if saved or state else 0),
             read=self._policy + state,
             written=made + _PAGE_BYTES,
             progress=progress if self._recipe.store.checkpoint_uri else 0,

@@ -82,8 +82,9 @@ def size_of_policy(base_policy: str) -> tuple[ModelSize, int]:
     """Size and context of the base policy; a local folder need hold no more than a config.json."""
     folder = Path(base_policy)
     if (folder / "config.json").is_file() and not any(folder.glob("*.safetensors")):
+        parameters = parameters_of_config(folder)
         config = json.loads((folder / "config.json").read_text())
-        return ModelSize.with_parameters(config, parameters_of_config(folder)), context_length(folder)
+        return ModelSize.with_parameters(config, parameters), context_length(folder)
     try:
         model, context, _ = look_at_policy(base_policy)
     except InputError as error:
@@ -139,7 +140,7 @@ def problems_of(recipe: Recipe, context: int) -> tuple[Problems, list[str]]:
     elsewhere = [source for source in (*recipe.data.train, *recipe.data.benchmarks.values()) if not _is_here(source)]
     if not elsewhere and any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
         texts = [recipe.data.prompt_template.replace("{problem}", text) for text in prompts]
-        tokens = max(len(ids) for ids in prompt_token_ids(load_tokenizer(folder), texts))
+        tokens = max((len(ids) for ids in prompt_token_ids(load_tokenizer(folder), texts)), default=1)
     else:
         tokens = min(PROMPT_TOKENS, context)
         assumed.append(f"prompts of {tokens} tokens, since not all data and the tokenizer are here")

@@ -79,6 +79,12 @@ def test_what_cannot_fit_says_which_key_to_change(check: Any, changes: dict[str,
         check(**changes)
 
 
+def test_a_hub_that_cannot_be_reached_is_no_traceback(check: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:1")
+    with pytest.raises(InputError, match="base_policy: model 'some/model' cannot be looked at on the hub"):
+        check(policy="hf://some/model")
+
+
 def test_an_unknown_key_of_a_source_is_an_error() -> None:
     with pytest.raises(InputError, match="unknown recipe key 'data.benchmarks.dev.url'. Did you mean 'uri'"):
         keyed_sources([], [{"name": "dev", "uri": "x.jsonl", "url": "x"}])
