@@ -28,10 +28,11 @@ fuzz: $(READY) ## Fuzz the grader for ten minutes
 test-docker: $(READY) ## Build the images and run the loop in containers (needs Docker; 6 minutes)
 	@$(BIN)/pytest -m docker
 
-bench: $(READY) ## Time stages, grader and transfers beside the plain libraries (15 minutes)
+bench: $(READY) ## Time stages, grader and transfers beside the plain libraries; plan beside use (20 minutes)
 	@$(BIN)/python bench/stages.py
 	@$(BIN)/python bench/grading.py
 	@$(BIN)/python bench/transfers.py
+	@OMP_NUM_THREADS=1 $(BIN)/python bench/plan.py
 
 reproduce: $(READY) ## Compare RLoop with vanilla RL over seeds and write docs/reproduction.md (2 hours)
 	@$(BIN)/python -m reproduction.run

@@ -43,6 +43,7 @@ from launch.compare import compare
 from launch.grade import grade
 from launch.images import STAGES, VARIANTS, image, require_images
 from launch.local import run_locally
+from launch.plan import plan
 from launch.pools import connect, place
 from launch.recipe import Recipe, load_recipe
 
@@ -611,7 +612,7 @@ def run_command(
     sys.exit(run_locally(recipe, recipe_path, output_dir, until, compile_pipeline, runner, store))
 
 
-for command in (submit, schedule, retry, status, cancel, grade, compare):
+for command in (plan, submit, schedule, retry, status, cancel, grade, compare):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -11,7 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from components.preflight.estimate import GIB, ModelSize, generation_bytes, rollout_bytes, training_bytes
+from components.preflight.estimate import (
+    GIB,
+    ModelSize,
+    exploring_memory,
+    policy_bytes,
+    rollout_bytes,
+    training_memory,
+)
 from components.preflight.settings import RunSize
 from components.shared import page
 from components.shared.errors import InputError
@@ -21,7 +28,7 @@ from components.shared.policy import check_policy, context_length
 from components.shared.sources import Source, read_source
 from components.shared.stage import files_digest, result, whole_file
 
-_PROMPT_TOKENS = 512  # assumed of a prompt, where the context allows it
+PROMPT_TOKENS = 512  # assumed of a prompt, where the context allows it
 
 
 def preflight(
@@ -67,7 +74,7 @@ def preflight(
 
     figures: dict[str, float] = {}
     try:
-        model, context, version = _base_policy(base_policy)
+        model, context, version = look_at_policy(base_policy)
         digest.update(version.encode())
         figures = _estimates(model, context, size)
         found.append(
@@ -102,8 +109,18 @@ def _source_version(uri: str, key: str) -> str:
     return uri if "://" in uri else f"{uri} {files_digest([Path(uri)])}"
 
 
-def _base_policy(base_policy: str) -> tuple[ModelSize, int, str]:
-    """Its size, its context and what tells whether it has changed."""
+def look_at_policy(base_policy: str) -> tuple[ModelSize, int, str]:
+    """Looks at a base policy where it is, without fetching its weights.
+
+    Args:
+        base_policy: a Hugging Face model folder, s3://BUCKET/FOLDER, or hf://ORG/NAME[@REVISION].
+
+    Returns:
+        Its size, its context in tokens, and what tells whether it has changed.
+
+    Raises:
+        InputError: it is not there, cannot be reached, or is no policy.
+    """
     if is_stored(base_policy):
         return _stored_policy(base_policy)
     if not base_policy.startswith("hf://"):
@@ -113,8 +130,8 @@ def _base_policy(base_policy: str) -> tuple[ModelSize, int, str]:
         size = ModelSize.from_config(config, weight_bytes)
         files = sorted(file for file in Path(base_policy).iterdir() if file.is_file())
         return size, context_length(base_policy), files_digest(files)
+    from httpx import HTTPError
     from huggingface_hub import HfApi, hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError
 
     repository, _, revision = base_policy.removeprefix("hf://").partition("@")
     commit = _hub_commit("model", repository, revision or None, "base_policy")
@@ -123,7 +140,7 @@ def _base_policy(base_policy: str) -> tuple[ModelSize, int, str]:
             entry.path: entry.size for entry in HfApi().list_repo_tree(repository, revision=commit) if _is_file(entry)
         }
         config = json.loads(Path(hf_hub_download(repository, "config.json", revision=commit)).read_text())
-    except (HfHubHTTPError, OSError, ValueError) as error:
+    except (HTTPError, OSError, ValueError) as error:
         raise InputError(f"base policy {base_policy!r} cannot be looked at on the hub: {error}") from None
     weights = [size for name, size in names.items() if name.endswith(".safetensors")]
     if not weights:
@@ -150,24 +167,34 @@ def _is_file(entry: Any) -> bool:
 
 
 def _hub_commit(kind: str, repository: str, revision: str | None, key: str) -> str:
+    from httpx import HTTPError
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
 
     try:
         sha: str | None = HfApi().repo_info(repository, repo_type=kind, revision=revision).sha
-    except (HfHubHTTPError, OSError, ValueError) as error:
+    except (HTTPError, OSError, ValueError) as error:
         raise InputError(f"{key}: {kind} {repository!r} cannot be looked at on the hub: {error}") from None
     return sha or ""
 
 
 def _estimates(model: ModelSize, context: int, size: RunSize) -> dict[str, float]:
-    tokens = min(context, _PROMPT_TOKENS + size.max_completion_tokens)
-    training = training_bytes(model, size.forward_completions, tokens, size.gradient_checkpointing)
-    sampling = generation_bytes(model, size.completions, tokens)
-    rollouts = rollout_bytes(size.steps, size.completions, size.max_completion_tokens)
+    tokens = min(context, PROMPT_TOKENS + size.max_completion_tokens)
+    prompt = max(1, tokens - size.max_completion_tokens)
+    training = training_memory(
+        model,
+        size.forward_completions,
+        tokens,
+        checkpointing=size.gradient_checkpointing,
+        mixed=size.mixed,
+        reference=size.reference,
+    ).total
+    sampling = exploring_memory(
+        model, size.completions, prompt, tokens, mixed=size.mixed, reference=size.reference
+    ).total
+    rollouts = rollout_bytes(size.steps * size.completions, size.max_completion_tokens)
     # The launcher copies a stage's inputs to the pod's disk and its outputs from there: the rollouts, two policies, and
     # those kept on the way.
-    disk = (2 + size.snapshots) * model.parameters * 4 + rollouts
+    disk = (2 + size.snapshots) * policy_bytes(model) + rollouts
     names = ("rl_training_gib", "rl_sampling_gib", "rollouts_gib", "training_pod_disk_gib")
     return dict(zip(names, (bytes_ / GIB for bytes_ in (training, sampling, rollouts, disk)), strict=True))
 
@@ -179,17 +206,14 @@ def _too_large(figures: dict[str, float], size: RunSize, context: int, accelerat
             f"prompt included; lower it"
         )
     for figure, remedy in (
-        (
-            "rl_training_gib",
-            "lower rl.completions_per_forward, turn on rl.gradient_checkpointing, or take a larger one",
-        ),
-        ("rl_sampling_gib", "lower rl.prompts_per_step or rl.max_completion_tokens, or take a larger one"),
+        ("rl_training_gib", "lower rl.completions_per_forward, turn on rl.gradient_checkpointing"),
+        ("rl_sampling_gib", "lower rl.prompts_per_step or rl.max_completion_tokens"),
     ):
         if accelerator_gib and figures[figure] > accelerator_gib:
             what = "training" if figure == "rl_training_gib" else "sampling a step's completions at once"
             yield (
                 f"{what} is estimated at {figures[figure]:.0f} GiB, but an accelerator of the training pool has "
-                f"{accelerator_gib:.0f} GiB (pools.training.accelerator_memory_gib); {remedy}"
+                f"{accelerator_gib:.0f} GiB (pools.training.accelerator_memory_gib); {remedy}, or take a larger one"
             )
 
 
@@ -210,7 +234,5 @@ def _write_page(path: str | Path, version: str, found: list[tuple[str, str]], fi
         page.table(
             ["figure", "GiB"], [[name.removesuffix("_gib").replace("_", " "), value] for name, value in figures.items()]
         ),
-        page.note(
-            "Round figures for one accelerator that holds the whole model; see components/preflight/estimate.py."
-        ),
+        page.note("Round figures for one accelerator that holds the whole model; see docs/plan.md."),
     )

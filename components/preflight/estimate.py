@@ -1,23 +1,32 @@
-"""What a run will take, from the model's config and the recipe, before a GPU is asked for.
+"""The memory and the disk of a run, from the model's config and the recipe, before a GPU is asked for.
 
-Round figures from a model that a reader can follow; they are there to catch a run that cannot fit, not to
-plan a budget.
+One model for preflight and for `pipeline.py plan`; docs/plan.md writes it down with its sources and sets it beside
+what runs used. Figures are upper bounds: every sequence is taken as long as it may get.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
 GIB = 2**30
-# Weights and gradients in single precision and Adam's two moments: what the trainers keep for a parameter.
-TRAINING_BYTES_A_PARAMETER = 16
-# Values a transformer layer keeps for the backward pass, in units of the hidden size a token: attention's and
-# the MLP's inputs and outputs (Korthikanti et al. 2022, arXiv 2205.05198, equation 2 without the term that
-# fused attention never stores), at two bytes.
-ACTIVATION_BYTES_A_HIDDEN_VALUE = 34
-# With gradient checkpointing, a layer keeps its input alone.
-CHECKPOINTED_BYTES_A_HIDDEN_VALUE = 2
-# Logits and their gradient, in single precision.
-LOGIT_BYTES = 8
+# The trainers hold weights and gradients in single precision and Adam's two moments: 16 bytes a parameter.
+WEIGHT_BYTES, GRADIENT_BYTES, ADAM_BYTES = 4, 4, 8
+# Mixed precision keeps a bfloat16 copy of the weights from the forward to the backward pass (torch.autocast's cache).
+AUTOCAST_BYTES = 2
+# What a layer keeps of a token for the backward pass, in bytes a unit of the hidden and of the MLP's inner size: norms,
+# projections, rotated queries and keys and residuals; gate, up, activation and product. The hidden size's factor was
+# measured in single precision (docs/plan.md); in mixed precision the norms stay single, and the rest is halved.
+_ACTIVATIONS = {False: (104, 16), True: (64, 8)}  # by whether precision is mixed
+# With gradient checkpointing a layer keeps its input alone, which stays in single precision, and one layer at a time
+# has all of the above.
+_CHECKPOINT_BYTES = 4
+# TRL makes logits in tiles of at most so many tokens and words, and never as a whole. Eight single-precision copies of
+# a tile were measured on a CPU (docs/plan.md); GPUs fold a tile in place.
+_TILE_TOKENS, _TILE_WORDS, _TILE_BYTES = 4096, 32768, 8 * 4
+# A key and a value in the cache while a policy is trained: under autocast keys are single and values half precision.
+CACHE_PAIR_BYTES = {False: 4 + 4, True: 4 + 2}
+# Logits of the next token while sampling, their probabilities, and the same again, sorted, for top_p.
+_SAMPLING_LOGIT_BYTES = 4 * 4
+_ROW_BYTES = 64  # of a rollout or sample besides its tokens: identifiers, counters and times
 
 
 @dataclass(frozen=True)
@@ -27,6 +36,7 @@ class ModelSize:
     parameters: int
     layers: int
     hidden: int
+    intermediate: int  # inner size of the MLP
     vocabulary: int
     key_value_width: int  # heads x head size of the keys
 
@@ -38,20 +48,43 @@ class ModelSize:
             config: the content of config.json.
             weight_bytes: size of all safetensors files.
         """
+        inner = config.get("text_config", config)
+        width = 4 if inner.get("dtype", inner.get("torch_dtype")) in (None, "float32") else 2
+        return cls.with_parameters(config, weight_bytes // width)
+
+    @classmethod
+    def with_parameters(cls, config: dict[str, Any], parameters: int) -> "ModelSize":
+        """Reads a Hugging Face config, given the number of parameters."""
         config = config.get("text_config", config)
-        heads = config["num_attention_heads"]
-        head_size = config.get("head_dim") or config["hidden_size"] // heads
-        width = 4 if config.get("dtype", config.get("torch_dtype")) in (None, "float32") else 2
+        heads, hidden = config["num_attention_heads"], config["hidden_size"]
         return cls(
-            parameters=weight_bytes // width,
+            parameters=parameters,
             layers=config["num_hidden_layers"],
-            hidden=config["hidden_size"],
+            hidden=hidden,
+            intermediate=config.get("intermediate_size") or 4 * hidden,
             vocabulary=config["vocab_size"],
-            key_value_width=config.get("num_key_value_heads", heads) * head_size,
+            key_value_width=(config.get("num_key_value_heads") or heads) * (config.get("head_dim") or hidden // heads),
         )
 
 
-def training_bytes(model: ModelSize, sequences: int, tokens: int, checkpointing: bool) -> int:
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one accelerator, by what they are for."""
+
+    weights: int
+    optimiser: int = 0  # gradients and moments
+    activations: int = 0
+    cache: int = 0  # keys and values
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.optimiser + self.activations + self.cache
+
+
+def training_memory(
+    model: ModelSize, sequences: int, tokens: int, *, checkpointing: bool, mixed: bool, reference: bool = False
+) -> Memory:
     """Memory of one accelerator that trains the whole model.
 
     Args:
@@ -59,17 +92,94 @@ def training_bytes(model: ModelSize, sequences: int, tokens: int, checkpointing:
         sequences: of one forward and backward pass.
         tokens: of a sequence, prompt and completion.
         checkpointing: whether gradient checkpointing is on.
+        mixed: whether it trains in bfloat16 mixed precision.
+        reference: whether a frozen copy of the weights is kept for a KL penalty.
     """
-    kept = CHECKPOINTED_BYTES_A_HIDDEN_VALUE if checkpointing else ACTIVATION_BYTES_A_HIDDEN_VALUE
-    activations = sequences * tokens * (model.hidden * model.layers * kept + model.vocabulary * LOGIT_BYTES)
-    return model.parameters * TRAINING_BYTES_A_PARAMETER + activations
+    of_hidden, of_intermediate = _ACTIVATIONS[mixed]
+    layer = of_hidden * model.hidden + of_intermediate * model.intermediate
+    kept = model.layers * _CHECKPOINT_BYTES * model.hidden + layer if checkpointing else model.layers * layer
+    rows = sequences * tokens
+    tile = min(rows, _TILE_TOKENS) * min(model.vocabulary, _TILE_WORDS) * _TILE_BYTES
+    output_gradient = model.vocabulary * model.hidden * 4  # the output matrix's, before it is added to the others
+    copies = WEIGHT_BYTES * (2 if reference else 1) + (AUTOCAST_BYTES if mixed else 0)
+    return Memory(
+        weights=model.parameters * copies,
+        optimiser=model.parameters * (GRADIENT_BYTES + ADAM_BYTES),
+        activations=rows * kept + tile + output_gradient,
+    )
 
 
-def generation_bytes(model: ModelSize, sequences: int, tokens: int) -> int:
-    """Memory of sampling so many sequences at once: weights and the key-value cache at two bytes a value."""
-    return model.parameters * 2 + sequences * tokens * model.layers * model.key_value_width * 2 * 2
+def exploring_memory(
+    model: ModelSize, sequences: int, prompt_tokens: int, tokens: int, *, mixed: bool, reference: bool = False
+) -> Memory:
+    """Memory of sampling an RL step's completions, all at once, by the model that is being trained.
+
+    Args:
+        model: its size.
+        sequences: completions of a step.
+        prompt_tokens: of a prompt.
+        tokens: of a sequence, prompt and completion.
+        mixed: whether it trains in bfloat16 mixed precision.
+        reference: whether a frozen copy of the weights is kept for a KL penalty.
+    """
+    copies = WEIGHT_BYTES * (2 if reference else 1) + (AUTOCAST_BYTES if mixed else 0)
+    return Memory(
+        weights=model.parameters * copies,
+        optimiser=model.parameters * ADAM_BYTES,  # gradients are given back after each update
+        activations=_sampling_activations(model, sequences, prompt_tokens, 2 if mixed else 4),
+        cache=sequences * tokens * cache_bytes(model, CACHE_PAIR_BYTES[mixed]),
+    )
 
 
-def rollout_bytes(steps: int, completions: int, tokens: int) -> int:
-    """Disk of an iteration's rollouts at most: four bytes a token id and as many of text, before compression."""
-    return steps * completions * tokens * 8
+def evaluation_memory(model: ModelSize, sequences: int, prompt_tokens: int, tokens: int, *, half: bool) -> Memory:
+    """Memory of sampling so many completions at once from a policy that is not trained.
+
+    Args:
+        model: its size.
+        sequences: generated at once.
+        prompt_tokens: of a prompt.
+        tokens: of a sequence, prompt and completion.
+        half: whether weights and cache are in bfloat16, else in single precision.
+    """
+    value = 2 if half else 4
+    return Memory(
+        weights=model.parameters * value,
+        activations=_sampling_activations(model, sequences, prompt_tokens, value),
+        cache=sequences * tokens * cache_bytes(model, 2 * value),
+    )
+
+
+def cache_bytes(model: ModelSize, pair_bytes: int) -> int:
+    """Bytes of a token's keys and values in all layers, where a key and a value take `pair_bytes`."""
+    return model.layers * model.key_value_width * pair_bytes
+
+
+def _sampling_activations(model: ModelSize, sequences: int, prompt_tokens: int, value: int) -> int:
+    """The prompts pass through one layer after the other, all at once; then the next token's logits."""
+    prefill = sequences * prompt_tokens * (4 * model.hidden + 3 * model.intermediate) * value
+    return prefill + sequences * model.vocabulary * _SAMPLING_LOGIT_BYTES
+
+
+def rollout_bytes(completions: int, tokens: int) -> int:
+    """Disk of rollouts at most: four bytes a token id and as many of text, before compression.
+
+    Args:
+        completions: how many.
+        tokens: of a completion.
+    """
+    return completions * (tokens * 8 + _ROW_BYTES)
+
+
+def sample_bytes(completions: int, tokens: int) -> int:
+    """Disk of evaluation's samples at most: the text alone."""
+    return completions * (tokens * 4 + _ROW_BYTES)
+
+
+def policy_bytes(model: ModelSize) -> int:
+    """Disk of a policy that a stage has trained: single precision."""
+    return model.parameters * WEIGHT_BYTES
+
+
+def checkpoint_bytes(model: ModelSize) -> int:
+    """Disk of a trainer's checkpoint: weights and Adam's moments."""
+    return model.parameters * (WEIGHT_BYTES + ADAM_BYTES)

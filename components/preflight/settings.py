@@ -17,12 +17,24 @@ class RunSize(Settings):
     prompts_per_update: int | None = Field(None, description="rl.prompts_per_update")
     max_completion_tokens: int = Field(ge=1, description="rl.max_completion_tokens")
     gradient_checkpointing: bool = Field(False, description="rl.gradient_checkpointing")
+    precision: str = Field("auto", description="rl.precision")
+    kl_coefficient: float = Field(0.0, description="rl.kl_coefficient")
     snapshot_every: int = Field(0, ge=0, description="rl.snapshot_every")
 
     @property
     def completions(self) -> int:
         """Completions of one RL step, sampled at once."""
         return self.prompts_per_step * self.group_size
+
+    @property
+    def mixed(self) -> bool:
+        """Whether an accelerator trains in bfloat16 mixed precision."""
+        return self.precision != "float32"
+
+    @property
+    def reference(self) -> bool:
+        """Whether a frozen copy of the initial policy is kept for the KL penalty."""
+        return self.kl_coefficient > 0
 
     @property
     def snapshots(self) -> int:

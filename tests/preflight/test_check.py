@@ -69,7 +69,7 @@ def test_everything_wrong_is_named_at_once(check: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"memory": 1.0}, "training is estimated at 2 GiB, .* has 1 GiB .*lower rl.completions_per_forward"),
+        ({"memory": 1.0}, "training is estimated at 3 GiB, .* has 1 GiB .*lower rl.completions_per_forward"),
         ({"max_completion_tokens": 2048}, "the model's context is 2048 tokens, prompt included; lower it"),
         ({"memory": 2.0, "prompts_per_step": 4096, "completions_per_forward": 1}, "sampling a step.s completions"),
     ],
@@ -77,6 +77,12 @@ def test_everything_wrong_is_named_at_once(check: Any) -> None:
 def test_what_cannot_fit_says_which_key_to_change(check: Any, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         check(**changes)
+
+
+def test_a_hub_that_cannot_be_reached_is_no_traceback(check: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:1")
+    with pytest.raises(InputError, match="base_policy: model 'some/model' cannot be looked at on the hub"):
+        check(policy="hf://some/model")
 
 
 def test_an_unknown_key_of_a_source_is_an_error() -> None:

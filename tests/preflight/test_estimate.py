@@ -3,11 +3,19 @@ from pathlib import Path
 
 import pytest
 
-from components.preflight.estimate import GIB, ModelSize, generation_bytes, rollout_bytes, training_bytes
+from components.preflight.estimate import (
+    GIB,
+    ModelSize,
+    evaluation_memory,
+    exploring_memory,
+    rollout_bytes,
+    training_memory,
+)
 
 # Qwen2.5-Math-7B's config, as published: 7.62 billion parameters in bfloat16.
 QWEN_7B = {
     "hidden_size": 3584,
+    "intermediate_size": 18944,
     "num_hidden_layers": 28,
     "num_attention_heads": 28,
     "num_key_value_heads": 4,
@@ -30,13 +38,47 @@ def test_a_7b_model_needs_more_than_one_gpu_to_train_and_few_gib_to_sample() -> 
     model = ModelSize.from_config(QWEN_7B, 15_230_000_000)
     assert model.parameters == pytest.approx(7.6e9, rel=0.01)
     assert model.key_value_width == 512
-    assert training_bytes(model, 1, 1024, checkpointing=True) / GIB > 113  # 16 bytes a parameter alone
+    training = training_memory(model, 1, 1024, checkpointing=True, mixed=True)
+    # 4 + 2 bytes a parameter of weights, 4 + 8 of gradients and moments
+    assert (training.weights, training.optimiser) == (6 * model.parameters, 12 * model.parameters)
+    assert training.total > 18 * model.parameters > 113 * GIB
     # 28 layers x 512 x 2 (keys, values) x 2 bytes = 56 KiB a token
-    assert generation_bytes(model, 1, 1) - generation_bytes(model, 0, 0) == 56 * 1024
+    sampling = evaluation_memory(model, 3, 10, 100, half=True)
+    assert sampling.cache == 300 * 56 * 1024
+    assert sampling.total < 20 * GIB
+    assert evaluation_memory(model, 3, 10, 100, half=False).cache == 2 * sampling.cache
+
+
+def test_sampling_while_training_keeps_the_optimisers_moments_and_keys_in_single_precision() -> None:
+    model = ModelSize.from_config(QWEN_7B, 15_230_000_000)
+    exploring = exploring_memory(model, 3, 10, 100, mixed=True)
+    assert exploring.optimiser == 8 * model.parameters
+    assert exploring.cache == 300 * 28 * 512 * (4 + 2)
+    assert exploring_memory(model, 3, 10, 100, mixed=True, reference=True).weights == 10 * model.parameters
 
 
 def test_checkpointing_and_smaller_passes_take_less() -> None:
     model = ModelSize.from_config(QWEN_7B, 15_230_000_000)
-    assert training_bytes(model, 8, 2048, True) < training_bytes(model, 8, 2048, False)
-    assert training_bytes(model, 1, 2048, False) < training_bytes(model, 8, 2048, False)
-    assert rollout_bytes(10, 8192, 8192) / GIB == 5.0
+
+    def activations(sequences: int, checkpointing: bool, mixed: bool = True) -> int:
+        return training_memory(model, sequences, 2048, checkpointing=checkpointing, mixed=mixed).activations
+
+    assert activations(8, True) < activations(8, False) / 9
+    assert activations(1, False) < activations(8, False)
+    assert activations(1, False) < activations(1, False, mixed=False)
+
+
+def test_logits_are_made_in_tiles() -> None:
+    """From some tokens on, a larger vocabulary and more tokens cost nothing but what layers keep."""
+    model = ModelSize.from_config(QWEN_7B | {"vocab_size": 10_000_000}, 15_230_000_000)
+    small = ModelSize.from_config(QWEN_7B, 15_230_000_000)
+    more = [
+        training_memory(m, 8, 2048, checkpointing=True, mixed=True).activations
+        - training_memory(m, 4, 2048, checkpointing=True, mixed=True).activations
+        for m in (small, model)
+    ]
+    assert more[0] == more[1]
+
+
+def test_rollouts_take_ids_and_text() -> None:
+    assert rollout_bytes(10 * 8192, 8192) / GIB == pytest.approx(5.0, rel=0.01)

@@ -1,0 +1,160 @@
+"""Sets what `pipeline.py plan` says beside what a run of the laptop's recipe really used, stage by stage.
+
+    OMP_NUM_THREADS=1 python bench/plan.py
+
+runs one iteration in a reduced size and prints docs/plan.md's table. Memory is the greatest that a stage's process had,
+less what a process has that has loaded the libraries and the base policy. Seconds are the processor's, of that process
+on one core: what it takes on a machine that does nothing else.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import psutil
+
+from components.shared.policy import load_tokenizer, prompt_token_ids
+from components.shared.schema import read_rows
+from components.shared.stage import read_json
+from launch.costs import Costs, StageCost
+from launch.devices import device_for
+from launch.plan import problems_of, size_of_policy
+from launch.recipe import load_recipe
+
+ROOT = Path(__file__).resolve().parent.parent
+RECIPE = ROOT / "recipes" / "laptop.yaml"
+CHANGES = ("rl.steps=20",)
+STAGES = {  # by name of the plan
+    "evaluation of base": "evaluation-base",
+    "RL exploration": "iteration-1/rl-exploration",
+    "rollout harvesting": "iteration-1/rollout-harvesting",
+    "verification filtering": "iteration-1/verification-filtering",
+    "RFT": "iteration-1/rft",
+    "evaluation of rloop": "iteration-1/evaluation-rloop",
+    "explored policies on the way": "iteration-1/curve-explored",
+}
+_BASE = """
+import psutil, torch, trl, datasets
+from trl import GRPOTrainer, SFTTrainer
+from components.shared.policy import load_model
+model = load_model("recipes/tiny/countdown")
+print(psutil.Process().memory_info().rss)
+"""
+
+
+def run(folder: Path) -> tuple[dict[str, float], dict[str, int]]:
+    """Runs the recipe; returns processor seconds and the greatest memory, in bytes, by stage."""
+    command = [sys.executable, "pipeline.py", "run", "--recipe", str(RECIPE), "--iterations", "1"]
+    command += [part for change in CHANGES for part in ("--set", change)] + ["--output-dir", str(folder)]
+    seconds: dict[str, float] = {}
+    peaks: dict[str, int] = {}
+    with subprocess.Popen(command, cwd=ROOT, stdout=sys.stderr) as process:
+        while process.poll() is None:
+            logs = sorted((folder / "logs").glob("*.log"), key=lambda log: log.stat().st_mtime)
+            if logs:
+                stage = logs[-1].stem.replace(".", "/")
+                for took, memory in _processes(process.pid):
+                    seconds[stage] = max(seconds.get(stage, 0.0), took)
+                    peaks[stage] = max(peaks.get(stage, 0), memory)
+            time.sleep(0.05)
+    if process.returncode:
+        raise SystemExit(process.returncode)
+    return seconds, peaks
+
+
+def _processes(pid: int) -> Iterator[tuple[float, int]]:
+    """Processor seconds and memory of a process's descendants."""
+    for child in psutil.Process(pid).children(recursive=True):
+        try:
+            times = child.cpu_times()
+            yield times.user + times.system, child.memory_info().rss
+        except psutil.NoSuchProcess:
+            continue
+
+
+def used(folder: Path, path: str) -> tuple[int, int, int]:
+    """Tokens sampled, tokens trained on and bytes of artifacts of a stage."""
+    stage = folder / "stages" / path
+    size = sum(file.stat().st_size for file in _files(stage))
+    if path.endswith("rl-exploration"):
+        rows = list(read_rows(stage / "rollouts", ["prompt", "completion_ids"]))
+        sampled = sum(len(row["completion_ids"]) for row in rows)
+        return sampled, sampled + _prompt_tokens(rows), size
+    if path.endswith("rft"):
+        rows = list(read_rows(stage.parent / "verification-filtering" / "experts", ["prompt", "completion_ids"]))
+        tokens = sum(len(row["completion_ids"]) for row in rows) + _prompt_tokens(rows)
+        return 0, round(tokens * float(load_recipe(RECIPE).rft.epochs)), size
+    if path.endswith("curve-explored"):
+        points = read_json(stage / "curve")["points"]
+        return sum(_evaluated(point["evaluations"]) for point in points), 0, size
+    if "evaluation" in path:
+        return _evaluated(read_json(stage / "evaluation.json")["evaluations"]), 0, size
+    return 0, 0, size
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for path in folder.iterdir():  # names are links to folders of artifacts
+        yield from (file for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file())
+
+
+def _prompt_tokens(rows: list[dict[str, Any]]) -> int:
+    tokenizer = load_tokenizer(ROOT / "recipes" / "tiny" / "countdown")
+    return sum(len(ids) for ids in prompt_token_ids(tokenizer, [row["prompt"] for row in rows]))
+
+
+def _evaluated(evaluations: list[dict[str, Any]]) -> int:
+    return int(sum(e["mean_tokens"] * e["n"] * e["problems"] for e in evaluations))
+
+
+def planned() -> dict[str, StageCost]:
+    """The plan's stages, by name."""
+    recipe = load_recipe(RECIPE, CHANGES, 1)
+    model, context = size_of_policy(recipe.base_policy)
+    problems, _ = problems_of(recipe, context)
+    device = device_for(recipe.pools.training, None)
+    return {stage.name: stage for stage in Costs(recipe, model, context, problems, device, device).stages()}
+
+
+@click.command()
+def main() -> None:
+    """Runs, and prints the table."""
+    base = int(subprocess.run([sys.executable, "-c", _BASE], cwd=ROOT, capture_output=True, text=True).stdout)
+    with tempfile.TemporaryDirectory() as work:
+        folder = Path(work) / "run"
+        seconds, peaks = run(folder)
+        click.echo(json.dumps({"base": base, "peaks": peaks, "seconds": seconds}), err=True)
+        click.echo("| stage | figure | plan | used | plan / used |\n|---|---|---|---|---|")
+        for name, cost in planned().items():
+            if name not in STAGES:
+                continue
+            sampled, trained, size = used(folder, STAGES[name])
+            memory = peaks.get(STAGES[name], 0) - base
+            rows = [
+                ("tokens sampled", cost.sampled, sampled, "{:,}"),
+                ("tokens trained on", cost.trained, trained, "{:,}"),
+                (
+                    "memory, MiB",
+                    max((m.total for m in cost.memory.values()), default=0) // 2**20,
+                    memory // 2**20,
+                    "{:,}",
+                ),
+                ("artifacts, KiB", cost.written // 2**10, size // 2**10, "{:,}"),
+                ("seconds", cost.seconds, seconds[STAGES[name]], "{:,.0f}"),
+            ]
+            for figure, plan, real, form in rows:
+                if plan and real > 0:
+                    click.echo(f"| {name} | {figure} | {form.format(plan)} | {form.format(real)} | {plan / real:.1f} |")
+        total = sum(cost.seconds * cost.times for cost in planned().values())
+        click.echo(
+            f"| all | seconds | {total:,.0f} | {sum(seconds.values()):,.0f} | {total / sum(seconds.values()):.1f} |"
+        )
+
+
+if __name__ == "__main__":
+    main()

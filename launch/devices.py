@@ -1,0 +1,85 @@
+"""What a plan knows of accelerators: figures of the vendors' data sheets, and what share of them is reached.
+
+Peaks are NVIDIA's: dense bfloat16 without sparsity, memory as it is sold. The shares are ours: a third of the peak in
+training is what large runs reach (PaLM, arXiv 2204.02311, counts 46 % for the best and 20 to 35 % for others), and 60 %
+of the bandwidth what kernels that read a growing cache do. docs/plan.md says what they mean for the hours.
+"""
+
+import os
+from dataclasses import dataclass
+
+import psutil
+
+from components.preflight.estimate import GIB
+from components.shared.errors import InputError, nearest
+from launch.pools import Pool
+
+
+@dataclass(frozen=True)
+class Device:
+    """One accelerator, or the cores of a machine without any."""
+
+    name: str
+    memory_gib: float
+    flops: float  # a second at its peak, in the precision it trains in
+    bandwidth: float  # bytes a second at its peak
+    half: bool = True  # whether it computes in bfloat16
+    flops_share: float = 0.35
+    bandwidth_share: float = 0.6
+    start_seconds: float = 120.0  # of a stage: a pod that starts, loads libraries and the model; assumed
+
+
+# In order of memory: the first that has a pool's memory is taken where none is named.
+GPUS = {
+    device.name: device
+    for device in (
+        Device("l4", 24, 121e12, 0.30e12),  # L4 data sheet: 242 TFLOPS with sparsity, 300 GB/s
+        Device("a100-40gb", 40, 312e12, 1.555e12),  # A100 data sheet, SXM and PCIe
+        Device("l40s", 48, 362e12, 0.864e12),  # L40S data sheet: 733 TFLOPS with sparsity, 864 GB/s
+        Device("h100", 80, 989e12, 3.35e12),  # H100 SXM data sheet: 1,979 TFLOPS with sparsity, 3.35 TB/s
+        Device("a100-80gb", 80, 312e12, 2.039e12),  # A100 data sheet, SXM
+        Device("h200", 141, 989e12, 4.8e12),  # H200 SXM data sheet: 4.8 TB/s
+    )
+}
+CPU = "cpu"
+DEVICES = (*GPUS, CPU)
+_CORE_FLOPS = 150e9  # single precision, AVX-512 at 2.4 GHz; a third of it was measured with the tiny policy
+_CORE_BANDWIDTH = 10e9  # usual of a server's core
+
+
+def device_for(pool: Pool, named: str | None) -> Device:
+    """The device that a pool's stages run on.
+
+    Args:
+        pool: of the recipe.
+        named: by the user, one of DEVICES; None: what fits the pool, its memory that of the recipe.
+
+    Raises:
+        InputError: no device is called so, or none has the pool's memory.
+    """
+    if named == CPU or (named is None and not pool.accelerators):
+        return _cpu()
+    if named is not None:
+        if named not in GPUS:
+            raise InputError(f"--gpu {named!r} is not known; known: {', '.join(DEVICES)}.{nearest(named, DEVICES)}")
+        return GPUS[named]
+    memory = pool.accelerator_memory_gib
+    if memory is None:
+        return GPUS["h100"]
+    fitting = [device for device in GPUS.values() if device.memory_gib >= memory]
+    if not fitting:
+        raise InputError(f"no GPU that is known has {memory:g} GiB (accelerator_memory_gib); name one with --gpu")
+    return fitting[0]
+
+
+def _cpu() -> Device:
+    cores = int(os.environ.get("OMP_NUM_THREADS") or psutil.cpu_count(logical=False) or 1)
+    return Device(
+        f"{CPU}, {cores} core{'s' if cores > 1 else ''}",
+        memory_gib=psutil.virtual_memory().total / GIB,
+        flops=cores * _CORE_FLOPS,
+        bandwidth=cores * _CORE_BANDWIDTH,
+        half=False,
+        bandwidth_share=0.5,
+        start_seconds=4.0,  # measured: libraries and the tiny policy
+    )

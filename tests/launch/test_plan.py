@@ -1,0 +1,281 @@
+"""What a plan says, and that runs stay within it."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+from components.evaluation.evaluate import evaluate
+from components.rft.refine import refine
+from components.rl_exploration.explore import explore
+from components.shared.errors import InputError
+from components.shared.policy import load_model
+from components.shared.schema import BENCHMARK_ORDER, PROBLEMS, TRAJECTORIES, read_rows, write_table
+from components.shared.stage import read_json, write_json
+from launch.costs import Costs, StageCost
+from launch.devices import GPUS, device_for
+from launch.plan import parameters_of_config, problems_of, size_of_policy
+from launch.pools import Pool
+from launch.recipe import load_recipe
+from pipeline import main
+
+ROOT = Path(__file__).resolve().parents[2]
+LAPTOP = ROOT / "recipes" / "laptop.yaml"
+QWEN = ROOT / "recipes" / "qwen2.5-1.5b.yaml"
+# Qwen2.5-Math-1.5B's config, as published: 1,543,714,304 parameters.
+QWEN_CONFIG = {
+    "architectures": ["Qwen2ForCausalLM"],
+    "model_type": "qwen2",
+    "hidden_size": 1536,
+    "intermediate_size": 8960,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 4096,
+    "tie_word_embeddings": True,
+    "torch_dtype": "bfloat16",
+    "vocab_size": 151936,
+}
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, ["plan", *map(str, arguments)])
+
+
+def words(result: Result) -> str:
+    return " ".join(result.output.split())
+
+
+def costs(
+    overrides: tuple[str, ...] = (), vanilla: bool = False, gpu: str | None = None, recipe: Path = LAPTOP
+) -> Costs:
+    loaded = load_recipe(recipe, overrides, None, vanilla)
+    model, context = size_of_policy(loaded.base_policy)
+    problems, _ = problems_of(loaded, context)
+    training, inference = (device_for(pool, gpu) for pool in (loaded.pools.training, loaded.pools.inference))
+    return Costs(loaded, model, context, problems, training, inference)
+
+
+def by_name(overrides: tuple[str, ...] = (), **options: Any) -> dict[str, StageCost]:
+    return {stage.name: stage for stage in costs(overrides, **options).stages()}
+
+
+@pytest.fixture
+def qwen(tmp_path: Path) -> Path:
+    """A folder with the config of a model that is not here."""
+    folder = tmp_path / "qwen"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(QWEN_CONFIG))
+    return folder
+
+
+def test_the_laptops_plan() -> None:
+    result = run("--recipe", LAPTOP, "--iterations", "3")
+    assert result.exit_code == 0, result.output
+    text = words(result)
+    assert "3 iterations, on cpu" in text and "upper bounds" in text
+    assert "512 training problems; dev 120, test 120, four 120, large 120; prompts of 17 tokens" in text
+    assert "RL exploration 3 409.6 k 583.7 k" in text, "40 steps x 256 completions x 40 tokens, and prompts of 17"
+    assert "in all: 6.0 M tokens sampled" in text
+    assert "assumed" not in text and "warning: " not in text
+
+
+def test_tokens_follow_from_the_recipe() -> None:
+    stages = by_name()
+    assert stages["RL exploration"].sampled == 40 * 16 * 16 * 40
+    assert stages["evaluation of base"].sampled == 4 * 120 * 32 * 40
+    assert stages["evaluation of base"].times == 1 and stages["evaluation of rloop"].times == 2
+    assert stages["explored policies on the way"].sampled == 5 * 48 * 16 * 40, "at step 0 and after 10, 20, 30 and 40"
+    assert stages["RFT"].trained == 512 * 8 * 6 * (17 + 40), "8 experts of each problem at most, 6 epochs"
+    assert by_name(("filter.max_per_problem=0",))["RFT"].trained == 40 * 256 * 6 * 57
+    assert by_name(("eval.benchmarks={dev: {samples: 64}}",))["evaluation of base"].sampled == (3 * 32 + 64) * 120 * 40
+
+
+def test_vanilla_rl_is_planned_from_the_second_iteration_on() -> None:
+    stages = by_name(vanilla=True)
+    assert stages["vanilla RL"].times == 1 and stages["vanilla RL"].sampled == stages["RL exploration"].sampled
+    assert stages["vanilla policies on the way"].sampled == 4 * 48 * 16 * 40
+    assert stages["RL exploration"].written > by_name()["RL exploration"].written, "the training state is kept"
+    assert "vanilla RL" not in by_name(("iterations=1",), vanilla=True)
+
+
+def test_time_grows_with_work_and_falls_with_the_gpu() -> None:
+    once, twice = (by_name((f"rl.steps={steps}",))["RL exploration"].seconds for steps in (40, 80))
+    start = device_for(Pool(), None).start_seconds
+    assert twice - start == pytest.approx(2 * (once - start))
+    options = {"recipe": QWEN, "overrides": ("base_policy=recipes/tiny/countdown",)}
+    hours = [by_name(**options, gpu=gpu)["RFT"].seconds for gpu in ("l4", "a100-80gb", "h100")]  # type: ignore[arg-type]
+    assert hours == sorted(hours, reverse=True)
+
+
+def test_progress_in_the_object_store_is_counted() -> None:
+    without, with_ = (by_name(given)["RL exploration"] for given in ((), ("store.checkpoint_uri=s3://b/p",)))
+    assert without.progress == 0 and with_.moved - without.moved == with_.progress > 0
+
+
+def test_a_config_alone_is_enough(qwen: Path, tiny_policy: Path, tmp_path: Path) -> None:
+    assert parameters_of_config(qwen) == 1_543_714_304
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    shutil.copy(tiny_policy / "config.json", bare)
+    counted, context = size_of_policy(str(bare))
+    assert counted.parameters == sum(p.numel() for p in load_model(tiny_policy).parameters())
+    read, _ = size_of_policy(str(tiny_policy))
+    assert counted.parameters == pytest.approx(read.parameters, rel=0.01) and context == 2048
+    (bare / "config.json").write_text('{"model_type": "no-such"}')
+    with pytest.raises(InputError, match="describes no model that is known"):
+        parameters_of_config(bare)
+
+
+def test_the_qwen_recipe_fits_one_gpu(qwen: Path) -> None:
+    result = run("--recipe", QWEN, "--set", f"base_policy={qwen}")
+    assert result.exit_code == 0, result.output
+    text = words(result)
+    assert "on h100" in text and "1,543.7 million parameters, context 4096" in text
+    assert "14,116 training problems; math500 500, aime24 30, minerva 272, omni 500" in text
+    assert "assumed: prompts of 512 tokens" in text
+    assert "warning: " not in text and "does not fit" not in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["rl.prompts_per_step=64", "rl.prompts_per_update=null"],
+         "RL exploration, sampling takes .* GiB, .* has 79 GiB; lower rl.prompts_per_step from 64 to 20"),
+        (["rl.completions_per_forward=64"],
+         "RL exploration, training takes .*; lower rl.completions_per_forward from 64 to 32"),
+        (["rl.completions_per_forward=32", "rl.gradient_checkpointing=false"],
+         "lower rl.completions_per_forward from 32 to 3 or turn on rl.gradient_checkpointing"),
+        (["rft.gradient_checkpointing=false", "rft.trajectories_per_forward=null"],
+         "RFT takes .*; lower rft.trajectories_per_forward from 64 to 2 or turn on rft.gradient_checkpointing"),
+        (["eval.sequences_per_batch=1024"],
+         "evaluation takes .*; lower eval.sequences_per_batch from 1024 to 588 or lower eval.max_completion_tokens"),
+        (["pools.training.accelerator_memory_gib=20"],
+         r"RFT takes 39.9 GiB, .* 20 GiB; take a GPU with more memory \(a100-40gb, .*\) or take a smaller base_policy"),
+        (["pools.training.timeout_hours=2"],
+         "RL exploration may take 3.. h, but its pod is stopped after 2 hours; raise pools.training.timeout_hours"),
+        (["rl.max_completion_tokens=4096"], "rl.max_completion_tokens is 4096, but the model's context is 4096 tokens"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_says_which_key_to_change(qwen: Path, changes: list[str], message: str) -> None:
+    overrides = [part for change in (f"base_policy={qwen}", *changes) for part in ("--set", change)]
+    result = run("--recipe", QWEN, *overrides)
+    assert result.exit_code == 0, result.output
+    warnings = [line for line in result.output.splitlines() if line.startswith("warning: ")]
+    assert any(re.search(message, warning) for warning in warnings), result.output
+
+
+def test_what_a_warning_advises_fits(qwen: Path) -> None:
+    for advice in ("rl.prompts_per_step=20", "rl.completions_per_forward=32", "eval.sequences_per_batch=588"):
+        others = ("--set", "rl.prompts_per_update=null") if "prompts" in advice else ()
+        result = run("--recipe", QWEN, "--set", f"base_policy={qwen}", "--set", advice, *others)
+        assert "warning: " not in result.output, result.output
+
+
+def test_a_hub_that_cannot_be_reached_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:1")
+    result = run("--recipe", QWEN)
+    assert result.exit_code == 2
+    assert "cannot be looked at on the hub" in result.output
+    assert "give a folder with the model's config.json: --set base_policy=FOLDER" in result.output
+
+
+def test_the_device_is_the_one_that_has_the_pools_memory() -> None:
+    memories = {24: "l4", 40: "a100-40gb", 79: "h100", 80: "h100", 141: "h200", None: "h100"}
+    for memory, name in memories.items():
+        assert device_for(Pool(accelerators=1, accelerator_memory_gib=memory), None).name == name
+    assert device_for(Pool(), None).name.startswith("cpu")
+    assert device_for(Pool(), "a100-80gb") is GPUS["a100-80gb"]
+    with pytest.raises(InputError, match="'h10' is not known; known: l4, .*Did you mean 'h100'"):
+        device_for(Pool(), "h10")
+    with pytest.raises(InputError, match="no GPU that is known has 500 GiB"):
+        device_for(Pool(accelerators=1, accelerator_memory_gib=500), None)
+
+
+def test_sources_that_are_elsewhere_are_assumed(tmp_path: Path, tiny_policy: Path) -> None:
+    values = yaml.safe_load(LAPTOP.read_text())
+    values["data"]["train"] = ["hf://some/data"]
+    values["data"]["benchmarks"]["test"] = {"uri": "hf://other/data", "limit": 50}
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    result = run("--recipe", path)
+    assert result.exit_code == 0, result.output
+    assert "assumed: data.train.0 has 1,000 problems (data.train.0.limit makes that sure)" in words(result)
+    assert "test 50" in result.output and "prompts of 512 tokens" in result.output
+
+
+@pytest.mark.slow
+def test_a_run_stays_within_its_plan(tmp_path: Path, tiny_policy: Path, problems_folder: Path) -> None:
+    """Tokens and bytes of real stages: at most what the plan says, and no less than the stated part of it."""
+    overrides = (
+        "rl.steps=4",
+        "rl.snapshot_every=2",
+        "data.train=['countdown://train?numbers=3&low=1&high=9&count=16&seed=1']",
+        "data.benchmarks={dev: 'countdown://train?numbers=3&low=1&high=9&count=16&seed=1'}",
+        "iterations=1",
+    )
+    recipe, plans = load_recipe(LAPTOP, overrides), by_name(overrides)
+    out = tmp_path / "out"
+    explore(
+        tiny_policy,
+        problems_folder,
+        recipe.rl,
+        recipe.grading,
+        iteration=1,
+        seed=1,
+        rollouts_out=out / "rl" / "rollouts",
+        policy_out=out / "rl" / "policy",
+        log_out=out / "rl" / "log.json",
+        page_out=out / "rl" / "page.html",
+        snapshots_out=out / "rl" / "snapshots",
+        state_out=out / "rl" / "state",
+    )
+    rollouts = list(read_rows(out / "rl" / "rollouts"))
+    experts = [
+        row | {"verdict": True, "success_rate": 0.5, "dropped_because": None} for row in rollouts if row["reward"]
+    ]
+    write_table(tmp_path / "experts" / "experts.parquet", TRAJECTORIES, experts)
+    refine(
+        tiny_policy,
+        tmp_path / "experts",
+        recipe.rft,
+        iteration=1,
+        seed=1,
+        policy_out=out / "rft" / "policy",
+        log_out=out / "rft" / "log.json",
+        page_out=out / "rft" / "page.html",
+    )
+    write_table(tmp_path / "benchmarks" / "dev.parquet", PROBLEMS, read_rows(problems_folder))
+    write_json(tmp_path / "benchmarks" / BENCHMARK_ORDER, ["dev"])
+    evaluate(
+        tiny_policy,
+        tmp_path / "benchmarks",
+        recipe.eval,
+        recipe.grading,
+        name="base",
+        kind="base",
+        iteration=0,
+        seed=1,
+        samples_out=out / "eval" / "samples",
+        evaluation_out=out / "eval" / "evaluation.json",
+        page_out=out / "eval" / "page.html",
+    )
+    (dev,) = read_json(out / "eval" / "evaluation.json")["evaluations"]
+    for plan, used, factor in (
+        (plans["RL exploration"].sampled, sum(len(row["completion_ids"]) for row in rollouts), 4),
+        (plans["evaluation of base"].sampled, round(dev["mean_tokens"] * dev["n"] * dev["problems"]), 4),
+        (plans["RL exploration"].written, size(out / "rl"), 2),
+        (plans["RFT"].written, size(out / "rft"), 2),
+        (plans["evaluation of base"].written, size(out / "eval"), 20),
+    ):
+        assert used <= plan <= factor * used
+
+
+def size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
