@@ -92,7 +92,7 @@ class Costs:
         self._policy = policy_bytes(model)
         rl = recipe.rl
         self._completions = rl.prompts_per_step * rl.group_size
-        self._rollouts = rl.steps * self._completions
+        self._rollouts = rl.steps * self._completions * (1 + rl.refill_rounds)  # if every round replaces every group
         self._rollout_bytes = rollout_bytes(self._rollouts, rl.max_completion_tokens)
         self._snapshots = rl.steps // rl.snapshot_every if rl.snapshot_every else 0
 
@@ -174,7 +174,7 @@ class Costs:
         step = self._completions * tokens
         passes = math.ceil(self._completions / rl.forward_completions)
         training = _training_seconds(device, model, step, flops, passes)
-        seconds = device.start_seconds + rl.steps * (sampling + training)
+        seconds = device.start_seconds + rl.steps * (sampling * (1 + rl.refill_rounds) + training)
         trained = rl.steps * step
         saved = 0
         if self._recipe.store.checkpoint_uri:
@@ -198,8 +198,8 @@ class Costs:
             seconds=seconds,
             how=(
                 f"{rl.steps} steps x ({self._completions} completions x {rl.max_completion_tokens} tokens in "
-                f"{_seconds(sampling)}, then {flops} FLOPs x {_count(model.parameters)} parameters x {_count(step)} "
-                f"tokens of prompts and completions in {_seconds(training)})"
+                f"{_seconds(sampling)}{_rounds(rl.refill_rounds)}, then {flops} FLOPs x {_count(model.parameters)} "
+                f"parameters x {_count(step)} tokens of prompts and completions in {_seconds(training)})"
             ),
             times=times,
         )
@@ -371,6 +371,10 @@ def _count(number: float) -> str:
         if number >= size:
             return f"{number / size:.3g} {unit}"
     return f"{number:.3g}"
+
+
+def _rounds(refills: int) -> str:
+    return f" (up to {1 + refills} times)" if refills else ""
 
 
 def _seconds(seconds: float) -> str:

@@ -31,7 +31,7 @@ class Grid:
     changes: tuple[str, ...] = ()  # recipe keys, for a smaller run
 
 
-FULL = Grid((1e-4, 3e-4, 6e-4), 3e-4, (1, 2), {"A": (1, 2, 3, 4, 5), "B": (1, 2, 3)}, controls=True)
+FULL = Grid((1e-4, 3e-4, 6e-4), 3e-4, (1, 2), {"A": (1, 2, 3, 4, 5), "B": (1, 2)}, controls=True)
 SHORT = Grid(
     (1e-4, 3e-4), 3e-4, (1,), {"A": (1, 2)}, controls=False, changes=("iterations=2", "eval.samples=32", "rl.steps=40")
 )

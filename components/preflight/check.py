@@ -191,7 +191,7 @@ def _estimates(model: ModelSize, context: int, size: RunSize) -> dict[str, float
     sampling = exploring_memory(
         model, size.completions, prompt, tokens, mixed=size.mixed, reference=size.reference
     ).total
-    rollouts = rollout_bytes(size.steps * size.completions, size.max_completion_tokens)
+    rollouts = rollout_bytes(size.steps * size.completions * (1 + size.refill_rounds), size.max_completion_tokens)
     # The launcher copies a stage's inputs to the pod's disk and its outputs from there: the rollouts, two policies, and
     # those kept on the way.
     disk = (2 + size.snapshots) * policy_bytes(model) + rollouts

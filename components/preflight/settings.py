@@ -20,6 +20,7 @@ class RunSize(Settings):
     precision: str = Field("auto", description="rl.precision")
     kl_coefficient: float = Field(0.0, description="rl.kl_coefficient")
     snapshot_every: int = Field(0, ge=0, description="rl.snapshot_every")
+    refill_rounds: int = Field(0, ge=0, description="rl.refill_rounds")
 
     @property
     def completions(self) -> int:

@@ -279,3 +279,9 @@ def test_a_run_stays_within_its_plan(tmp_path: Path, tiny_policy: Path, problems
 
 def size(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def test_dynamic_sampling_samples_more_and_trains_the_same() -> None:
+    plain, refilled = (by_name((f"rl.refill_rounds={rounds}",))["RL exploration"] for rounds in (0, 3))
+    assert refilled.sampled == 4 * plain.sampled and refilled.trained == plain.trained
+    assert refilled.seconds > plain.seconds and refilled.disk > plain.disk
