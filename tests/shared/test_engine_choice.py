@@ -1,12 +1,13 @@
 import importlib.machinery
 import importlib.util
+from pathlib import Path
 
 import pytest
 
 from components.evaluation.settings import EvaluationSettings
 from components.shared import sampling
 from components.shared.errors import InputError
-from components.shared.sampling import chosen_engine
+from components.shared.sampling import chosen_engine, open_sampler
 
 
 def machine(monkeypatch: pytest.MonkeyPatch, vllm: bool, device: str) -> None:
@@ -38,6 +39,20 @@ def test_vllm_where_it_is_not_installed_is_an_error_with_a_remedy(monkeypatch: p
     machine(monkeypatch, vllm=False, device="cpu")
     with pytest.raises(InputError, match="not installed here: use images of the cuda variant"):
         chosen_engine("vllm")
+
+
+@pytest.mark.parametrize(("there", "wanted"), [(2, None), (4, 2), (2, 3)])
+def test_a_policy_that_cannot_be_spread_over_the_gpus_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, tiny_policy: Path, there: int, wanted: int | None
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
+    with pytest.raises(
+        InputError, match=f"3 attention heads cannot be spread over {wanted or there} of .* {there} GPUs"
+    ):
+        open_sampler(tiny_policy, "vllm", batch_size=4, tensor_parallel_size=wanted)
 
 
 def test_another_engine_is_an_error() -> None:
