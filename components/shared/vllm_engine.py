@@ -11,6 +11,7 @@ from components.shared.policy import accelerator, eos_token_ids, load_tokenizer,
 from components.shared.sampling import Completion, sampling_order, sampling_precision
 from components.shared.stage import Progress
 
+_MOST_SEQUENCES = 1024  # vLLM's own default on the largest GPUs; further ones of a batch wait
 _CPU_KV_CACHE_BYTES = 1 << 30  # of the small policies that a CPU serves; vLLM's own default is most of the machine
 
 
@@ -22,7 +23,7 @@ class VLLMSampler:
 
     Args:
         policy: its folder.
-        batch_size: sequences generated at once.
+        batch_size: sequences generated at once, up to 1024.
         length: tokens that a prompt and its completion take together at most.
         gpu_memory_utilization: share of each GPU's memory for weights and KV cache.
         tensor_parallel_size: GPUs to spread the policy over; all that are there if None.
@@ -54,7 +55,7 @@ class VLLMSampler:
                 generation_config="vllm",  # not the sampling settings that came with a checkpoint
                 dtype=sampling_precision(),
                 max_model_len=length,
-                max_num_seqs=batch_size,
+                max_num_seqs=min(batch_size, _MOST_SEQUENCES),
                 enable_prefix_caching=True,  # a prompt is read once for its n samples
                 disable_log_stats=True,
                 **where,
@@ -110,21 +111,24 @@ class VLLMSampler:
     def _generate(self, count: int, request: Callable[[int], tuple[Any, Any]]) -> Iterator[list[list[int]]]:
         """The token ids of `count` requests, a batch at a time and in order."""
         asked = 0
+        waited_for: set[int] = set()
         finished: dict[int, list[int]] = {}
         try:
             for start in range(0, count, self._batch_size):
                 batch = range(start, min(start + self._batch_size, count))
-                while any(number not in finished for number in batch):
+                while any(number in waited_for or number >= asked for number in batch):
                     # Twice as many as run at once: neither a batch's slow end nor judging what it held leaves the
                     # GPUs idle, since there the engine goes on in a process of its own.
                     while asked < count and self._engine.get_num_unfinished_requests() < 2 * self._batch_size:
                         self._engine.add_request(str(asked), *request(asked))
+                        waited_for.add(asked)
                         asked += 1
                     for output in self._engine.step():
+                        waited_for.remove(int(output.request_id))
                         finished[int(output.request_id)] = list(output.outputs[0].token_ids)
-                yield [finished[number] for number in batch]
+                yield [finished.pop(number) for number in batch]
         finally:
-            self._engine.abort_request([str(number) for number in range(asked) if number not in finished])
+            self._engine.abort_request([str(number) for number in waited_for])
 
     def close(self) -> None:
         """See Sampler."""
