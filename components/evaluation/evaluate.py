@@ -1,5 +1,6 @@
 """Evaluation: samples a policy on the benchmarks and estimates avg@n and pass@k, with intervals."""
 
+import contextlib
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from components.shared.errors import InputError
 from components.shared.grading import TIMED_OUT, Grader, GradingRow, GradingSettings
 from components.shared.pass_at_k import bootstrap_interval, pass_at_k
 from components.shared.policy import check_room, policy_id
-from components.shared.sampling import Completion, Sampler
+from components.shared.sampling import Completion, Engine, Sampler, chosen_engine, open_sampler
 from components.shared.schema import BENCHMARK_ORDER, SAMPLES, count_rows, read_rows, table_writer, write_table
 from components.shared.stage import Progress, note, read_json, result, write_json
 
@@ -75,22 +76,23 @@ def evaluate(
         The figures for KFP metrics, named `BENCHMARK_FIGURE`.
 
     Raises:
-        InputError: a benchmark has no scorable problem.
+        InputError: a benchmark has no scorable problem, or the sampling engine cannot be used.
     """
+    engine = chosen_engine(settings.engine)
     columns = ["problem_id", "prompt", "answer", "verifier"]
     problems = {
         benchmark: list(read_rows(Path(benchmarks) / f"{benchmark}.parquet", columns))
         for benchmark in read_json(Path(benchmarks) / BENCHMARK_ORDER)
     }
     own = {benchmark: settings.of(benchmark) for benchmark in problems}
-    check_prompts(policy, problems, own)
+    length = check_prompts(policy, problems, own)
     samples = sum(len(rows) * own[benchmark].samples for benchmark, rows in problems.items())
     progress = Progress(samples, f"samples of {name}")
-    sampler = Sampler(policy, batch_size=settings.sequences_per_batch)
-    course = {"settings": settings.model_dump(), "grading": grading.model_dump(), "seed": seed}
+    course = {"settings": settings.model_dump(), "engine": engine, "grading": grading.model_dump(), "seed": seed}
     reasons: Counter[str] = Counter()
     evaluations = []
     with (
+        contextlib.closing(sampler_of(policy, engine, settings, length)) as sampler,
         tempfile.TemporaryDirectory() as work,
         Checkpoints(checkpointing, "evaluation", course, [policy, benchmarks]) as checkpoints,
         Grader(grading) as grader,
@@ -114,6 +116,7 @@ def evaluate(
         "kind": kind,
         "iteration": iteration,
         "policy_id": policy_id(policy),
+        "engine": engine,
         "timed_out": reasons[TIMED_OUT],
         "reasons": dict(reasons.most_common()),
         "settings": {**settings.model_dump(), "seed": seed},
@@ -137,11 +140,37 @@ def _in_words(e: dict[str, Any]) -> str:
 
 def check_prompts(
     policy: str | Path, problems: dict[str, list[dict[str, Any]]], own: dict[str, EvaluationSettings]
-) -> None:
-    """Checks that every prompt of every benchmark leaves room for a completion; raises InputError."""
+) -> int:
+    """Checks that every prompt of every benchmark leaves room for a completion; raises InputError.
+
+    Returns:
+        The tokens that a prompt and its completion take together at most.
+    """
+    longest = 0
     for limit in {settings.max_completion_tokens for settings in own.values()}:
         of_limit = [rows for name, rows in problems.items() if own[name].max_completion_tokens == limit]
-        check_room(policy, (row["prompt"] for rows in of_limit for row in rows), limit, "eval")
+        prompts = (row["prompt"] for rows in of_limit for row in rows)
+        longest = max(longest, check_room(policy, prompts, limit, "eval"))
+    return longest
+
+
+def sampler_of(policy: str | Path, engine: Engine, settings: EvaluationSettings, length: int) -> Sampler:
+    """A policy ready to sample from, as the recipe asks.
+
+    Args:
+        policy: its folder.
+        engine: as chosen_engine gives it.
+        settings: the recipe's `eval` section.
+        length: tokens that a prompt and its completion take together at most.
+    """
+    return open_sampler(
+        policy,
+        engine,
+        batch_size=settings.sequences_per_batch,
+        length=length,
+        gpu_memory_utilization=settings.gpu_memory_utilization,
+        tensor_parallel_size=settings.tensor_parallel_size,
+    )
 
 
 def judged_samples(

@@ -1,6 +1,6 @@
 """Settings of evaluation: the recipe's `eval` section."""
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -29,6 +29,15 @@ class EvaluationSettings(Settings):
     temperature: float = Field(1.0, ge=0, description="Of the sampling; 0 takes the likeliest token each time.")
     top_p: float = Field(1.0, gt=0, le=1, description="Of the sampling.")
     sequences_per_batch: int = Field(512, ge=1, description="Completions generated at once. Memory only.")
+    engine: Literal["auto", "vllm", "transformers"] = Field(
+        "auto", description="What samples; auto is vLLM where it is installed and there is a GPU, else transformers."
+    )
+    gpu_memory_utilization: float = Field(
+        0.9, gt=0, le=1, description="Share of a GPU's memory that vLLM takes, for weights and KV cache."
+    )
+    tensor_parallel_size: int | None = Field(
+        None, ge=1, description="GPUs that vLLM spreads the policy over; all of the pod's if null."
+    )
     benchmarks: dict[str, BenchmarkSettings] = Field(
         {}, description="By benchmark: samples, pass_at, max_completion_tokens, temperature, top_p if other than above."
     )

@@ -194,7 +194,7 @@ def prompt_token_ids(tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[str
     return ids
 
 
-def check_room(policy: str | Path, prompts: Iterable[str], completion_tokens: int, section: str) -> None:
+def check_room(policy: str | Path, prompts: Iterable[str], completion_tokens: int, section: str) -> int:
     """Checks that every prompt leaves room for a completion in the policy's context.
 
     Args:
@@ -203,10 +203,14 @@ def check_room(policy: str | Path, prompts: Iterable[str], completion_tokens: in
         completion_tokens: tokens that a completion may take.
         section: of the recipe, for the message.
 
+    Returns:
+        The tokens that the longest prompt and a completion take together.
+
     Raises:
         InputError: a prompt is too long.
     """
     tokenizer, context = load_tokenizer(policy), context_length(policy)
+    longest = 0
     for batch in batches(prompts, 1024):
         for text, ids in zip(batch, prompt_token_ids(tokenizer, batch), strict=True):
             if len(ids) + completion_tokens > context:
@@ -215,6 +219,8 @@ def check_room(policy: str | Path, prompts: Iterable[str], completion_tokens: in
                     f"({completion_tokens}) that is more than the model's context of {context}. Lower it, or raise "
                     f"data_completion_tokens so that data preparation drops such prompts"
                 )
+            longest = max(longest, len(ids))
+    return longest + completion_tokens
 
 
 def copy_policy(source: str | Path, destination: str | Path, without_weights: bool = False) -> None:

@@ -116,6 +116,23 @@ def test_a_completion_longer_than_the_context_is_an_error(tiny_policy: Path, ben
         run(tiny_policy, benchmarks, tmp_path / "out", max_completion_tokens=2048)
 
 
+@pytest.mark.vllm
+def test_with_vllm_the_figures_are_as_with_transformers_and_it_says_so(
+    tiny_policy: Path, benchmarks: Path, tmp_path: Path
+) -> None:
+    values = {"samples": 64, "pass_at": [64], "sequences_per_batch": 100}
+    ours, theirs = (
+        run(tiny_policy, benchmarks, tmp_path / engine, engine=engine, **values) for engine in ("vllm", "transformers")
+    )
+    assert (ours["engine"], theirs["engine"]) == ("vllm", "transformers")
+    for a, b in zip(ours["evaluations"], theirs["evaluations"], strict=True):
+        assert a["benchmark"] == b["benchmark"] and a["truncation_rate"] == b["truncation_rate"] == 0.0
+        # 384 samples each: a difference of 4 standard deviations, at most 0.036, is a false alarm once in 15,000.
+        assert abs(a["avg"] - b["avg"]) < 4 * 0.036
+    again = run(tiny_policy, benchmarks, tmp_path / "again", engine="vllm", **values)
+    assert again == ours
+
+
 def test_a_benchmark_may_have_settings_of_its_own() -> None:
     values = {
         "samples": 8,
@@ -144,9 +161,11 @@ def test_each_benchmark_is_sampled_by_its_own_settings(tiny_policy: Path, benchm
     assert sum(zeta["by_problem"]["correct"]) / 48 == pytest.approx(zeta["avg"])
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize(
+    "engine", [pytest.param("transformers", marks=pytest.mark.slow), pytest.param("vllm", marks=pytest.mark.vllm)]
+)
 def test_policies_on_the_way_are_measured_as_the_policies_they_are(
-    tiny_policy: Path, benchmarks: Path, tmp_path: Path
+    tiny_policy: Path, benchmarks: Path, tmp_path: Path, engine: str
 ) -> None:
     import torch
 
@@ -156,6 +175,7 @@ def test_policies_on_the_way_are_measured_as_the_policies_they_are(
             next(model.parameters()).mul_(0.98)
         save_weights(model, tmp_path / "snapshots" / snapshot_name(step))
     settings = {"samples": 8, "pass_at": [8], "max_completion_tokens": 30, "curve_samples": 8, "curve_problems": 5}
+    settings |= {"engine": engine}
 
     def curve(with_initial: bool, **changes: Any) -> list[Any]:
         evaluate_curve(

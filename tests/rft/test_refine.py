@@ -80,11 +80,11 @@ def test_the_loss_is_that_of_the_completions_tokens_with_their_eos(
 
 
 def test_the_policy_still_ends_its_answers(tiny_policy: Path, experts: Path, tmp_path: Path) -> None:
-    from components.shared.sampling import Sampler
+    from components.shared.sampling import TransformersSampler
 
     out = run(tiny_policy, experts, tmp_path / "out")
     prompts = ["Use 3 7 2 to make 13.", "Use 1 2 3 to make 6."]
-    (completions,) = Sampler(out / "policy", batch_size=64).sample(prompts, 16, seed=0, max_tokens=40)
+    (completions,) = TransformersSampler(out / "policy", batch_size=64).sample(prompts, 16, seed=0, max_tokens=40)
     assert sum(c.finish_reason == "stop" for c in completions) >= 30
 
 

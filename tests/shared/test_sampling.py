@@ -3,14 +3,15 @@ from pathlib import Path
 import pytest
 
 from components.shared.policy import load_model, load_tokenizer, prompt_token_ids
-from components.shared.sampling import Completion, Sampler
+from components.shared.sampling import Completion, TransformersSampler
 
 pytestmark = pytest.mark.slow
 PROMPTS = ["Use 3 7 2 to make 13.", "Use 11 12 13 to make 36.", "Use 1 2 3 4 to make 10."]
 
 
 def sample(policy: Path, n: int = 4, seed: int = 0, temperature: float = 1.0, batch_size: int = 5) -> list[Completion]:
-    batches = Sampler(policy, batch_size=batch_size).sample(PROMPTS, n, seed, max_tokens=30, temperature=temperature)
+    sampler = TransformersSampler(policy, batch_size=batch_size)
+    batches = sampler.sample(PROMPTS, n, seed, max_tokens=30, temperature=temperature)
     return [completion for batch in batches for completion in batch]
 
 
@@ -48,7 +49,7 @@ def test_tokens_come_as_often_as_the_policy_says(tiny_policy: Path) -> None:
     (ids,) = prompt_token_ids(tokenizer, PROMPTS[:1])
     with torch.no_grad():
         expected = model(torch.tensor([ids])).logits[0, -1].softmax(-1)
-    batches = Sampler(tiny_policy, batch_size=500).sample(PROMPTS[:1], 4000, seed=0, max_tokens=1)
+    batches = TransformersSampler(tiny_policy, batch_size=500).sample(PROMPTS[:1], 4000, seed=0, max_tokens=1)
     first = torch.tensor([c.token_ids[0] for batch in batches for c in batch])
     seen = torch.bincount(first, minlength=len(expected)) / 4000
     assert (seen - expected).abs().max() < 0.03
