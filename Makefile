@@ -33,7 +33,7 @@ bench: $(READY) ## Time stages, grader and transfers beside the plain libraries 
 	@$(BIN)/python bench/grading.py
 	@$(BIN)/python bench/transfers.py
 
-reproduce: $(READY) ## Compare RLoop with vanilla RL over seeds and write docs/reproduction.md (2 1/4 hours)
+reproduce: $(READY) ## Compare RLoop with vanilla RL over seeds and write docs/reproduction.md (2 hours)
 	@$(BIN)/python -m reproduction.run
 
 reproduce-short: $(READY) ## The same with fewer seeds and learning rates (20 minutes), into runs/reproduction-short

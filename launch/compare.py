@@ -71,7 +71,7 @@ def _policies(names: list[str], problems: tuple[Problems, ...], most: dict[str, 
         cells = []
         for benchmark, k in most.items():
             for tries in (1, k):
-                figures = [float(values(of_run[name], benchmark, tries).mean()) for of_run in problems]
+                figures = [float(np.nanmean(values(of_run[name], benchmark, tries))) for of_run in problems]
                 spread = f" ±{stdev(figures):.3f}" if len(figures) > 1 else ""
                 cells.append(f"{fmean(figures):.3f}{spread}")
         table.add_row(name, *cells)
@@ -91,7 +91,7 @@ def _differences(names: list[str], problems: tuple[Problems, ...], tests: list[s
                     [np.stack([values(of_run[name], test, tries) for name in (last, other)]) for test in tests]
                     for of_run in problems
                 ]
-                won = sum(difference([a.mean(axis=1) for a in run]) > 0 for run in runs)
+                won = sum(difference([np.nanmean(a, axis=1) for a in run]) > 0 for run in runs)
                 found = over_seeds_and_problems(runs, difference).signed
                 lines.append(f"  {figure:<8} {found}, better in {won} of {len(runs)} runs")
     return lines

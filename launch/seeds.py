@@ -34,9 +34,10 @@ class Estimate:
 
 
 def values(counts: Counts, benchmark: str, k: int) -> np.ndarray:
-    """pass@k of every problem of a benchmark; k = 1 gives avg@n."""
+    """pass@k of every problem of a benchmark; k = 1 gives avg@n; NaN where fewer than k samples could be judged."""
     table = counts[benchmark]
-    return np.array([pass_at_k(n, c, k) for n, c in zip(table["samples"], table["correct"], strict=True)])
+    pairs = zip(table["samples"], table["correct"], strict=True)
+    return np.array([pass_at_k(n, c, k) if n >= k else np.nan for n, c in pairs])
 
 
 def over_seeds_and_problems(
@@ -44,7 +45,8 @@ def over_seeds_and_problems(
 ) -> Estimate:
     """A figure of several policies over seeds and benchmarks, by a bootstrap that draws both.
 
-    Seeds are drawn with replacement, then, in every benchmark, problems; all policies keep to the same draw.
+    Seeds are drawn with replacement, then, in every benchmark, problems; all policies keep to the same draw. A problem
+    without a figure (NaN) in one of them is left out of all.
 
     Args:
         runs: for each seed, for each benchmark, an array of shape (policies, problems).
@@ -53,6 +55,8 @@ def over_seeds_and_problems(
         seed: of the draw.
     """
     rng = np.random.default_rng(seed)
+    known = [~np.isnan(np.stack(of_runs)).any(axis=(0, 1)) for of_runs in zip(*runs, strict=True)]
+    runs = [[array[:, keep] for array, keep in zip(run, known, strict=True)] for run in runs]
 
     def means(seeds: Sequence[int], draw: bool) -> list[np.ndarray]:
         found = []

@@ -10,6 +10,7 @@ import numpy as np
 
 from components.shared.stage import whole_file
 from launch.seeds import Estimate, average, difference, over_seeds_and_problems, relative, values
+from reproduction import kinds
 from reproduction.figures import draw_course, draw_plane
 from reproduction.plan import RECIPE, ROOT, Grid, Run, last_on_dev
 
@@ -29,7 +30,7 @@ class Method:
 
 def last(kind: str) -> Callable[[dict[str, Any]], str]:
     """The last policy of a kind."""
-    return lambda results: str([p["name"] for p in results["summary"]["policies"] if p["kind"] == kind][-1])
+    return lambda results: kinds.last(results, kind)
 
 
 def best_on_dev(kind: str) -> Callable[[dict[str, Any]], str]:
@@ -73,31 +74,41 @@ def write_document(path: Path, grid: Grid, chosen: dict[str, float], results: Re
         ("rloop tuned", "vanilla tuned best", "the same, vanilla RL stopped in time"),
         ("rloop", "control", "what RL exploration adds to filtered re-fitting"),
     ]
+    all_kinds = ("", "", "both tuned on problems of all kinds (cross-fitted)")
     figures = path.parent / path.stem
     figures.mkdir(parents=True, exist_ok=True)
     draw_plane(figures / "plane.svg", results, methods, TESTS, _K)
     draw_course(figures / "course.svg", results, same)
     comparisons = {
         (base, pair): found
-        for base in grid.bases
-        for pair in pairs
-        if (found := _compare(results, base, methods[pair[0]], methods[pair[1]]))
+        for base in grid.seeds
+        for pair in [*pairs, all_kinds]
+        if (
+            found := _compare(
+                lambda k, base=base, pair=pair: (  # type: ignore[misc]
+                    kinds.cross_fitted(results, grid, TESTS, base, k)
+                    if pair == all_kinds
+                    else _arrays(results, base, [methods[pair[0]], methods[pair[1]]], k)
+                )
+            )
+        )
     }
     parts = [
         "# Does RLoop beat vanilla RL? A reproduction on a tiny policy",
         _setting(grid, results, planned),
         "## Choosing the learning rate",
         _tuning_table(grid, results, chosen),
+        _all_kinds(results, grid),
         "## Result",
         *(
             f"### Base policy {base}\n\n{_result_table(results, base, methods.values())}"
-            for base in grid.bases
+            for base in grid.seeds
             if any(run.base == base for run in results)
         ),
         "### Differences",
         _difference_table(comparisons),
         "## Was the aim reached?",
-        _verdicts(comparisons, pairs),
+        _verdicts(comparisons, pairs[0], [pairs[1], all_kinds]),
         "## Figures",
         f"![Average against pass@{_K}]({path.stem}/plane.svg)\n\nEach small dot is a seed, each large one a mean: to "
         f"the right more right answers, up more problems solved in {_K} tries. Mean of the test sets, base policy A.",
@@ -136,9 +147,9 @@ diversity to lose. What a tiny model shows is a lead, not a proof for large ones
   `four` and `large` are of other kinds. Settings are chosen on `dev`; the others are reported.
 - **Samples** a problem: {", ".join(f"{name} {count}" for name, count in n.items())}. avg@n is the share of correct
   samples, pass@{_K} the unbiased estimate.
-- **Seeds** {", ".join(map(str, grid.seeds))}; base policies {" and ".join(grid.bases)}, which differ in the seed of
-  their pre-training. Intervals (95 %) come from a bootstrap that draws seeds and problems, the same draw for all
-  methods. Test figures are means of the three test sets."""
+- **Seeds**: {"; ".join(f"{', '.join(map(str, seeds))} of base policy {base}" for base, seeds in grid.seeds.items())}.
+  The base policies differ in the seed of their pre-training. Intervals (95 %) come from a bootstrap that
+  draws seeds and problems, the same draw for all methods. Test figures are means of the three test sets."""
 
 
 def _line(cells: Iterable[Any]) -> str:
@@ -174,6 +185,21 @@ def _tuning_table(grid: Grid, results: Results, chosen: dict[str, float]) -> str
     return _table(["learning rate of RL", "vanilla RL", "RLoop"], rows) + "\n\n" + note
 
 
+def _all_kinds(results: Results, grid: Grid) -> str:
+    first, second = kinds.choose_by_half(results, grid, TESTS)
+
+    def rates(chosen: dict[str, float]) -> str:
+        return f"{chosen['vanilla']:g} for vanilla RL and {chosen['rloop']:g} for RLoop"
+
+    return (
+        "Those problems are of one kind only. So that both methods are tuned for the others as well, the last line of\n"
+        "each base policy's differences chooses by cross-fitting: each test set is cut in two halves, the rate\n"
+        f"is chosen on one (same seeds) and measured on the other. Chosen: {rates(first)}\n"
+        f"on the first half, {rates(second)} on the second. This comparison was added\n"
+        "when the first 8 runs had been seen."
+    )
+
+
 def _arrays(results: Results, base: str, methods: Sequence[Method], k: int) -> list[list[np.ndarray]]:
     """For each seed of which all methods are there, for each test set, pass@k of shape (methods, problems)."""
     runs: list[list[np.ndarray]] = []
@@ -195,20 +221,19 @@ def _result_table(results: Results, base: str, methods: Iterable[Method]) -> str
     rows = []
     for method in methods:
         cells: list[str] = [method.label]
+
+        def mean_of(k: int, test: int, method: Method = method) -> float:
+            return fmean(float(np.nanmean(run[test])) for run in _arrays(results, base, [method], k))
+
         for k in (1, _K):
             runs = _arrays(results, base, [method], k)
             if not runs:
                 break
-            by_seed = [fmean(float(a.mean()) for a in run) for run in runs]
+            by_seed = [fmean(float(np.nanmean(a)) for a in run) for run in runs]
             spread = f", sd {stdev(by_seed):.3f}" if len(by_seed) > 1 else ""
             cells.append(f"{over_seeds_and_problems(runs, average)}{spread}")
         else:
-            per_set = [
-                " / ".join(
-                    f"{fmean(float(run[i].mean()) for run in _arrays(results, base, [method], k)):.3f}" for k in (1, _K)
-                )
-                for i in range(len(TESTS))
-            ]
+            per_set = [" / ".join(f"{mean_of(k, i):.3f}" for k in (1, _K)) for i in range(len(TESTS))]
             rows.append([*cells, *per_set, len(runs)])
     headers = ["policy", "avg@n", f"pass@{_K}", *(f"{name}: avg / pass" for name in TESTS), "seeds"]
     return _table(headers, rows) + "\n\nsd: between seeds."
@@ -224,15 +249,16 @@ class Found:
     seeds: int
 
 
-def _compare(results: Results, base: str, first: Method, second: Method) -> Found | None:
+def _compare(arrays: Callable[[int], list[list[np.ndarray]]]) -> Found | None:
+    """How two methods differ, from what gives their figures for a k (for each seed, for each test set)."""
     absolute, shares, won, seeds = {}, {}, {}, 0
     for k in (1, _K):
-        runs = _arrays(results, base, [first, second], k)
+        runs = arrays(k)
         if not runs:
             return None
         absolute[k] = over_seeds_and_problems(runs, difference)
         shares[k] = over_seeds_and_problems(runs, relative)
-        won[k] = sum(difference([a.mean(axis=1) for a in run]) > 0 for run in runs)
+        won[k] = sum(difference([np.nanmean(a, axis=1) for a in run]) > 0 for run in runs)
         seeds = len(runs)
     return Found(absolute, shares, won, seeds)
 
@@ -249,12 +275,16 @@ def _difference_table(comparisons: dict[tuple[str, tuple[str, str, str]], Found]
     return _table(headers, named)
 
 
-def _verdicts(comparisons: dict[tuple[str, tuple[str, str, str]], Found], pairs: Sequence[tuple[str, str, str]]) -> str:
+def _verdicts(
+    comparisons: dict[tuple[str, tuple[str, str, str]], Found],
+    same: tuple[str, str, str],
+    tuned: Sequence[tuple[str, str, str]],
+) -> str:
     """The aims, and for each base policy whether the figures reach them."""
     lines = []
     for (base, pair), found in comparisons.items():
         avg, most = found.absolute[1], found.absolute[_K]
-        if pair == pairs[0]:
+        if pair == same:
             for figure, k, aim in (("average", 1, 0.09), (f"pass@{_K}", _K, 0.15)):
                 share, low = found.relative[k].value, found.absolute[k].low
                 reached = share >= aim and low > 0
@@ -263,10 +293,10 @@ def _verdicts(comparisons: dict[tuple[str, tuple[str, str, str]], Found], pairs:
                     f"interval of the difference above zero: **{'reached' if reached else 'not reached'}** "
                     f"({found.relative[k].percent})."
                 )
-        if pair == pairs[1]:
+        if pair in tuned:
             no_worse = "reached" if avg.value >= 0 else "open" if avg.high >= 0 else "not reached"
             lines.append(
-                f"- Base {base}, against the tuned vanilla run: no worse on the average: **{no_worse}** ({avg.signed}"
+                f"- Base {base}, {pair[2]}: no worse on the average: **{no_worse}** ({avg.signed}"
                 f"{': these seeds and problems cannot tell' if avg.low < 0 <= avg.high else ''}); ahead in pass@{_K}: "
                 f"**{'reached' if most.low > 0 else 'not reached'}** ({most.signed})."
             )

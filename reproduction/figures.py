@@ -5,6 +5,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from components.report.analysis import lost, vanilla_curve, vanilla_steps
 from components.report.figures import COLOURS, moving_average
 from components.shared import page
@@ -36,7 +38,9 @@ def draw_plane(path: Path, results: Results, methods: "dict[str, Method]", tests
         for run, found in results.items():
             if run.base == "A" and run.learning_rate == method.rate:
                 counts = found["problems"][method.policy(found)]
-                points.append(tuple(fmean(float(values(counts, t, tries).mean()) for t in tests) for tries in (1, k)))
+                points.append(
+                    tuple(fmean(float(np.nanmean(values(counts, t, tries))) for t in tests) for tries in (1, k))
+                )
         if points:
             xs, ys = zip(*points, strict=True)
             axis.plot(xs, ys, marker, color=COLOURS[kind], alpha=0.3, markersize=4, linestyle="")

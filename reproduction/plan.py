@@ -26,15 +26,14 @@ class Grid:
     learning_rates: tuple[float, ...]
     same_rate: float  # at which both methods are compared in any case
     tuning_seeds: tuple[int, ...]  # of base policy A, on which the learning rates are chosen
-    seeds: tuple[int, ...]
-    bases: tuple[str, ...]
+    seeds: dict[str, tuple[int, ...]]  # by base policy
     controls: bool  # RL learning rate 0
     changes: tuple[str, ...] = ()  # recipe keys, for a smaller run
 
 
-FULL = Grid((1e-4, 3e-4, 6e-4), 3e-4, (1, 2), (1, 2, 3, 4, 5), ("A", "B"), controls=True)
+FULL = Grid((1e-4, 3e-4, 6e-4), 3e-4, (1, 2), {"A": (1, 2, 3, 4, 5), "B": (1, 2, 3)}, controls=True)
 SHORT = Grid(
-    (1e-4, 3e-4), 3e-4, (1,), (1, 2), ("A",), controls=False, changes=("iterations=2", "eval.samples=32", "rl.steps=40")
+    (1e-4, 3e-4), 3e-4, (1,), {"A": (1, 2)}, controls=False, changes=("iterations=2", "eval.samples=32", "rl.steps=40")
 )
 
 

@@ -51,7 +51,9 @@ def reproduce(grid: Grid, output: Path, document: Path, jobs: int, write_only: b
     chosen = choose(tuning, output)
     click.echo(f"chosen on the development set: vanilla RL {chosen['vanilla']:g}, RLoop {chosen['rloop']:g}")
     rates = sorted({grid.same_rate, *chosen.values()})
-    headline = [Run(base, seed, rate, grid.changes) for base in grid.bases for seed in grid.seeds for rate in rates]
+    headline = [
+        Run(base, seed, rate, grid.changes) for base, seeds in grid.seeds.items() for seed in seeds for rate in rates
+    ]
     controls = [Run("A", seed, 0.0, (*grid.changes, *CONTROL)) for seed in grid.tuning_seeds] if grid.controls else []
     runs = list(dict.fromkeys([*tuning, *headline, *controls]))
     if not write_only:

@@ -42,6 +42,7 @@ STEP_FIGURES = {
     "grad_norm": ("grad_norm", "gradient norm before clipping"),
     "mean_tokens": ("completions/mean_length", "tokens a completion"),
 }
+_REFILLS = ("useful_groups", "sampled_groups")  # of dynamic sampling: share of the batch, and how many
 
 
 _RECORDER = "recorder.json"  # the recorder's state in a checkpoint
@@ -98,7 +99,9 @@ def explore(
     import torch
     from datasets import Dataset
     from transformers import PrinterCallback, TrainerCallback
-    from trl import GRPOConfig, GRPOTrainer
+    from trl import GRPOConfig
+
+    from components.rl_exploration.trainer import ExplorationTrainer
 
     if (available := count_rows(problems)) < settings.prompts_per_step:
         raise InputError(
@@ -111,18 +114,6 @@ def explore(
     first, end = (segment - 1) * settings.steps, segment * settings.steps
     began = time.monotonic()
     progress = Progress(settings.steps, "steps")
-
-    class Trainer(GRPOTrainer):
-        """TRL's trainer, with an order of problems that follows from seed and epoch.
-
-        TRL draws each epoch's order from a generator that a resumed run starts anew: it would train on the first
-        epoch's problems again.
-        """
-
-        def _get_train_sampler(self, dataset: Any = None) -> Any:
-            sampler = super()._get_train_sampler(dataset)
-            sampler.set_epoch = lambda epoch: sampler.generator.manual_seed(sampler.seed + 1_000_003 * epoch)
-            return sampler
 
     class StepProgress(TrainerCallback):
         """Prints a progress line after each RL step, and saves what was reached when it is time."""
@@ -198,10 +189,11 @@ def explore(
             resume = Path(state)
             _check_state(resume, first * settings.updates_per_step)
         model = load_model(policy)
-        trainer = Trainer(
+        trainer = ExplorationTrainer(
+            recorder=recorder,
+            refill_rounds=settings.refill_rounds,
             model=model,
             processing_class=load_tokenizer(policy),
-            reward_funcs=recorder,
             train_dataset=dataset,
             args=GRPOConfig(
                 output_dir=work,
@@ -287,11 +279,16 @@ def _steps(history: list[dict[str, Any]], updates_per_step: int) -> list[dict[st
     values: dict[int, dict[str, list[float]]] = {}
     for entry in history:
         step = values.setdefault((entry["step"] - 1) // updates_per_step, {})
-        for name, (logged, _) in STEP_FIGURES.items():
+        logged_as = {name: logged for name, (logged, _) in STEP_FIGURES.items()} | {name: name for name in _REFILLS}
+        for name, logged in logged_as.items():
             if logged in entry:
                 step.setdefault(name, []).append(float(entry[logged]))
     return [
-        {"step": step, **{name: _mean(figures.get(name)) for name in STEP_FIGURES}}
+        {
+            "step": step,
+            **{name: _mean(figures.get(name)) for name in STEP_FIGURES},
+            **{name: _mean(figures[name]) for name in _REFILLS if name in figures},
+        }
         for step, figures in sorted(values.items())
         if "reward" in figures
     ]
@@ -299,6 +296,18 @@ def _steps(history: list[dict[str, Any]], updates_per_step: int) -> list[dict[st
 
 def _mean(values: list[float] | None) -> float | None:
     return sum(values) / len(values) if values else None
+
+
+def _refills_in_words(steps: list[dict[str, Any]]) -> list[str]:
+    if _REFILLS[0] not in steps[0]:
+        return []
+    useful, sampled = (sum(row[name] for row in steps) / len(steps) for name in _REFILLS)
+    return [
+        page.note(
+            f"Dynamic sampling: {sampled:.1f} groups were sampled a step, and {100 * useful:.0f} % of those that the "
+            "policy was trained on had spread."
+        )
+    ]
 
 
 def _write_page(path: str | Path, iteration: int, steps: list[dict[str, Any]]) -> None:
@@ -314,4 +323,5 @@ def _write_page(path: str | Path, iteration: int, steps: list[dict[str, Any]]) -
         f"RL exploration, iteration {iteration}",
         f"{len(steps)} steps; reward {steps[0]['reward']:.3f} at the first and {steps[-1]['reward']:.3f} at the last.",
         page.figure(drawing, "Figures of each step, over all of its completions."),
+        *_refills_in_words(steps),
     )

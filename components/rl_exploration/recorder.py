@@ -76,6 +76,7 @@ class RolloutRecorder:
         self._all_truncated = self._no_spread = 0
         self._shard_recorded = recorded
         self._timed_out_before = 0
+        self._aside: list[tuple[str, str, str, list[int], float | None]] = []
         self.recorded = 0
         self.correct = 0
 
@@ -90,22 +91,64 @@ class RolloutRecorder:
         verifier: Sequence[str],
         trainer_state: Any,
         log_metric: Callable[[str, float], None],
+        known_reward: Sequence[float | None] | None = None,
         **_: Any,
     ) -> list[float | None]:
         """Rewards of one generation batch: 1 for correct, 0 for wrong or cut, less the penalty; None: not scorable.
 
-        The lists are parallel, a prompt's completions one after the other. `question` is the user's message.
+        The lists are parallel, a prompt's completions one after the other. `question` is the user's message;
+        `known_reward` what `rewards` gave for them, where they have been judged already.
 
         Raises:
             InputError: for `patience` steps there has been nothing to learn from.
         """
         step = trainer_state.global_step // self._updates_per_step
         texts = [messages[-1]["content"] for messages in completions]
-        finished = [bool(ids) and ids[-1] in self._eos_ids for ids in completion_ids]
-        rows = [GradingRow(verifier[i], answer[i], text, truncated=not finished[i]) for i, text in enumerate(texts)]
-        verdicts = self._grader.grade(rows)
-        rewards = [None if verdict is None else float(verdict) for verdict in verdicts]
+        rewards = (
+            self.rewards(
+                [{"verifier": v, "answer": a} for v, a in zip(verifier, answer, strict=True)], texts, completion_ids
+            )
+            if known_reward is None
+            else list(known_reward)
+        )
+        rows = [*zip(problem_id, question, texts, completion_ids, rewards, strict=True), *self._aside]
+        self._aside = []
+        self._write(step, rows)
+        scorable = [reward for *_, reward in rows if reward is not None]
+        self.recorded += len(rows)
+        self.correct += sum(reward == 1 for reward in scorable)
+        log_metric(CORRECT, sum(scorable) / max(1, len(scorable)))
+        shaped = [
+            None if reward is None else reward + overlong_penalty(len(ids), self._max_tokens, self._overlong_tokens)
+            for reward, ids in zip(rewards, completion_ids, strict=True)
+        ]
+        self._check_signal(problem_id, shaped, [self._finished(ids) for ids in completion_ids], any(scorable))
+        return shaped
 
+    def rewards(
+        self, problems: Sequence[dict[str, Any]], texts: Sequence[str], completion_ids: Sequence[list[int]]
+    ) -> list[float | None]:
+        """Judges completions: 1 for correct, 0 for wrong or cut, None where they cannot be judged.
+
+        Args:
+            problems: of each completion, with `verifier` and `answer`.
+            texts: the completions.
+            completion_ids: their tokens.
+        """
+        rows = [
+            GradingRow(problem["verifier"], problem["answer"], text, truncated=not self._finished(ids))
+            for problem, text, ids in zip(problems, texts, completion_ids, strict=True)
+        ]
+        return [None if verdict is None else float(verdict) for verdict in self._grader.grade(rows)]
+
+    def set_aside(self, problem: dict[str, Any], text: str, completion_ids: list[int], reward: float | None) -> None:
+        """Takes a rollout that TRL will not ask the reward of; it is recorded with the next batch."""
+        self._aside.append((problem["problem_id"], problem["question"], text, completion_ids, reward))
+
+    def _finished(self, completion_ids: list[int]) -> bool:
+        return bool(completion_ids) and completion_ids[-1] in self._eos_ids
+
+    def _write(self, step: int, rows: list[tuple[str, str, str, list[int], float | None]]) -> None:
         now = datetime.now(UTC)
         shard = self._folder / shard_name(step, self.rank)
         write_table(
@@ -113,34 +156,24 @@ class RolloutRecorder:
             ROLLOUTS,
             (
                 {
-                    "problem_id": problem_id[i],
+                    "problem_id": problem_id,
                     "iteration": self._iteration,
                     "step": step,
                     "rank": self.rank,
-                    "group_id": f"{self._iteration}-{step}-{problem_id[i]}",
+                    "group_id": f"{self._iteration}-{step}-{problem_id}",
                     "sample_index": i,
-                    "prompt": question[i],
-                    "completion": texts[i],
-                    "completion_ids": completion_ids[i],
-                    "finish_reason": "stop" if finished[i] else "length",
-                    "reward": rewards[i],
+                    "prompt": question,
+                    "completion": text,
+                    "completion_ids": ids,
+                    "finish_reason": "stop" if self._finished(ids) else "length",
+                    "reward": reward,
                     "policy_id": self._policy_id,
                     "sampled_at": now,
                 }
-                for i in range(len(texts))
+                for i, (problem_id, question, text, ids, reward) in enumerate(rows)
             ),
         )
         self._shard_recorded(shard)
-        self.recorded += len(texts)
-        self.correct += sum(verdict is True for verdict in verdicts)
-        scorable = [verdict for verdict in verdicts if verdict is not None]
-        log_metric(CORRECT, sum(scorable) / max(1, len(scorable)))
-        shaped = [
-            None if reward is None else reward + overlong_penalty(len(ids), self._max_tokens, self._overlong_tokens)
-            for reward, ids in zip(rewards, completion_ids, strict=True)
-        ]
-        self._check_signal(problem_id, shaped, finished, any(scorable))
-        return shaped
 
     def state(self) -> dict[str, int]:
         """What a checkpoint has to keep of the recorder."""

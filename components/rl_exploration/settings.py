@@ -41,6 +41,12 @@ class ExplorationSettings(Settings):
         description="Tokens before max_completion_tokens over which a penalty on the reward rises from 0 to 1: DAPO's "
         "soft overlong punishment; 0: none.",
     )
+    refill_rounds: int = Field(
+        0,
+        ge=0,
+        description="DAPO's dynamic sampling: times in a step that prompts whose completions all have the same reward "
+        "are replaced by others and sampled anew; 0: none. What is missing after that trains without them.",
+    )
     warmup_steps: int = Field(10, ge=0, description="Updates over which the learning rate rises from 0.")
     weight_decay: float = Field(0.1, ge=0, description="Of AdamW.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are scaled down to this norm.")

@@ -8,6 +8,7 @@ import pytest
 
 from components.shared.stage import write_json
 from launch.seeds import average, difference, over_seeds_and_problems, relative, values
+from reproduction.kinds import choose_by_half, cross_fitted
 from reproduction.plan import Grid, Run, results_of
 from reproduction.run import choose, reproduce
 
@@ -21,6 +22,35 @@ def test_figures_by_hand() -> None:
     assert over_seeds_and_problems(runs, average).value == pytest.approx((0.55 + 0.2) / 2)
     assert over_seeds_and_problems(runs, difference).value == pytest.approx((0.25 + 0.0) / 2)
     assert over_seeds_and_problems(runs, relative).value == pytest.approx(0.125 / ((0.3 + 0.2) / 2))
+
+
+def test_a_problem_with_too_few_judged_samples_is_left_out_of_all() -> None:
+    counts = {"b": {"samples": [4, 2, 4], "correct": [1, 2, 4]}}
+    most = values(counts, "b", 4)
+    assert np.isnan(most[1]) and most[[0, 2]].tolist() == [1.0, 1.0]
+    other = np.array([0.5, 0.9, 0.5])
+    assert over_seeds_and_problems([[np.stack([most, other])], [np.stack([most, other])]], difference).value == 0.5
+
+
+def test_what_is_measured_on_a_half_was_chosen_on_the_other() -> None:
+    def results(rloop: list[int], vanilla: list[int]) -> dict[str, Any]:
+        policies = [{"name": f"{kind}-1", "kind": kind} for kind in ("rloop", "vanilla")]
+        problems = {
+            f"{kind}-1": {"t": {"samples": [10] * 4, "correct": correct}}
+            for kind, correct in (("rloop", rloop), ("vanilla", vanilla))
+        }
+        return {"summary": {"policies": policies}, "problems": problems}
+
+    # RLoop is best at the low rate on problems 0 and 2, and at the high one on 1 and 3; vanilla RL always at the low.
+    low, high = results([9, 1, 9, 1], [5, 5, 5, 5]), results([2, 8, 2, 8], [4, 4, 4, 4])
+    found = {Run("A", seed, rate): r for seed in (1, 2) for rate, r in ((1e-4, low), (3e-4, high))}
+    grid = Grid((1e-4, 3e-4), 3e-4, (1,), {"A": (1, 2)}, controls=False)
+    assert choose_by_half(found, grid, ["t"]) == [
+        {"rloop": 1e-4, "vanilla": 1e-4},
+        {"rloop": 3e-4, "vanilla": 1e-4},
+    ]
+    for run in cross_fitted(found, grid, ["t"], "A", 1):
+        assert run[0] == pytest.approx(np.array([[0.2, 0.1, 0.2, 0.1], [0.5, 0.5, 0.5, 0.5]]))
 
 
 def test_intervals_take_seeds_and_problems_into_account() -> None:
@@ -77,7 +107,7 @@ def test_the_comparison_in_a_reduced_size(tmp_path: Path) -> None:
         "data.benchmarks={dev: 'countdown://dev?count=8', test: 'countdown://test?count=8&seed=3', "
         "four: 'countdown://test?numbers=4&count=8', large: 'countdown://test?low=10&high=20&count=8'}",
     )
-    grid = Grid((3e-4,), 3e-4, (1,), (1,), ("A",), controls=False, changes=changes)
+    grid = Grid((3e-4,), 3e-4, (1,), {"A": (1,)}, controls=False, changes=changes)
     document = tmp_path / "docs" / "reproduction.md"
     reproduce(grid, tmp_path / "runs", document, jobs=1)
     text = document.read_text()

@@ -114,10 +114,12 @@ def test_too_few_problems_is_an_error(run: Any) -> None:
         run(prompts_per_step=32)
 
 
-def test_a_run_in_segments_is_the_run_in_one_piece(run: Any) -> None:
-    whole = run("whole", steps=4, snapshot_every=1)
-    first = run("first", steps=2, snapshot_every=1, keep_state=True)
-    second = run("second", steps=2, snapshot_every=1, segment=2, state=first / "state")
+@pytest.mark.parametrize("rounds", [0, 2])
+def test_a_run_in_segments_is_the_run_in_one_piece(run: Any, rounds: int) -> None:
+    common = {"snapshot_every": 1, "refill_rounds": rounds}
+    whole = run("whole", steps=4, **common)
+    first = run("first", steps=2, keep_state=True, **common)
+    second = run("second", steps=2, segment=2, state=first / "state", **common)
     assert policy_id(second / "policy") == policy_id(whole / "policy") != policy_id(first / "policy")
     assert list(snapshot_files(second / "snapshots")) == [3, 4]
     for name in ("step-000003.safetensors", "step-000004.safetensors"):
@@ -131,6 +133,38 @@ def test_a_run_in_segments_is_the_run_in_one_piece(run: Any) -> None:
     assert content(first) + content(second) == content(whole)
     steps = [json.loads((out / "log.json").read_text())["steps"] for out in (first, second, whole)]
     assert steps[0] + steps[1] == steps[2]
+
+
+def groups_by_step(out: Path) -> dict[int, dict[str, set[float]]]:
+    """The rewards that occur in each group of each step."""
+    found: dict[int, dict[str, set[float]]] = {}
+    for row in read_rows(out / "rollouts"):
+        found.setdefault(row["step"], {}).setdefault(row["problem_id"], set()).add(row["reward"])
+    return found
+
+
+def test_groups_without_spread_are_replaced_and_kept(run: Any) -> None:
+    out = run(group_size=8, refill_rounds=10)
+    steps = {step["step"]: step for step in json.loads((out / "log.json").read_text())["steps"]}
+    replaced = 0
+    for step, groups in groups_by_step(out).items():
+        useful = sum(len(rewards) > 1 for rewards in groups.values())
+        replaced += len(groups) > 4
+        # Sixteen problems are enough for four useful groups, or all have been tried.
+        assert useful >= 4 or len(groups) == 16
+        assert steps[step]["useful_groups"] == min(useful, 4) / 4
+        assert steps[step]["zero_spread"] == pytest.approx(1 - min(useful, 4) / 4)
+        assert steps[step]["sampled_groups"] == len(groups)
+        shard = [row for row in read_rows(out / "rollouts") if row["step"] == step]
+        assert len(shard) == 8 * len(groups) == len({row["sample_index"] for row in shard})
+        assert steps[step]["reward"] == pytest.approx(sum(row["reward"] for row in shard) / len(shard))
+    assert replaced, "this policy leaves groups without spread"
+
+
+def test_rounds_are_a_bound(run: Any) -> None:
+    """Where no group ever has spread, each round is used, and the run ends with the message for that."""
+    with pytest.raises(InputError, match="nothing to learn from"):
+        run(steps=2, max_completion_tokens=2, refill_rounds=2, patience=2)
 
 
 def test_a_snapshot_is_the_policy_of_its_step(run: Any, tiny_policy: Path, tmp_path: Path) -> None:

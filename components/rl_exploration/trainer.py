@@ -1,0 +1,115 @@
+"""TRL's GRPO trainer, with an order of problems that a resumed run keeps to, and dynamic sampling."""
+
+import random
+from typing import Any, NamedTuple
+
+import torch
+from trl import GRPOTrainer
+
+from components.rl_exploration.recorder import RolloutRecorder
+
+
+class Rollout(NamedTuple):
+    """One completion of one problem, and what it was judged."""
+
+    problem: dict[str, Any]  # row of the training data
+    prompt_ids: list[int]
+    completion_ids: list[int]
+    completion: list[dict[str, str]]  # as messages
+    logprobs: list[float] | None  # of the sampler, where it tells
+    reward: float | None  # 1 for correct, 0 for wrong
+
+
+class ExplorationTrainer(GRPOTrainer):  # type: ignore[misc]
+    """The trainer of RL exploration.
+
+    Dynamic sampling (Yu et al. 2025, DAPO, arXiv 2503.14476, section 3.2): groups whose completions all have the same
+    reward have no advantage and teach nothing; they are replaced by groups of other problems, sampled anew, until
+    the batch is full of groups with spread or the rounds are used up. What is then missing is filled with groups
+    without spread: the step trains on fewer. Every completion is recorded, also of groups that were replaced.
+
+    Args:
+        recorder: the reward function.
+        refill_rounds: times that groups are replaced in one step; 0 for none.
+        others: as of GRPOTrainer.
+    """
+
+    def __init__(self, *, recorder: RolloutRecorder, refill_rounds: int, **others: Any) -> None:
+        super().__init__(reward_funcs=recorder, **others)
+        self._recorder, self._refill_rounds = recorder, refill_rounds
+        self._sampled: list[Rollout] | None = None
+
+    def _get_train_sampler(self, dataset: Any = None) -> Any:
+        # TRL draws each epoch's order from a generator that a resumed run starts anew: it would train on the first
+        # epoch's problems again.
+        sampler = super()._get_train_sampler(dataset)
+        sampler.set_epoch = lambda epoch: sampler.generator.manual_seed(sampler.seed + 1_000_003 * epoch)
+        return sampler
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Any:
+        if self._refill_rounds:
+            self._sampled = self._groups_with_spread(inputs)
+            inputs = [{**rollout.problem, "known_reward": rollout.reward} for rollout in self._sampled]
+        return super()._generate_and_score_completions(inputs)
+
+    def _generate(self, prompts: list[Any]) -> Any:
+        if self._sampled is None:
+            return super()._generate(prompts)
+        sampled, self._sampled = self._sampled, None
+        logprobs = [rollout.logprobs for rollout in sampled]
+        return (
+            [rollout.prompt_ids for rollout in sampled],
+            [rollout.completion_ids for rollout in sampled],
+            None,
+            [rollout.completion for rollout in sampled],
+            None if None in logprobs else logprobs,
+            {},
+            None,
+            [],
+        )
+
+    def _groups_with_spread(self, inputs: list[dict[str, Any]]) -> list[Rollout]:
+        """Samples a batch of as many groups; those without spread only where the rounds did not find enough."""
+        wanted = len(inputs) // self.num_generations
+        process = self.accelerator.process_index
+        # Of the step alone, so that a resumed run draws the same.
+        draw = random.Random(f"{self.args.seed} {self.state.global_step} {process}")
+        taken = {problem["problem_id"] for problem in inputs}
+        others = [i for i, identity in enumerate(self.train_dataset["problem_id"]) if identity not in taken]
+        useful, flat = self._sample(inputs)
+        for _ in range(self._refill_rounds):
+            missing = torch.tensor([wanted - len(useful)], device=self.accelerator.device)
+            # All processes sample as often and as much: generation may be a common effort.
+            count = min(int(self.accelerator.gather(missing).max()), len(others))
+            if count <= 0:
+                break
+            chosen = [others.pop(draw.randrange(len(others))) for _ in range(count)]
+            more, more_flat = self._sample([self.train_dataset[i] for i in chosen for _ in range(self.num_generations)])
+            useful, flat = useful + more, flat + more_flat
+        groups = useful + flat
+        for rollout in (rollout for group in groups[wanted:] for rollout in group):
+            self._recorder.set_aside(
+                rollout.problem, rollout.completion[-1]["content"], rollout.completion_ids, rollout.reward
+            )
+        self._log_metric("useful_groups", min(len(useful), wanted) / wanted)
+        self._log_metric("sampled_groups", len(groups))
+        return [rollout for group in groups[:wanted] for rollout in group]
+
+    def _sample(self, inputs: list[dict[str, Any]]) -> tuple[list[list[Rollout]], list[list[Rollout]]]:
+        """Samples and judges groups; returns those with and those without spread."""
+        prompt_ids, completion_ids, _, completions, logprobs, *_ = super()._generate([row["prompt"] for row in inputs])
+        rewards = self._recorder.rewards(inputs, [messages[-1]["content"] for messages in completions], completion_ids)
+        rollouts = [
+            Rollout(*row)
+            for row in zip(
+                inputs, prompt_ids, completion_ids, completions, logprobs or [None] * len(inputs), rewards, strict=True
+            )
+        ]
+        size = self.num_generations
+        useful: list[list[Rollout]] = []
+        flat: list[list[Rollout]] = []
+        for start in range(0, len(rollouts), size):
+            group = rollouts[start : start + size]
+            spread = len({rollout.reward for rollout in group} - {None}) > 1
+            (useful if spread else flat).append(group)
+        return useful, flat
