@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from components.rl_exploration import vllm_on_cpu
 from components.rl_exploration.recorder import CORRECT, RolloutRecorder, shard_name
 from components.rl_exploration.settings import ExplorationSettings
 from components.shared import page
@@ -18,6 +19,7 @@ from components.shared.checkpoints import NOWHERE, Checkpoints, CheckpointSettin
 from components.shared.errors import InputError
 from components.shared.grading import Grader, GradingSettings
 from components.shared.policy import (
+    accelerator,
     check_room,
     conversation,
     eos_token_ids,
@@ -30,6 +32,7 @@ from components.shared.policy import (
     snapshot_name,
     training_precision,
 )
+from components.shared.sampling import Engine, chosen_engine
 from components.shared.schema import count_rows, parquet_files, read_rows
 from components.shared.stage import Progress, note, read_json, result, whole_folder, write_json
 
@@ -42,7 +45,9 @@ STEP_FIGURES = {
     "grad_norm": ("grad_norm", "gradient norm before clipping"),
     "mean_tokens": ("completions/mean_length", "tokens a completion"),
 }
+_DIFFERENCE = "sampling/sampling_logp_difference/mean"  # of a token, between vLLM and the trainer
 _REFILLS = ("useful_groups", "sampled_groups")  # of dynamic sampling: share of the batch, and how many
+_SOMETIMES = {"logprob_difference": _DIFFERENCE, **{name: name for name in _REFILLS}}
 
 
 _RECORDER = "recorder.json"  # the recorder's state in a checkpoint
@@ -108,7 +113,11 @@ def explore(
             f"{available} training problems are fewer than rl.prompts_per_step ({settings.prompts_per_step}); "
             f"lower it, or give more problems in data.train"
         )
-    check_room(policy, (row["prompt"] for row in read_rows(problems, ["prompt"])), settings.max_completion_tokens, "rl")
+    engine = chosen_engine(settings.engine)
+    prompts = (row["prompt"] for row in read_rows(problems, ["prompt"]))
+    length = check_room(policy, prompts, settings.max_completion_tokens, "rl")
+    if engine == "vllm" and accelerator() == "cpu":
+        vllm_on_cpu.prepare()
     Path(rollouts_out).mkdir(parents=True, exist_ok=True)
     Path(snapshots_out).mkdir(parents=True, exist_ok=True)
     first, end = (segment - 1) * settings.steps, segment * settings.steps
@@ -119,6 +128,12 @@ def explore(
         """Prints a progress line after each RL step, and saves what was reached when it is time."""
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+            if logs and not (difference := float(logs.get(_DIFFERENCE, 0.0))) <= settings.max_logprob_difference:
+                raise InputError(
+                    f"vLLM and the trainer disagree about the sampled tokens' log-probabilities by {difference:.3f} on "
+                    f"average (rl.max_logprob_difference is {settings.max_logprob_difference:g}): vLLM has not got the "
+                    f"weights that are trained. Set rl.engine to transformers, or rl.engine_sleeps to false"
+                )
             if logs and CORRECT in logs:
                 progress.advance(1, f"reward {float(logs[CORRECT]):.3f}, entropy {float(logs['entropy']):.2f}")
 
@@ -224,10 +239,13 @@ def explore(
                 report_to="none",
                 disable_tqdm=True,
                 **training_precision(settings.precision),
+                **_of_engine(engine, settings, length, eos_token_ids(policy)),
             ),
             callbacks=[StepProgress()],
         )
         trainer.remove_callback(PrinterCallback)
+        if engine == "vllm" and accelerator() == "cpu":
+            vllm_on_cpu.hand_over_whole(trainer.vllm_generation)
         trainer.train(resume_from_checkpoint=str(resume) if resume.is_dir() else None)
         timed_out = recorder.timed_out
 
@@ -262,6 +280,20 @@ def explore(
     }
 
 
+def _of_engine(engine: Engine, settings: ExplorationSettings, length: int, eos_ids: set[int]) -> dict[str, Any]:
+    """TRL's settings of the sampling engine; `length` is that of the longest prompt and its completion."""
+    if engine == "transformers":
+        return {}
+    return {
+        "use_vllm": True,
+        "vllm_mode": "colocate",
+        "vllm_gpu_memory_utilization": settings.gpu_memory_utilization,
+        "vllm_enable_sleep_mode": settings.engine_sleeps,
+        "vllm_max_model_length": length,
+        "generation_kwargs": {"stop_token_ids": sorted(eos_ids)},
+    }
+
+
 def _check_state(state: Path, updates: int) -> None:
     """Raises InputError unless a training state is one after so many updates."""
     if not (state / "trainer_state.json").is_file():
@@ -279,7 +311,7 @@ def _steps(history: list[dict[str, Any]], updates_per_step: int) -> list[dict[st
     values: dict[int, dict[str, list[float]]] = {}
     for entry in history:
         step = values.setdefault((entry["step"] - 1) // updates_per_step, {})
-        logged_as = {name: logged for name, (logged, _) in STEP_FIGURES.items()} | {name: name for name in _REFILLS}
+        logged_as = {name: logged for name, (logged, _) in STEP_FIGURES.items()} | _SOMETIMES
         for name, logged in logged_as.items():
             if logged in entry:
                 step.setdefault(name, []).append(float(entry[logged]))
@@ -287,7 +319,7 @@ def _steps(history: list[dict[str, Any]], updates_per_step: int) -> list[dict[st
         {
             "step": step,
             **{name: _mean(figures.get(name)) for name in STEP_FIGURES},
-            **{name: _mean(figures[name]) for name in _REFILLS if name in figures},
+            **{name: _mean(figures[name]) for name in _SOMETIMES if name in figures},
         }
         for step, figures in sorted(values.items())
         if "reward" in figures

@@ -31,6 +31,24 @@ class ExplorationSettings(Settings):
     max_completion_tokens: int = Field(8192, ge=1, description="Of a completion; a longer one is cut and wrong.")
     temperature: float = Field(1.0, gt=0, description="Of the sampling.")
     top_p: float = Field(1.0, gt=0, le=1, description="Of the sampling.")
+    engine: Literal["auto", "vllm", "transformers"] = Field(
+        "auto",
+        description="What samples; auto is vLLM where it is installed and there is a GPU, else transformers. vLLM runs "
+        "beside the trainer, which hands it the weights after each update.",
+    )
+    gpu_memory_utilization: float = Field(
+        0.3, gt=0, le=1, description="Share of a GPU's memory that vLLM takes beside the trainer: TRL's default."
+    )
+    engine_sleeps: bool = Field(
+        False,
+        description="Let vLLM give its memory back while the policy is trained; costs some time at each step.",
+    )
+    max_logprob_difference: float = Field(
+        0.1,
+        gt=0,
+        description="Mean absolute difference of a token's log-probability between vLLM and the trainer from which the "
+        "run stops: the engine samples from other weights than those that are trained. Usual is 0.001 to 0.03.",
+    )
     clip_low: float = Field(0.2, gt=0, description="Lower clip range of the probability ratio.")
     clip_high: float = Field(0.28, gt=0, description="Upper clip range: DAPO's clip-higher.")
     kl_coefficient: float = Field(0.0, ge=0, description="Weight of the KL penalty to the initial policy; 0: none.")
