@@ -18,7 +18,11 @@ PYTHON = "3.11"  # of the base image
 PLATFORM = "x86_64-manylinux_2_28"  # of the nodes, whatever this machine is
 # What no stage imports, save kfp's executor: see below.
 LAUNCHER_ONLY = ("click", "kfp", "kfp-kubernetes", "rich")
-FAMILIES: dict[str, tuple[str, ...]] = {"cpu": (), "training-cpu": ("train",), "training-cuda": ("train", "vllm")}
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "cpu": (),
+    "training-cpu": ("train",),
+    "training-cuda": ("train", "vllm", "qlora"),
+}
 # What vLLM cannot take at the version of constraints.txt: mistral-common, which it needs, wants numpy below 2.4.
 FREE_FOR_VLLM = ("numpy",)
 COMES_WITH_CUDA = re.compile(r"(nvidia|cuda|triton)\b")  # what PyTorch's CUDA build needs and its CPU build does not

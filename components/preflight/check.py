@@ -162,7 +162,9 @@ def _hub_commit(kind: str, repository: str, revision: str | None, key: str) -> s
 
 def _estimates(model: ModelSize, context: int, size: RunSize) -> dict[str, float]:
     tokens = min(context, _PROMPT_TOKENS + size.max_completion_tokens)
-    training = training_bytes(model, size.forward_completions, tokens, size.gradient_checkpointing)
+    training = training_bytes(
+        model, size.forward_completions, tokens, size.gradient_checkpointing, size.lora, size.precision
+    )
     sampling = generation_bytes(model, size.completions, tokens)
     rollouts = rollout_bytes(size.steps, size.completions, size.max_completion_tokens)
     # The launcher copies a stage's inputs to the pod's disk and its outputs from there: the rollouts, two policies, and
@@ -181,7 +183,8 @@ def _too_large(figures: dict[str, float], size: RunSize, context: int, accelerat
     for figure, remedy in (
         (
             "rl_training_gib",
-            "lower rl.completions_per_forward, turn on rl.gradient_checkpointing, or take a larger one",
+            "lower rl.completions_per_forward, turn on rl.gradient_checkpointing, train adapters alone (rl.lora.rank), "
+            "or take a larger one",
         ),
         ("rl_sampling_gib", "lower rl.prompts_per_step or rl.max_completion_tokens, or take a larger one"),
     ):

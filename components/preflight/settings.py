@@ -2,6 +2,7 @@
 
 from pydantic import ConfigDict, Field
 
+from components.shared.lora import ALL_WEIGHTS, LoRASettings
 from components.shared.settings import Settings
 
 
@@ -17,6 +18,8 @@ class RunSize(Settings):
     prompts_per_update: int | None = Field(None, description="rl.prompts_per_update")
     max_completion_tokens: int = Field(ge=1, description="rl.max_completion_tokens")
     gradient_checkpointing: bool = Field(False, description="rl.gradient_checkpointing")
+    precision: str = Field("auto", description="rl.precision")
+    lora: LoRASettings = Field(ALL_WEIGHTS, description="rl.lora")
     snapshot_every: int = Field(0, ge=0, description="rl.snapshot_every")
 
     @property

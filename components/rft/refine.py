@@ -14,9 +14,9 @@ from components.rft.settings import RFTSettings
 from components.shared import page
 from components.shared.checkpoints import NOWHERE, Checkpoints, CheckpointSettings
 from components.shared.errors import InputError
+from components.shared.lora import load_for_training, merged
 from components.shared.policy import (
     eos_token_ids,
-    load_model,
     load_tokenizer,
     policy_id,
     prompt_token_ids,
@@ -103,9 +103,10 @@ def refine(
                 (folder / "training_args.bin").unlink()  # a pickle that nothing reads
                 checkpoints.save(folder, state.global_step)
 
-        model = load_model(policy)
+        model, adapters = load_for_training(policy, settings.lora, settings.precision, "rft")
         trainer = SFTTrainer(
             model=model,
+            peft_config=adapters,
             processing_class=tokenizer,
             train_dataset=dataset,
             args=SFTConfig(
@@ -136,9 +137,10 @@ def refine(
             note(f"goes on after update {done} of {updates}")
         trainer.train(resume_from_checkpoint=str(resume) if done is not None else None)
 
-    if not all(torch.isfinite(parameter).all() for parameter in model.parameters()):
+    refined = merged(trainer.model, policy)
+    if not all(torch.isfinite(parameter).all() for parameter in refined.parameters()):
         raise InputError("the fine-tuned policy's weights are not finite; lower rft.learning_rate")
-    save_policy(model, policy, policy_out)
+    save_policy(refined, policy, policy_out)
     if policy_id(policy_out) == policy_id(policy):
         raise InputError("fine-tuning changed no weight; raise rft.learning_rate or rft.epochs")
     log = [

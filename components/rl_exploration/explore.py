@@ -17,11 +17,11 @@ from components.shared import page
 from components.shared.checkpoints import NOWHERE, Checkpoints, CheckpointSettings
 from components.shared.errors import InputError
 from components.shared.grading import Grader, GradingSettings
+from components.shared.lora import load_for_training, merged
 from components.shared.policy import (
     check_room,
     conversation,
     eos_token_ids,
-    load_model,
     load_tokenizer,
     policy_id,
     save_policy,
@@ -137,7 +137,7 @@ def explore(
                 return
             if settings.snapshot_every and step % settings.snapshot_every == 0:
                 snapshot = Path(snapshots_out) / snapshot_name(step)
-                save_weights(kwargs["model"], snapshot)
+                save_weights(merged(kwargs["model"], policy), snapshot)
                 checkpoints.add(snapshot)
             # At the end the stage's outputs follow at once.
             control.should_save = checkpoints.due() if step < end else keep_state
@@ -197,9 +197,10 @@ def explore(
         elif state is not None:
             resume = Path(state)
             _check_state(resume, first * settings.updates_per_step)
-        model = load_model(policy)
+        model, adapters = load_for_training(policy, settings.lora, settings.precision, "rl")
         trainer = Trainer(
             model=model,
+            peft_config=adapters,
             processing_class=load_tokenizer(policy),
             reward_funcs=recorder,
             train_dataset=dataset,
@@ -239,9 +240,10 @@ def explore(
         trainer.train(resume_from_checkpoint=str(resume) if resume.is_dir() else None)
         timed_out = recorder.timed_out
 
-    if not all(torch.isfinite(parameter).all() for parameter in model.parameters()):
+    explored = merged(trainer.model, policy)
+    if not all(torch.isfinite(parameter).all() for parameter in explored.parameters()):
         raise InputError("the explored policy's weights are not finite; lower rl.learning_rate")
-    save_policy(model, policy, policy_out)
+    save_policy(explored, policy, policy_out)
     # An object store knows no empty folders, so that both have something in them in any case.
     write_json(Path(snapshots_out) / "steps.json", list(snapshot_files(snapshots_out)))
     write_json(Path(state_out) / "kept.json", keep_state)

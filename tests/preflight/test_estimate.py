@@ -3,7 +3,15 @@ from pathlib import Path
 
 import pytest
 
-from components.preflight.estimate import GIB, ModelSize, generation_bytes, rollout_bytes, training_bytes
+from components.preflight.estimate import (
+    GIB,
+    ModelSize,
+    generation_bytes,
+    rollout_bytes,
+    state_bytes,
+    training_bytes,
+)
+from components.shared.lora import LoRASettings
 
 # Qwen2.5-Math-7B's config, as published: 7.62 billion parameters in bfloat16.
 QWEN_7B = {
@@ -40,3 +48,15 @@ def test_checkpointing_and_smaller_passes_take_less() -> None:
     assert training_bytes(model, 8, 2048, True) < training_bytes(model, 8, 2048, False)
     assert training_bytes(model, 1, 2048, False) < training_bytes(model, 8, 2048, False)
     assert rollout_bytes(10, 8192, 8192) / GIB == 5.0
+
+
+def test_adapters_need_no_gradients_and_moments_of_the_frozen_weights() -> None:
+    model = ModelSize.from_config({**QWEN_7B, "intermediate_size": 18944}, 15_230_000_000)
+    everything = state_bytes(model, LoRASettings(), "bfloat16")
+    lora = state_bytes(model, LoRASettings(rank=16), "bfloat16")
+    quantized = state_bytes(model, LoRASettings(rank=16, quantize=True), "bfloat16")
+    # peft counts 40,370,176 parameters in adapters of rank 16 on all linear layers of this model.
+    assert lora == 2 * model.parameters + 16 * 40_370_176
+    assert everything / GIB > 113 and lora / GIB < 15 and quantized / GIB < 6
+    assert state_bytes(model, LoRASettings(rank=16), "float32") == lora + 2 * model.parameters
+    assert training_bytes(model, 1, 1024, True, LoRASettings(rank=16)) < training_bytes(model, 1, 1024, True)
