@@ -15,6 +15,7 @@ def rft(
     checkpoint_uri: str,
     checkpoint_settings: dict,
     rloop_policy: dsl.Output[dsl.Model],
+    tensorboard: dsl.Output[dsl.Artifact],
     log: dsl.Output[dsl.Artifact],
     page: dsl.Output[dsl.HTML],
     metrics: dsl.Output[dsl.Metrics],
@@ -32,6 +33,7 @@ def rft(
         checkpoint_uri: Where progress is kept, s3://BUCKET/PREFIX or a folder; empty for nowhere.
         checkpoint_settings: How often progress is saved and for how long it is kept.
         rloop_policy: The iteration's result, where the next one starts.
+        tensorboard: What the trainer logs, as TensorBoard event files.
         log: Figures of each update, as JSON.
         page: The same as plots.
         metrics: Figures of the run as a whole.
@@ -51,6 +53,7 @@ def rft(
             policy_out=rloop_policy.path,
             log_out=log.path,
             page_out=page.path,
+            tensorboard_out=tensorboard.path,
             checkpointing=CheckpointSettings.check({**checkpoint_settings, "uri": checkpoint_uri}, "store"),
         )
         log_metrics(metrics, figures)

@@ -25,6 +25,7 @@ from components.shared.policy import (
 )
 from components.shared.schema import parquet_files
 from components.shared.stage import Progress, note, result, write_json
+from components.shared.tracking import tensorboard
 
 
 def refine(
@@ -37,6 +38,7 @@ def refine(
     policy_out: str | Path,
     log_out: str | Path,
     page_out: str | Path,
+    tensorboard_out: str | Path,
     checkpointing: CheckpointSettings = NOWHERE,
 ) -> dict[str, float]:
     """Fine-tunes a policy on expert trajectories; goes on where an earlier attempt at the same was stopped.
@@ -50,6 +52,7 @@ def refine(
         policy_out: folder to make: the next iteration's initial policy.
         log_out: JSON file to write: figures of each update.
         page_out: the same as plots.
+        tensorboard_out: folder to make: what the trainer logs, as TensorBoard event files of this attempt.
         checkpointing: where progress is kept.
 
     Returns:
@@ -128,7 +131,7 @@ def refine(
                 disable_tqdm=True,
                 **training_precision(settings.precision),
             ),
-            callbacks=[UpdateProgress()],
+            callbacks=[UpdateProgress(), tensorboard(tensorboard_out)],
         )
         trainer.remove_callback(PrinterCallback)
         resume = Path(work) / "resume"

@@ -23,6 +23,7 @@ def rl_exploration(
     explored_policy: dsl.Output[dsl.Model],
     snapshots: dsl.Output[dsl.Artifact],
     training_state: dsl.Output[dsl.Artifact],
+    tensorboard: dsl.Output[dsl.Artifact],
     log: dsl.Output[dsl.Artifact],
     page: dsl.Output[dsl.HTML],
     metrics: dsl.Output[dsl.Metrics],
@@ -49,6 +50,7 @@ def rl_exploration(
         explored_policy: The policy at the end of RL.
         snapshots: The weights after every rl.snapshot_every steps.
         training_state: Optimiser, scheduler, random numbers and position in the data at the end, if kept.
+        tensorboard: What the trainer logs, as TensorBoard event files.
         log: Figures of each step, as JSON.
         page: The same as plots.
         metrics: Figures of the run as a whole.
@@ -80,6 +82,7 @@ def rl_exploration(
             page_out=page.path,
             snapshots_out=snapshots.path,
             state_out=training_state.path,
+            tensorboard_out=tensorboard.path,
             keep_state=keep_training_state,
             segment=segment,
             state=earlier_state.path if earlier_state else None,

@@ -32,6 +32,7 @@ from components.shared.policy import (
 )
 from components.shared.schema import count_rows, parquet_files, read_rows
 from components.shared.stage import Progress, note, read_json, result, whole_folder, write_json
+from components.shared.tracking import tensorboard
 
 # What a step's log holds, under which name TRL logs it, and what the figure says of it.
 STEP_FIGURES = {
@@ -61,6 +62,7 @@ def explore(
     page_out: str | Path,
     snapshots_out: str | Path,
     state_out: str | Path,
+    tensorboard_out: str | Path,
     keep_state: bool = False,
     segment: int = 1,
     state: str | Path | None = None,
@@ -84,6 +86,7 @@ def explore(
         page_out: the same as plots.
         snapshots_out: folder to make: the weights after every `rl.snapshot_every` steps.
         state_out: folder to make: the training state at the end, for the next segment; empty if not kept.
+        tensorboard_out: folder to make: what the trainer logs, as TensorBoard event files of this attempt.
         keep_state: whether to keep it.
         segment: of a long run, from 1; its steps are counted from the run's beginning.
         state: what the segment before left; None for the first.
@@ -234,7 +237,7 @@ def explore(
                 disable_tqdm=True,
                 **training_precision(settings.precision),
             ),
-            callbacks=[StepProgress()],
+            callbacks=[StepProgress(), tensorboard(tensorboard_out)],
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=str(resume) if resume.is_dir() else None)

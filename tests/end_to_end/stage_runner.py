@@ -32,6 +32,7 @@ def main(stage: str, work: Path, out: Path, uri: str) -> None:
             page_out=out / "page.html",
             snapshots_out=out / "snapshots",
             state_out=out / "state",
+            tensorboard_out=out / "tensorboard",
             checkpointing=checkpointing,
         )
     elif stage == "rft":
@@ -47,6 +48,7 @@ def main(stage: str, work: Path, out: Path, uri: str) -> None:
             policy_out=out / "policy",
             log_out=out / "log.json",
             page_out=out / "page.html",
+            tensorboard_out=out / "tensorboard",
             checkpointing=checkpointing,
         )
     elif stage == "evaluation":

@@ -39,6 +39,7 @@ def run(policy: Path, experts: Path, out: Path, **changes: Any) -> Path:
         policy_out=out / "policy",
         log_out=out / "log.json",
         page_out=out / "page.html",
+        tensorboard_out=out / "tensorboard",
     )
     return out
 
@@ -130,3 +131,12 @@ def test_lora_is_merged_exactly_once_iteration_after_iteration(
 def test_lora_that_changes_nothing_is_an_error(tiny_policy: Path, experts: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="changed no weight"):
         run(tiny_policy, experts, tmp_path / "out", lora={"rank": 4}, learning_rate=1e-30)
+
+
+def test_tensorboard_shows_the_loss_of_each_update(tiny_policy: Path, experts: Path, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    out = run(tiny_policy, experts, tmp_path / "out", epochs=1)
+    events = EventAccumulator(str(out / "tensorboard")).Reload().Scalars("train/loss")
+    updates = json.loads((out / "log.json").read_text())["updates"]
+    assert [event.value for event in events] == pytest.approx([update["loss"] for update in updates])

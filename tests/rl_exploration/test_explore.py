@@ -51,6 +51,7 @@ def run(tmp_path: Path, tiny_policy: Path, problems_folder: Path) -> Any:
             page_out=out / "page.html",
             snapshots_out=out / "snapshots",
             state_out=out / "state",
+            tensorboard_out=out / "tensorboard",
             keep_state=keep_state,
             segment=segment,
             state=state,
@@ -193,3 +194,16 @@ def test_a_wrong_target_of_lora_is_named_before_anything_is_sampled(run: Any, tm
     with pytest.raises(InputError, match="rl.lora.targets: 'query' names no linear layer"):
         run(lora={"rank": 4, "targets": ["query"]})
     assert not list((tmp_path / "out" / "rollouts").iterdir())
+
+
+def test_tensorboard_shows_the_steps_of_all_segments_in_one_curve(run: Any, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    first = run("first", steps=2, keep_state=True)
+    second = run("second", steps=2, segment=2, state=first / "state")
+    points = []
+    for out in (first, second):
+        events = EventAccumulator(str(out / "tensorboard")).Reload()
+        points += [(event.step, event.value) for event in events.Scalars("train/share_correct")]
+    logged = [step["reward"] for out in (first, second) for step in json.loads((out / "log.json").read_text())["steps"]]
+    assert points == [(i, pytest.approx(reward)) for i, reward in enumerate(logged, 1)]
