@@ -25,7 +25,7 @@ from components.shared.policy import (
 )
 from components.shared.schema import parquet_files
 from components.shared.stage import Progress, note, result, write_json
-from components.shared.tracking import tensorboard
+from components.shared.tracking import NO_TRACKERS, TrackingSettings, tensorboard, tracked_at, trackers
 
 
 def refine(
@@ -40,6 +40,7 @@ def refine(
     page_out: str | Path,
     tensorboard_out: str | Path,
     checkpointing: CheckpointSettings = NOWHERE,
+    tracking: TrackingSettings = NO_TRACKERS,
 ) -> dict[str, float]:
     """Fine-tunes a policy on expert trajectories; goes on where an earlier attempt at the same was stopped.
 
@@ -54,6 +55,7 @@ def refine(
         page_out: the same as plots.
         tensorboard_out: folder to make: what the trainer logs, as TensorBoard event files of this attempt.
         checkpointing: where progress is kept.
+        tracking: the recipe's `tracking` section.
 
     Returns:
         Figures for KFP metrics.
@@ -127,9 +129,9 @@ def refine(
                 seed=seed,
                 logging_steps=1,
                 save_strategy="no",
-                report_to="none",
                 disable_tqdm=True,
                 **training_precision(settings.precision),
+                **trackers(tracking, f"RFT, iteration {iteration}"),
             ),
             callbacks=[UpdateProgress(), tensorboard(tensorboard_out)],
         )
@@ -158,6 +160,7 @@ def refine(
             "settings": settings.model_dump(),
             "trajectories": len(dataset),
             "seconds": round(time.monotonic() - began, 1),  # of this attempt
+            "tracked_at": tracked_at(tracking),
             "updates": log,
         },
     )

@@ -19,6 +19,7 @@ def rl_exploration(
     grading_settings: dict,
     checkpoint_uri: str,
     checkpoint_settings: dict,
+    tracking_settings: dict,
     rollouts: dsl.Output[dsl.Dataset],
     explored_policy: dsl.Output[dsl.Model],
     snapshots: dsl.Output[dsl.Artifact],
@@ -46,6 +47,7 @@ def rl_exploration(
         grading_settings: The recipe's grading section.
         checkpoint_uri: Where progress is kept, s3://BUCKET/PREFIX or a folder; empty for nowhere.
         checkpoint_settings: How often progress is saved and for how long it is kept.
+        tracking_settings: Trackers beside TensorBoard.
         rollouts: Every completion of every step, in Parquet shards.
         explored_policy: The policy at the end of RL.
         snapshots: The weights after every rl.snapshot_every steps.
@@ -61,6 +63,7 @@ def rl_exploration(
     from components.shared.checkpoints import CheckpointSettings
     from components.shared.grading import GradingSettings
     from components.shared.stage import log_metrics, stage
+    from components.shared.tracking import TrackingSettings
 
     with stage("RL exploration"):
         keys = {
@@ -87,5 +90,6 @@ def rl_exploration(
             segment=segment,
             state=earlier_state.path if earlier_state else None,
             checkpointing=CheckpointSettings.check({**checkpoint_settings, "uri": checkpoint_uri}, "store"),
+            tracking=TrackingSettings.check(tracking_settings, "tracking"),
         )
         log_metrics(metrics, figures)

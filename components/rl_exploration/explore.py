@@ -32,7 +32,7 @@ from components.shared.policy import (
 )
 from components.shared.schema import count_rows, parquet_files, read_rows
 from components.shared.stage import Progress, note, read_json, result, whole_folder, write_json
-from components.shared.tracking import tensorboard
+from components.shared.tracking import NO_TRACKERS, TrackingSettings, tensorboard, tracked_at, trackers
 
 # What a step's log holds, under which name TRL logs it, and what the figure says of it.
 STEP_FIGURES = {
@@ -67,6 +67,7 @@ def explore(
     segment: int = 1,
     state: str | Path | None = None,
     checkpointing: CheckpointSettings = NOWHERE,
+    tracking: TrackingSettings = NO_TRACKERS,
 ) -> dict[str, float]:
     """Runs RL from a policy and records every completion; goes on where an earlier attempt at the same was stopped.
 
@@ -91,6 +92,7 @@ def explore(
         segment: of a long run, from 1; its steps are counted from the run's beginning.
         state: what the segment before left; None for the first.
         checkpointing: where progress is kept.
+        tracking: the recipe's `tracking` section.
 
     Returns:
         The figures of the run as a whole, for KFP metrics.
@@ -233,9 +235,12 @@ def explore(
                 seed=seed + iteration,  # another order of problems in each iteration
                 logging_steps=1,
                 save_strategy="no",
-                report_to="none",
                 disable_tqdm=True,
                 **training_precision(settings.precision),
+                **trackers(
+                    tracking,
+                    f"RL exploration, iteration {iteration}" if segment == 1 else f"Vanilla RL, part {segment}",
+                ),
             ),
             callbacks=[StepProgress(), tensorboard(tensorboard_out)],
         )
@@ -259,6 +264,7 @@ def explore(
             "settings": settings.model_dump(),
             "timed_out": timed_out,
             "seconds": round(time.monotonic() - began, 1),  # of this attempt
+            "tracked_at": tracked_at(tracking),
             "steps": steps,
         },
     )
