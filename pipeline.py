@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import click
-from kfp import compiler, dsl
+from kfp import compiler, dsl, kubernetes
 from pydantic import BaseModel
 
 from components.data_preparation.component import data_preparation
@@ -36,6 +36,7 @@ from components.rollout_harvesting.component import rollout_harvesting
 from components.shared.errors import InputError
 from components.shared.sources import keyed_sources
 from components.shared.stage import disk_problem
+from components.shared.tracking import CREDENTIALS
 from components.verification_filtering.component import verification_filtering
 from launch.cluster import PIPELINE_NAME
 from launch.cluster_commands import cancel, retry, schedule, status, submit
@@ -57,6 +58,7 @@ OWN_PARAMETERS = {
     "rft": ("learning_rate", "epochs"),
     "eval": ("samples",),
     "report": (),
+    "tracking": (),
 }
 
 
@@ -100,6 +102,9 @@ def build_pipeline(recipe: Recipe, iterations: int, registry: str = "", variant:
         task.set_container_image(image(stage, registry, variant)).set_display_name(display_name)
         place(task, stage, recipe.pools, pools, recipe.caching)
         connect(task, stage, recipe.store)
+        if stage in ("rl_exploration", "rft") and recipe.tracking.secret:
+            keys = {CREDENTIALS[name]: CREDENTIALS[name] for name in recipe.tracking.report_to}
+            kubernetes.use_secret_as_env(task, recipe.tracking.secret, keys)
 
     def iteration_pipeline(prolonged: bool) -> Any:
         """An iteration; from the second on, vanilla RL is prolonged by it."""
@@ -123,6 +128,7 @@ def build_pipeline(recipe: Recipe, iterations: int, registry: str = "", variant:
             grading_settings: dict,
             store_checkpoint_uri: str,
             store_settings: dict,
+            tracking_settings: dict,
             filter_max_success_rate: float,
             filter_max_per_problem: int,
             filter_settings: dict,
@@ -159,6 +165,7 @@ def build_pipeline(recipe: Recipe, iterations: int, registry: str = "", variant:
                 "settings": rl_settings,
                 "grading_settings": grading_settings,
                 "keep_training_state": recipe.vanilla,
+                "tracking_settings": tracking_settings,
                 **progress,
             }
             measuring = {
@@ -192,6 +199,7 @@ def build_pipeline(recipe: Recipe, iterations: int, registry: str = "", variant:
                 learning_rate=rft_learning_rate,
                 epochs=rft_epochs,
                 settings=rft_settings,
+                tracking_settings=tracking_settings,
                 **progress,
             )
             prepared(refining, "rft", "RFT", pools)
@@ -302,6 +310,7 @@ def build_pipeline(recipe: Recipe, iterations: int, registry: str = "", variant:
         grading_settings: dict = defaults["grading_settings"],
         store_checkpoint_uri: str = defaults["store_checkpoint_uri"],
         store_settings: dict = defaults["store_settings"],
+        tracking_settings: dict = defaults["tracking_settings"],
         filter_max_success_rate: float = defaults["filter_max_success_rate"],
         filter_max_per_problem: int = defaults["filter_max_per_problem"],
         filter_settings: dict = defaults["filter_settings"],
@@ -338,6 +347,7 @@ def build_pipeline(recipe: Recipe, iterations: int, registry: str = "", variant:
             grading_settings: Keys of the recipe's grading section: limits and judgement calls of verdicts.
             store_checkpoint_uri: Where long stages keep progress: s3://BUCKET/PREFIX, a folder, or empty for nowhere.
             store_settings: Keys of the recipe's store section: how often progress is saved, and for how long.
+            tracking_settings: Keys of the recipe's tracking section: trackers of training beside TensorBoard.
             filter_max_success_rate: A problem is hard, and kept, at or below this success rate.
             filter_max_per_problem: Expert trajectories kept of one problem.
             filter_settings: Further keys of the recipe's filter section.
@@ -421,6 +431,7 @@ def build_pipeline(recipe: Recipe, iterations: int, registry: str = "", variant:
                 grading_settings=grading_settings,
                 store_checkpoint_uri=store_checkpoint_uri,
                 store_settings=store_settings,
+                tracking_settings=tracking_settings,
                 filter_max_success_rate=filter_max_success_rate,
                 filter_max_per_problem=filter_max_per_problem,
                 filter_settings=filter_settings,
@@ -455,6 +466,8 @@ def parameter_defaults(recipe: Recipe) -> dict[str, Any]:
         values = settings.model_dump(mode="json", exclude_none=True)  # KFP takes no null
         if section == "store":  # where pods find it and what is published is fixed when the pipeline is compiled
             values = {key: values[key] for key in ("checkpoint_uri", "minutes", "keep_days")}
+        if section == "tracking":
+            del values["secret"]  # fixed too
         if own:
             defaults |= {f"{section}_{key}": values.pop(key) for key in own}
         defaults[f"{section}_settings"] = values

@@ -70,6 +70,7 @@ def stage_exploration(work: Path, checkpointing: CheckpointSettings = NOWHERE) -
         page_out=work / "page.html",
         snapshots_out=work / "snapshots",
         state_out=work / "state",
+        tensorboard_out=work / "tensorboard",
         checkpointing=checkpointing,
     )
 

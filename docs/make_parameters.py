@@ -2,6 +2,7 @@
 
 import types
 import typing
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +50,20 @@ def _model(field: FieldInfo) -> type[BaseModel] | None:
 
 def _table(title: str, prefix: str, fields: dict[str, FieldInfo], parameters: dict[str, str]) -> str:
     lines = [f"## {title}", "", "| key | kind | default | what |", "|---|---|---|---|"]
-    for name, field in fields.items():
+    for name, field in _flat(fields):
         what = (field.description or "").replace("|", "\\|")
         if name in parameters:
             what += f" *Parameter `{parameters[name]}`.*"
         lines.append(f"| `{prefix}{name}` | {_kind(field.annotation)} | {_default(field)} | {what} |")
     return "\n".join([*lines, ""])
+
+
+def _flat(fields: dict[str, FieldInfo], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    for name, field in fields.items():
+        if model := _model(field):
+            yield from _flat(model.model_fields, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", field
 
 
 def _kind(annotation: Any) -> str:

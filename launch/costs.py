@@ -214,6 +214,7 @@ class Costs:
             checkpointing=rl.gradient_checkpointing,
             mixed=self._mixed,
             reference=rl.kl_coefficient > 0,
+            lora=rl.lora,
         )
 
     def rl_sampling_memory(self, completions: int) -> Memory:
@@ -224,6 +225,7 @@ class Costs:
             *self._rl_tokens,
             mixed=self._mixed,
             reference=self._recipe.rl.kl_coefficient > 0,
+            lora=self._recipe.rl.lora,
         )
 
     @cached_property
@@ -242,6 +244,7 @@ class Costs:
             self._rl_tokens[1],
             checkpointing=rft.gradient_checkpointing,
             mixed=self._is_mixed(rft.precision),
+            lora=rft.lora,
         )
 
     def refinement(self, times: int) -> StageCost:

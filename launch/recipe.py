@@ -18,6 +18,7 @@ from components.shared.grading import GradingSettings
 from components.shared.object_store.inputs import is_stored, stored_version
 from components.shared.settings import Settings
 from components.shared.stage import files_digest
+from components.shared.tracking import NO_TRACKERS, TrackingSettings
 from components.verification_filtering.settings import FilterSettings
 from launch.pools import Pools
 from launch.store import StoreSettings
@@ -52,10 +53,13 @@ class Recipe(Settings):
     report: ReportSettings = Field(ReportSettings.model_construct(), description="Choosing the run's policy.")
 
     store: StoreSettings = Field(StoreSettings(), description="Progress of long stages, and where products go.")
+    tracking: TrackingSettings = Field(NO_TRACKERS, description="Following training, beside TensorBoard.")
     pools: Pools = Field(Pools(), description="Resources of the stages' pods and where they run.")
     caching: bool = Field(True, description="Whether a stage's result may come from an earlier run of the same.")
 
-    @field_validator("data", "rl", "grading", "filter", "rft", "eval", "report", "store", "pools", mode="before")
+    @field_validator(
+        "data", "rl", "grading", "filter", "rft", "eval", "report", "store", "tracking", "pools", mode="before"
+    )
     @classmethod
     def _empty_section(cls, value: Any) -> Any:
         return {} if value is None else value  # a section whose keys are all commented out

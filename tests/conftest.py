@@ -114,3 +114,21 @@ def write_shard() -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def live_models(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The models in training whose adapters exploration and RFT merge, in order."""
+    from components.rft import refine
+    from components.rl_exploration import explore
+    from components.shared.lora import merged
+
+    models: list[Any] = []
+
+    def merge(model: Any, policy: Path) -> Any:
+        models.append(model)
+        return merged(model, policy)
+
+    for module in (explore, refine):
+        monkeypatch.setattr(module, "merged", merge)
+    return models

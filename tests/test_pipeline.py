@@ -122,6 +122,22 @@ def test_stages_that_use_the_object_store_get_its_address_and_a_reference_to_its
     assert published["inputs"]["parameters"]["uri"]["runtimeValue"]["constant"] == "s3://b/p"
 
 
+def test_training_pods_get_their_trackers_keys_by_reference(tmp_path: Path) -> None:
+    sets = "tracking={report_to: [wandb], project: p, secret: rloop-trackers}"
+    specification, platform = documents(compiled(tmp_path, 1, "--set", sets))
+    for name, pod in platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].items():
+        trains = name in ("exec-rl-exploration", "exec-rft")
+        found = [(s["secretName"], s["keyToEnv"][0]["envVar"]) for s in pod.get("secretAsEnv", [])]
+        assert found == ([("rloop-trackers", "WANDB_API_KEY")] if trains else [])
+    default = specification["root"]["inputDefinitions"]["parameters"]["tracking_settings"]["defaultValue"]
+    assert default["report_to"] == ["wandb"] and default["project"] == "p" and "secret" not in default
+    tasks = specification["components"]["comp-iteration"]["dag"]["tasks"]
+    for name in ("rl-exploration", "rft"):
+        assert tasks[name]["inputs"]["parameters"]["tracking_settings"] == {
+            "componentInputParameter": "tracking_settings"
+        }
+
+
 def test_an_iteration_is_the_same_whatever_n_is(tmp_path: Path) -> None:
     few, many = _stages(compiled(tmp_path, 2)), _stages(compiled(tmp_path, 5))
     assert few.items() <= many.items()
@@ -171,7 +187,7 @@ def test_bad_arguments_are_messages_before_anything_starts(tmp_path: Path, argum
 
 def test_stages_are_rooms() -> None:
     """A stage imports components/shared, never another stage; kfp and torch stay where they belong."""
-    heavy = {"torch", "transformers", "trl", "vllm", "datasets", "accelerate"}
+    heavy = {"torch", "transformers", "trl", "peft", "vllm", "datasets", "accelerate"}
     for file in (ROOT / "components").rglob("*.py"):
         stage = file.relative_to(ROOT / "components").parts[0]
         tree = ast.parse(file.read_text())

@@ -187,9 +187,10 @@ def _estimates(model: ModelSize, context: int, size: RunSize) -> dict[str, float
         checkpointing=size.gradient_checkpointing,
         mixed=size.mixed,
         reference=size.reference,
+        lora=size.lora,
     ).total
     sampling = exploring_memory(
-        model, size.completions, prompt, tokens, mixed=size.mixed, reference=size.reference
+        model, size.completions, prompt, tokens, mixed=size.mixed, reference=size.reference, lora=size.lora
     ).total
     rollouts = rollout_bytes(size.steps * size.completions * (1 + size.refill_rounds), size.max_completion_tokens)
     # The launcher copies a stage's inputs to the pod's disk and its outputs from there: the rollouts, two policies, and
@@ -206,7 +207,10 @@ def _too_large(figures: dict[str, float], size: RunSize, context: int, accelerat
             f"prompt included; lower it"
         )
     for figure, remedy in (
-        ("rl_training_gib", "lower rl.completions_per_forward, turn on rl.gradient_checkpointing"),
+        (
+            "rl_training_gib",
+            "lower rl.completions_per_forward, turn on rl.gradient_checkpointing, train adapters alone (rl.lora.rank)",
+        ),
         ("rl_sampling_gib", "lower rl.prompts_per_step or rl.max_completion_tokens"),
     ):
         if accelerator_gib and figures[figure] > accelerator_gib:

@@ -7,11 +7,15 @@ what runs used. Figures are upper bounds: every sequence is taken as long as it 
 from dataclasses import dataclass
 from typing import Any
 
+from components.shared.lora import ALL_WEIGHTS, LoRASettings
+
 GIB = 2**30
 # The trainers hold weights and gradients in single precision and Adam's two moments: 16 bytes a parameter.
 WEIGHT_BYTES, GRADIENT_BYTES, ADAM_BYTES = 4, 4, 8
 # Mixed precision keeps a bfloat16 copy of the weights from the forward to the backward pass (torch.autocast's cache).
 AUTOCAST_BYTES = 2
+# QLoRA's frozen weights: 4 bits, and 0.127 bits of quantised constants (Dettmers et al. 2023, arXiv 2305.14314, 3).
+_QUANTIZED_BYTES = 4.127 / 8
 # What a layer keeps of a token for the backward pass, in bytes a unit of the hidden and of the MLP's inner size: norms,
 # projections, rotated queries and keys and residuals; gate, up, activation and product. The hidden size's factor was
 # measured in single precision (docs/plan.md); in mixed precision the norms stay single, and the rest is halved.
@@ -39,6 +43,7 @@ class ModelSize:
     intermediate: int  # inner size of the MLP
     vocabulary: int
     key_value_width: int  # heads x head size of the keys
+    linear_width: int  # inputs and outputs of all linear layers of a block together
 
     @classmethod
     def from_config(cls, config: dict[str, Any], weight_bytes: int) -> "ModelSize":
@@ -57,13 +62,18 @@ class ModelSize:
         """Reads a Hugging Face config, given the number of parameters."""
         config = config.get("text_config", config)
         heads, hidden = config["num_attention_heads"], config["hidden_size"]
+        inner = config.get("intermediate_size") or 4 * hidden
+        head_size = config.get("head_dim") or hidden // heads
+        queries, keys = heads * head_size, (config.get("num_key_value_heads") or heads) * head_size
         return cls(
             parameters=parameters,
             layers=config["num_hidden_layers"],
             hidden=hidden,
-            intermediate=config.get("intermediate_size") or 4 * hidden,
+            intermediate=inner,
             vocabulary=config["vocab_size"],
-            key_value_width=(config.get("num_key_value_heads") or heads) * (config.get("head_dim") or hidden // heads),
+            key_value_width=keys,
+            # Attention's queries, keys, values and output; the gated MLP's two inner layers and its output.
+            linear_width=4 * hidden + 2 * queries + 2 * keys + 3 * (hidden + inner),
         )
 
 
@@ -82,10 +92,31 @@ class Memory:
         return self.weights + self.optimiser + self.activations + self.cache
 
 
+def _weights(model: ModelSize, lora: LoRASettings, mixed: bool, reference: bool) -> tuple[int, int]:
+    """Bytes of the weights that a trainer holds, and how many of them it trains."""
+    if not lora.rank:
+        return model.parameters * (WEIGHT_BYTES * (2 if reference else 1) + (AUTOCAST_BYTES if mixed else 0)), (
+            model.parameters
+        )
+    # Quantised are the linear layers of the blocks alone, not the embeddings and the output layer. The reference of a
+    # KL penalty is the same weights without adapters.
+    quantized = max(0, model.parameters - 2 * model.vocabulary * model.hidden) if lora.quantize else 0
+    frozen = quantized * _QUANTIZED_BYTES + (model.parameters - quantized) * (2 if mixed else WEIGHT_BYTES)
+    adapters = model.layers * model.linear_width * lora.rank  # one on every linear layer
+    return round(frozen) + adapters * (WEIGHT_BYTES + (AUTOCAST_BYTES if mixed else 0)), adapters
+
+
 def training_memory(
-    model: ModelSize, sequences: int, tokens: int, *, checkpointing: bool, mixed: bool, reference: bool = False
+    model: ModelSize,
+    sequences: int,
+    tokens: int,
+    *,
+    checkpointing: bool,
+    mixed: bool,
+    reference: bool = False,
+    lora: LoRASettings = ALL_WEIGHTS,
 ) -> Memory:
-    """Memory of one accelerator that trains the whole model.
+    """Memory of one accelerator that trains, with the whole model on it.
 
     Args:
         model: its size.
@@ -94,23 +125,32 @@ def training_memory(
         checkpointing: whether gradient checkpointing is on.
         mixed: whether it trains in bfloat16 mixed precision.
         reference: whether a frozen copy of the weights is kept for a KL penalty.
+        lora: whether adapters are trained in place of all weights.
     """
     of_hidden, of_intermediate = _ACTIVATIONS[mixed]
     layer = of_hidden * model.hidden + of_intermediate * model.intermediate
     kept = model.layers * _CHECKPOINT_BYTES * model.hidden + layer if checkpointing else model.layers * layer
     rows = sequences * tokens
     tile = min(rows, _TILE_TOKENS) * min(model.vocabulary, _TILE_WORDS) * _TILE_BYTES
-    output_gradient = model.vocabulary * model.hidden * 4  # the output matrix's, before it is added to the others
-    copies = WEIGHT_BYTES * (2 if reference else 1) + (AUTOCAST_BYTES if mixed else 0)
+    # The output matrix's, before it is added to the others.
+    output_gradient = 0 if lora.rank else model.vocabulary * model.hidden * GRADIENT_BYTES
+    weights, trained = _weights(model, lora, mixed, reference)
     return Memory(
-        weights=model.parameters * copies,
-        optimiser=model.parameters * (GRADIENT_BYTES + ADAM_BYTES),
+        weights=weights,
+        optimiser=trained * (GRADIENT_BYTES + ADAM_BYTES),
         activations=rows * kept + tile + output_gradient,
     )
 
 
 def exploring_memory(
-    model: ModelSize, sequences: int, prompt_tokens: int, tokens: int, *, mixed: bool, reference: bool = False
+    model: ModelSize,
+    sequences: int,
+    prompt_tokens: int,
+    tokens: int,
+    *,
+    mixed: bool,
+    reference: bool = False,
+    lora: LoRASettings = ALL_WEIGHTS,
 ) -> Memory:
     """Memory of sampling an RL step's completions, all at once, by the model that is being trained.
 
@@ -121,11 +161,12 @@ def exploring_memory(
         tokens: of a sequence, prompt and completion.
         mixed: whether it trains in bfloat16 mixed precision.
         reference: whether a frozen copy of the weights is kept for a KL penalty.
+        lora: whether adapters are trained in place of all weights.
     """
-    copies = WEIGHT_BYTES * (2 if reference else 1) + (AUTOCAST_BYTES if mixed else 0)
+    weights, trained = _weights(model, lora, mixed, reference)
     return Memory(
-        weights=model.parameters * copies,
-        optimiser=model.parameters * ADAM_BYTES,  # gradients are given back after each update
+        weights=weights,
+        optimiser=trained * ADAM_BYTES,  # gradients are given back after each update
         activations=_sampling_activations(model, sequences, prompt_tokens, 2 if mixed else 4),
         cache=sequences * tokens * cache_bytes(model, CACHE_PAIR_BYTES[mixed]),
     )

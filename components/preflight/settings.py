@@ -2,6 +2,7 @@
 
 from pydantic import ConfigDict, Field
 
+from components.shared.lora import ALL_WEIGHTS, LoRASettings
 from components.shared.settings import Settings
 
 
@@ -19,6 +20,7 @@ class RunSize(Settings):
     gradient_checkpointing: bool = Field(False, description="rl.gradient_checkpointing")
     precision: str = Field("auto", description="rl.precision")
     kl_coefficient: float = Field(0.0, description="rl.kl_coefficient")
+    lora: LoRASettings = Field(ALL_WEIGHTS, description="rl.lora")
     snapshot_every: int = Field(0, ge=0, description="rl.snapshot_every")
     refill_rounds: int = Field(0, ge=0, description="rl.refill_rounds")
 

@@ -33,6 +33,7 @@ def write_page(path: str | Path, summary: dict[str, Any]) -> None:
     parts += [_comparison_table(summary["comparisons"]), _cost_table(iterations)]
     parts += [page.heading("pass@k"), figures.pass_figure(policies, benchmarks), _detail_table(summary, benchmarks)]
     parts += [page.heading("RL over its steps"), figures.training_figure(iterations)]
+    parts.append(_tracked(iterations))
     if iterations[0]["curve"]:
         parts.append(figures.curve_figure(summary))
     parts += [page.heading("What was forgotten"), figures.forgetting_figure(summary)]
@@ -44,6 +45,16 @@ def write_page(path: str | Path, summary: dict[str, Any]) -> None:
         page.preformatted(yaml.safe_dump(_without_nulls(summary["settings"]), sort_keys=False)),
     ]
     page.page(path, "RLoop report", _lead(summary), *parts)
+
+
+def _tracked(iterations: list[dict[str, Any]]) -> str:
+    """Links to where the iterations' training was followed; empty where it was not."""
+    return page.links(
+        (f"iteration {it['iteration']}, {stage}: {tracker}", url)
+        for it in iterations
+        for stage, found in it.get("tracked_at", {}).items()
+        for tracker, url in (found or {}).items()
+    )
 
 
 def _lead(summary: dict[str, Any]) -> str:

@@ -102,6 +102,7 @@ def report(
         "filtering": stages["filtering"],
         "rft": rft["updates"],
         "seconds": {"rl": stages["exploration"].get("seconds"), "rft": rft.get("seconds")},
+        "tracked_at": {"RL exploration": stages["exploration"].get("tracked_at"), "RFT": rft.get("tracked_at")},
         "curve": read_json(iteration_files.curve)["points"] if iteration_files.curve else [],
         "vanilla": _vanilla_segment(vanilla),
     }

@@ -14,7 +14,9 @@ def rft(
     settings: dict,
     checkpoint_uri: str,
     checkpoint_settings: dict,
+    tracking_settings: dict,
     rloop_policy: dsl.Output[dsl.Model],
+    tensorboard: dsl.Output[dsl.Artifact],
     log: dsl.Output[dsl.Artifact],
     page: dsl.Output[dsl.HTML],
     metrics: dsl.Output[dsl.Metrics],
@@ -31,7 +33,9 @@ def rft(
         settings: The rest of the recipe's rft section.
         checkpoint_uri: Where progress is kept, s3://BUCKET/PREFIX or a folder; empty for nowhere.
         checkpoint_settings: How often progress is saved and for how long it is kept.
+        tracking_settings: Trackers beside TensorBoard.
         rloop_policy: The iteration's result, where the next one starts.
+        tensorboard: What the trainer logs, as TensorBoard event files.
         log: Figures of each update, as JSON.
         page: The same as plots.
         metrics: Figures of the run as a whole.
@@ -40,6 +44,7 @@ def rft(
     from components.rft.settings import RFTSettings
     from components.shared.checkpoints import CheckpointSettings
     from components.shared.stage import log_metrics, stage
+    from components.shared.tracking import TrackingSettings
 
     with stage("RFT"):
         figures = refine(
@@ -51,6 +56,8 @@ def rft(
             policy_out=rloop_policy.path,
             log_out=log.path,
             page_out=page.path,
+            tensorboard_out=tensorboard.path,
             checkpointing=CheckpointSettings.check({**checkpoint_settings, "uri": checkpoint_uri}, "store"),
+            tracking=TrackingSettings.check(tracking_settings, "tracking"),
         )
         log_metrics(metrics, figures)

@@ -14,9 +14,9 @@ from components.rft.settings import RFTSettings
 from components.shared import page
 from components.shared.checkpoints import NOWHERE, Checkpoints, CheckpointSettings
 from components.shared.errors import InputError
+from components.shared.lora import load_for_training, merged
 from components.shared.policy import (
     eos_token_ids,
-    load_model,
     load_tokenizer,
     policy_id,
     prompt_token_ids,
@@ -25,6 +25,7 @@ from components.shared.policy import (
 )
 from components.shared.schema import parquet_files
 from components.shared.stage import Progress, note, result, write_json
+from components.shared.tracking import NO_TRACKERS, TrackingSettings, tensorboard, tracked_at, trackers
 
 
 def refine(
@@ -37,7 +38,9 @@ def refine(
     policy_out: str | Path,
     log_out: str | Path,
     page_out: str | Path,
+    tensorboard_out: str | Path,
     checkpointing: CheckpointSettings = NOWHERE,
+    tracking: TrackingSettings = NO_TRACKERS,
 ) -> dict[str, float]:
     """Fine-tunes a policy on expert trajectories; goes on where an earlier attempt at the same was stopped.
 
@@ -50,7 +53,9 @@ def refine(
         policy_out: folder to make: the next iteration's initial policy.
         log_out: JSON file to write: figures of each update.
         page_out: the same as plots.
+        tensorboard_out: folder to make: what the trainer logs, as TensorBoard event files of this attempt.
         checkpointing: where progress is kept.
+        tracking: the recipe's `tracking` section.
 
     Returns:
         Figures for KFP metrics.
@@ -103,9 +108,10 @@ def refine(
                 (folder / "training_args.bin").unlink()  # a pickle that nothing reads
                 checkpoints.save(folder, state.global_step)
 
-        model = load_model(policy)
+        model, adapters = load_for_training(policy, settings.lora, settings.precision, "rft")
         trainer = SFTTrainer(
             model=model,
+            peft_config=adapters,
             processing_class=tokenizer,
             train_dataset=dataset,
             args=SFTConfig(
@@ -123,11 +129,11 @@ def refine(
                 seed=seed,
                 logging_steps=1,
                 save_strategy="no",
-                report_to="none",
                 disable_tqdm=True,
                 **training_precision(settings.precision),
+                **trackers(tracking, f"RFT, iteration {iteration}"),
             ),
-            callbacks=[UpdateProgress()],
+            callbacks=[UpdateProgress(), tensorboard(tensorboard_out)],
         )
         trainer.remove_callback(PrinterCallback)
         resume = Path(work) / "resume"
@@ -136,9 +142,10 @@ def refine(
             note(f"goes on after update {done} of {updates}")
         trainer.train(resume_from_checkpoint=str(resume) if done is not None else None)
 
-    if not all(torch.isfinite(parameter).all() for parameter in model.parameters()):
+    refined = merged(trainer.model, policy)
+    if not all(torch.isfinite(parameter).all() for parameter in refined.parameters()):
         raise InputError("the fine-tuned policy's weights are not finite; lower rft.learning_rate")
-    save_policy(model, policy, policy_out)
+    save_policy(refined, policy, policy_out)
     if policy_id(policy_out) == policy_id(policy):
         raise InputError("fine-tuning changed no weight; raise rft.learning_rate or rft.epochs")
     log = [
@@ -153,6 +160,7 @@ def refine(
             "settings": settings.model_dump(),
             "trajectories": len(dataset),
             "seconds": round(time.monotonic() - began, 1),  # of this attempt
+            "tracked_at": tracked_at(tracking),
             "updates": log,
         },
     )

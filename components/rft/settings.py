@@ -4,6 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from components.shared.lora import ALL_WEIGHTS, LoRASettings
 from components.shared.settings import Settings
 
 
@@ -30,6 +31,7 @@ class RFTSettings(Settings):
         "auto", description="Of training: auto is bfloat16 on a GPU that has it, float32 elsewhere."
     )
     gradient_checkpointing: bool = Field(False, description="Saves memory for a third more compute.")
+    lora: LoRASettings = Field(ALL_WEIGHTS, description="Adapters of low rank in place of all weights.")
 
     @model_validator(mode="after")
     def _batches_divide(self) -> Self:

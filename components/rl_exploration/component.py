@@ -19,10 +19,12 @@ def rl_exploration(
     grading_settings: dict,
     checkpoint_uri: str,
     checkpoint_settings: dict,
+    tracking_settings: dict,
     rollouts: dsl.Output[dsl.Dataset],
     explored_policy: dsl.Output[dsl.Model],
     snapshots: dsl.Output[dsl.Artifact],
     training_state: dsl.Output[dsl.Artifact],
+    tensorboard: dsl.Output[dsl.Artifact],
     log: dsl.Output[dsl.Artifact],
     page: dsl.Output[dsl.HTML],
     metrics: dsl.Output[dsl.Metrics],
@@ -45,10 +47,12 @@ def rl_exploration(
         grading_settings: The recipe's grading section.
         checkpoint_uri: Where progress is kept, s3://BUCKET/PREFIX or a folder; empty for nowhere.
         checkpoint_settings: How often progress is saved and for how long it is kept.
+        tracking_settings: Trackers beside TensorBoard.
         rollouts: Every completion of every step, in Parquet shards.
         explored_policy: The policy at the end of RL.
         snapshots: The weights after every rl.snapshot_every steps.
         training_state: Optimiser, scheduler, random numbers and position in the data at the end, if kept.
+        tensorboard: What the trainer logs, as TensorBoard event files.
         log: Figures of each step, as JSON.
         page: The same as plots.
         metrics: Figures of the run as a whole.
@@ -59,6 +63,7 @@ def rl_exploration(
     from components.shared.checkpoints import CheckpointSettings
     from components.shared.grading import GradingSettings
     from components.shared.stage import log_metrics, stage
+    from components.shared.tracking import TrackingSettings
 
     with stage("RL exploration"):
         keys = {
@@ -80,9 +85,11 @@ def rl_exploration(
             page_out=page.path,
             snapshots_out=snapshots.path,
             state_out=training_state.path,
+            tensorboard_out=tensorboard.path,
             keep_state=keep_training_state,
             segment=segment,
             state=earlier_state.path if earlier_state else None,
             checkpointing=CheckpointSettings.check({**checkpoint_settings, "uri": checkpoint_uri}, "store"),
+            tracking=TrackingSettings.check(tracking_settings, "tracking"),
         )
         log_metrics(metrics, figures)

@@ -18,12 +18,12 @@ from components.shared import page
 from components.shared.checkpoints import NOWHERE, Checkpoints, CheckpointSettings
 from components.shared.errors import InputError
 from components.shared.grading import Grader, GradingSettings
+from components.shared.lora import load_for_training, merged
 from components.shared.policy import (
     accelerator,
     check_room,
     conversation,
     eos_token_ids,
-    load_model,
     load_tokenizer,
     policy_id,
     save_policy,
@@ -35,6 +35,7 @@ from components.shared.policy import (
 from components.shared.sampling import Engine, chosen_engine
 from components.shared.schema import count_rows, parquet_files, read_rows
 from components.shared.stage import Progress, note, read_json, result, whole_folder, write_json
+from components.shared.tracking import NO_TRACKERS, TrackingSettings, tensorboard, tracked_at, trackers
 
 # What a step's log holds, under which name TRL logs it, and what the figure says of it.
 STEP_FIGURES = {
@@ -67,10 +68,12 @@ def explore(
     page_out: str | Path,
     snapshots_out: str | Path,
     state_out: str | Path,
+    tensorboard_out: str | Path,
     keep_state: bool = False,
     segment: int = 1,
     state: str | Path | None = None,
     checkpointing: CheckpointSettings = NOWHERE,
+    tracking: TrackingSettings = NO_TRACKERS,
 ) -> dict[str, float]:
     """Runs RL from a policy and records every completion; goes on where an earlier attempt at the same was stopped.
 
@@ -90,10 +93,12 @@ def explore(
         page_out: the same as plots.
         snapshots_out: folder to make: the weights after every `rl.snapshot_every` steps.
         state_out: folder to make: the training state at the end, for the next segment; empty if not kept.
+        tensorboard_out: folder to make: what the trainer logs, as TensorBoard event files of this attempt.
         keep_state: whether to keep it.
         segment: of a long run, from 1; its steps are counted from the run's beginning.
         state: what the segment before left; None for the first.
         checkpointing: where progress is kept.
+        tracking: the recipe's `tracking` section.
 
     Returns:
         The figures of the run as a whole, for KFP metrics.
@@ -143,7 +148,7 @@ def explore(
                 return
             if settings.snapshot_every and step % settings.snapshot_every == 0:
                 snapshot = Path(snapshots_out) / snapshot_name(step)
-                save_weights(kwargs["model"], snapshot)
+                save_weights(merged(kwargs["model"], policy), snapshot)
                 checkpoints.add(snapshot)
             # At the end the stage's outputs follow at once.
             control.should_save = checkpoints.due() if step < end else keep_state
@@ -203,11 +208,12 @@ def explore(
         elif state is not None:
             resume = Path(state)
             _check_state(resume, first * settings.updates_per_step)
-        model = load_model(policy)
+        model, adapters = load_for_training(policy, settings.lora, settings.precision, "rl")
         trainer = ExplorationTrainer(
             recorder=recorder,
             refill_rounds=settings.refill_rounds,
             model=model,
+            peft_config=adapters,
             processing_class=load_tokenizer(policy),
             train_dataset=dataset,
             args=GRPOConfig(
@@ -236,12 +242,15 @@ def explore(
                 seed=seed + iteration,  # another order of problems in each iteration
                 logging_steps=1,
                 save_strategy="no",
-                report_to="none",
                 disable_tqdm=True,
                 **training_precision(settings.precision),
                 **_of_engine(engine, settings, length, eos_token_ids(policy)),
+                **trackers(
+                    tracking,
+                    f"RL exploration, iteration {iteration}" if segment == 1 else f"Vanilla RL, part {segment}",
+                ),
             ),
-            callbacks=[StepProgress()],
+            callbacks=[StepProgress(), tensorboard(tensorboard_out)],
         )
         trainer.remove_callback(PrinterCallback)
         if engine == "vllm" and accelerator() == "cpu":
@@ -249,9 +258,10 @@ def explore(
         trainer.train(resume_from_checkpoint=str(resume) if resume.is_dir() else None)
         timed_out = recorder.timed_out
 
-    if not all(torch.isfinite(parameter).all() for parameter in model.parameters()):
+    explored = merged(trainer.model, policy)
+    if not all(torch.isfinite(parameter).all() for parameter in explored.parameters()):
         raise InputError("the explored policy's weights are not finite; lower rl.learning_rate")
-    save_policy(model, policy, policy_out)
+    save_policy(explored, policy, policy_out)
     # An object store knows no empty folders, so that both have something in them in any case.
     write_json(Path(snapshots_out) / "steps.json", list(snapshot_files(snapshots_out)))
     write_json(Path(state_out) / "kept.json", keep_state)
@@ -264,6 +274,7 @@ def explore(
             "settings": settings.model_dump(),
             "timed_out": timed_out,
             "seconds": round(time.monotonic() - began, 1),  # of this attempt
+            "tracked_at": tracked_at(tracking),
             "steps": steps,
         },
     )

@@ -8,6 +8,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from components.shared.lora import ALL_WEIGHTS, LoRASettings
 from components.shared.settings import Settings
 
 
@@ -72,6 +73,7 @@ class ExplorationSettings(Settings):
         "auto", description="Of training: auto is bfloat16 on a GPU that has it, float32 elsewhere."
     )
     gradient_checkpointing: bool = Field(False, description="Saves memory for a third more compute.")
+    lora: LoRASettings = Field(ALL_WEIGHTS, description="Adapters of low rank in place of all weights.")
     snapshot_every: int = Field(
         0, ge=0, description="Keep the weights after every so many RL steps, for the report's curves; 0: none."
     )

@@ -63,6 +63,12 @@ def bullets(texts: Iterable[str]) -> str:
     return "<ul>" + "".join(f"<li>{escape(text)}</li>" for text in texts) + "</ul>"
 
 
+def links(addresses: Iterable[tuple[str, str]]) -> str:
+    """A list of links: what each is called, and its address; nothing where there are none."""
+    items = "".join(f'<li><a href="{escape(url)}">{escape(text)}</a></li>' for text, url in addresses)
+    return f"<ul>{items}</ul>" if items else ""
+
+
 def folded(title: str, *parts: str) -> str:
     """Parts that few people want, behind a line that opens them."""
     return f"<details><summary>{escape(title)}</summary>{''.join(parts)}</details>"

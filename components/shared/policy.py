@@ -136,18 +136,19 @@ def load_tokenizer(path: str | Path) -> "PreTrainedTokenizerBase":
     return tokenizer
 
 
-def load_model(path: str | Path, precision: str = "float32") -> "PreTrainedModel":
-    """The policy's model, on the CPU, with a generation config that says where to stop and nothing else.
+def load_model(path: str | Path, precision: str = "float32", **options: Any) -> "PreTrainedModel":
+    """The policy's model, with a generation config that says where to stop and nothing else.
 
     Args:
         path: of the policy.
         precision: of the weights: `float32` or `bfloat16`.
+        options: more arguments for `from_pretrained`; without them the model is on the CPU.
     """
     import torch
     from transformers import AutoModelForCausalLM, GenerationConfig
 
     model = AutoModelForCausalLM.from_pretrained(
-        str(path), dtype=getattr(torch, precision), use_safetensors=True, trust_remote_code=False
+        str(path), dtype=getattr(torch, precision), use_safetensors=True, trust_remote_code=False, **options
     )
     # Where it ends is the policy's; how it is sampled is the recipe's. Without this, transformers fills what
     # a caller leaves open from the checkpoint's file: a repetition penalty here and none in RL.

@@ -1,4 +1,4 @@
-"""Runs one long stage in a process of its own, for tests that kill it: STAGE WORK OUT CHECKPOINT_URI."""
+"""Runs one long stage in a process of its own, for tests that kill it: STAGE[-lora] WORK OUT CHECKPOINT_URI."""
 
 import sys
 from pathlib import Path
@@ -11,12 +11,14 @@ POLICY = Path(__file__).resolve().parents[2] / "recipes" / "tiny" / "countdown"
 
 def main(stage: str, work: Path, out: Path, uri: str) -> None:
     checkpointing = CheckpointSettings(uri=uri, minutes=0)
+    lora = {"rank": 4} if stage.endswith("-lora") else {}
+    stage = stage.removesuffix("-lora")
     if stage == "rl_exploration":
         from components.rl_exploration.explore import explore
         from components.rl_exploration.settings import ExplorationSettings
 
         values = {"steps": 60, "learning_rate": 3e-4, "prompts_per_step": 8, "group_size": 8, "prompts_per_update": 4}
-        values["snapshot_every"] = 15
+        values |= {"snapshot_every": 15, "lora": lora}
         explore(
             POLICY,
             work / "problems",
@@ -30,6 +32,7 @@ def main(stage: str, work: Path, out: Path, uri: str) -> None:
             page_out=out / "page.html",
             snapshots_out=out / "snapshots",
             state_out=out / "state",
+            tensorboard_out=out / "tensorboard",
             checkpointing=checkpointing,
         )
     elif stage == "rft":
@@ -39,12 +42,13 @@ def main(stage: str, work: Path, out: Path, uri: str) -> None:
         refine(
             POLICY,
             work / "experts",
-            RFTSettings.check({"learning_rate": 2e-4, "epochs": 30, "batch_size": 16}, "rft"),
+            RFTSettings.check({"learning_rate": 2e-4, "epochs": 30, "batch_size": 16, "lora": lora}, "rft"),
             iteration=1,
             seed=1,
             policy_out=out / "policy",
             log_out=out / "log.json",
             page_out=out / "page.html",
+            tensorboard_out=out / "tensorboard",
             checkpointing=checkpointing,
         )
     elif stage == "evaluation":

@@ -126,14 +126,29 @@ def test_exploration_killed_twenty_times_is_the_same_bit_for_bit(tmp_path: Path,
     assert any(item.name.endswith("finished.json") for item in open_store(uri).list())
 
 
-def test_rft_killed_is_the_same_bit_for_bit(tmp_path: Path, uri: str, rollout: Callable[..., dict[str, Any]]) -> None:
+def test_exploration_with_lora_killed_is_the_same_bit_for_bit(tmp_path: Path, uri: str) -> None:
+    write_table(tmp_path / "problems" / "problems.parquet", PROBLEMS, problems("train", 64))
+    expected = undisturbed("rl_exploration-lora", tmp_path)
+    got, count, said = killed("rl_exploration-lora", tmp_path, uri, 3, seed=5)
+    assert count >= 2 and any("goes on after step" in line for line in said)
+    assert rows(got / "rollouts", "sampled_at") == rows(expected / "rollouts", "sampled_at")
+    assert weights(got) == weights(expected)
+    kept = [{file.name: file.read_bytes() for file in (out / "snapshots").iterdir()} for out in (got, expected)]
+    assert kept[0] == kept[1] and len(kept[0]) == 5
+    assert log(got) == log(expected)
+
+
+@pytest.mark.parametrize("stage", ["rft", "rft-lora"])
+def test_rft_killed_is_the_same_bit_for_bit(
+    stage: str, tmp_path: Path, uri: str, rollout: Callable[..., dict[str, Any]]
+) -> None:
     written = (
         {**rollout(f"p{i}", completion=solve(problem.answer), prompt=problem.text), **FILTERED}
         for i, problem in enumerate(countdown.generate("train", 3, 1, 9, 60, seed=1))
     )
     write_table(tmp_path / "experts" / "experts.parquet", TRAJECTORIES, written)
-    expected = undisturbed("rft", tmp_path)
-    got, count, said = killed("rft", tmp_path, uri, 5, seed=2)
+    expected = undisturbed(stage, tmp_path)
+    got, count, said = killed(stage, tmp_path, uri, 5, seed=2)
     assert count >= 3 and any("goes on after update" in line for line in said)
     assert weights(got) == weights(expected)
     assert log(got) == log(expected)

@@ -11,6 +11,7 @@ from components.preflight.estimate import (
     rollout_bytes,
     training_memory,
 )
+from components.shared.lora import LoRASettings
 
 # Qwen2.5-Math-7B's config, as published: 7.62 billion parameters in bfloat16.
 QWEN_7B = {
@@ -82,3 +83,17 @@ def test_logits_are_made_in_tiles() -> None:
 
 def test_rollouts_take_ids_and_text() -> None:
     assert rollout_bytes(10 * 8192, 8192) / GIB == pytest.approx(5.0, rel=0.01)
+
+
+def test_adapters_need_no_gradients_and_moments_of_the_frozen_weights() -> None:
+    model = ModelSize.from_config({**QWEN_7B, "intermediate_size": 18944}, 15_230_000_000)
+
+    def state(lora: LoRASettings, mixed: bool = True) -> int:
+        memory = training_memory(model, 1, 1024, checkpointing=True, mixed=mixed, lora=lora)
+        return memory.weights + memory.optimiser
+
+    everything, lora = state(LoRASettings()), state(LoRASettings(rank=16))
+    # peft counts 40,370,176 parameters in adapters of rank 16 on all linear layers of this model.
+    assert lora == 2 * model.parameters + 18 * 40_370_176
+    assert everything / GIB > 113 and lora / GIB < 15 and state(LoRASettings(rank=16, quantize=True)) / GIB < 6
+    assert state(LoRASettings(rank=16), mixed=False) == lora + 2 * model.parameters - 2 * 40_370_176

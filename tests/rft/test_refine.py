@@ -13,6 +13,7 @@ from components.shared.errors import InputError
 from components.shared.policy import check_policy, load_model, load_tokenizer, policy_id, prompt_token_ids
 from components.shared.schema import TRAJECTORIES, write_table
 from tests.countdown_solver import solve
+from tests.merging import assert_merged_once
 
 pytestmark = pytest.mark.slow
 
@@ -38,6 +39,7 @@ def run(policy: Path, experts: Path, out: Path, **changes: Any) -> Path:
         policy_out=out / "policy",
         log_out=out / "log.json",
         page_out=out / "page.html",
+        tensorboard_out=out / "tensorboard",
     )
     return out
 
@@ -108,3 +110,33 @@ def test_a_trajectory_without_eos_is_an_error(tiny_policy: Path, tmp_path: Path,
     with pytest.raises(InputError, match="problem p0 does not end with the policy's EOS"):
         run(tiny_policy, tmp_path / "experts", tmp_path / "out")
     assert not (tmp_path / "out" / "policy").exists()
+
+
+LORA = {"lora": {"rank": 4}, "learning_rate": 3e-3}
+LAYERS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+
+
+def test_lora_is_merged_exactly_once_iteration_after_iteration(
+    tiny_policy: Path, experts: Path, tmp_path: Path, live_models: list[Any]
+) -> None:
+    first = run(tiny_policy, experts, tmp_path / "first", **LORA)
+    assert_merged_once(live_models[-1], tiny_policy, first / "policy", LAYERS)
+    second = run(first / "policy", experts, tmp_path / "second", **LORA)
+    assert_merged_once(live_models[-1], first / "policy", second / "policy", LAYERS)
+    losses = [[u["loss"] for u in json.loads((out / "log.json").read_text())["updates"]] for out in (first, second)]
+    assert losses[0][-1] < losses[0][0]
+    assert losses[1][0] == pytest.approx(losses[0][-1], abs=0.1), "it goes on where the first one came to"
+
+
+def test_lora_that_changes_nothing_is_an_error(tiny_policy: Path, experts: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="changed no weight"):
+        run(tiny_policy, experts, tmp_path / "out", lora={"rank": 4}, learning_rate=1e-30)
+
+
+def test_tensorboard_shows_the_loss_of_each_update(tiny_policy: Path, experts: Path, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    out = run(tiny_policy, experts, tmp_path / "out", epochs=1)
+    events = EventAccumulator(str(out / "tensorboard")).Reload().Scalars("train/loss")
+    updates = json.loads((out / "log.json").read_text())["updates"]
+    assert [event.value for event in events] == pytest.approx([update["loss"] for update in updates])

@@ -19,6 +19,7 @@ from components.shared.policy import (
     with_weights,
 )
 from components.shared.schema import read_rows
+from tests.merging import assert_merged_once, layout
 
 pytestmark = pytest.mark.slow
 
@@ -50,6 +51,7 @@ def run(tmp_path: Path, tiny_policy: Path, problems_folder: Path) -> Any:
             page_out=out / "page.html",
             snapshots_out=out / "snapshots",
             state_out=out / "state",
+            tensorboard_out=out / "tensorboard",
             keep_state=keep_state,
             segment=segment,
             state=state,
@@ -186,3 +188,56 @@ def test_a_training_state_of_another_step_is_refused(run: Any) -> None:
 
 def test_a_learning_rate_of_zero_changes_no_weight(run: Any, tiny_policy: Path) -> None:
     assert policy_id(run(learning_rate=0.0) / "policy") == policy_id(tiny_policy)
+
+
+LORA = {"lora": {"rank": 4, "targets": ["q_proj", "v_proj", "down_proj"]}, "learning_rate": 3e-3}
+
+
+def test_lora_is_merged_exactly_once_into_the_explored_policy_and_the_snapshots(
+    run: Any, tiny_policy: Path, tmp_path: Path, live_models: list[Any]
+) -> None:
+    out = run(steps=3, snapshot_every=2, **LORA)
+    assert len(live_models) == 2, "one snapshot and the end"
+    assert_merged_once(live_models[-1], tiny_policy, out / "policy", set(LORA["lora"]["targets"]))
+    kept = with_weights(tiny_policy, snapshot_files(out / "snapshots")[2], tmp_path / "kept")
+    check_policy(kept, "kept")
+    assert layout(kept) == layout(tiny_policy)
+    assert len({policy_id(policy) for policy in (kept, out / "policy", tiny_policy)}) == 3
+    # Keeping policies on the way does not change the way.
+    assert policy_id(run("without", steps=3, **LORA) / "policy") == policy_id(out / "policy")
+    assert policy_id(run("two", steps=2, **LORA) / "policy") == policy_id(kept)
+
+
+def test_lora_in_segments_is_lora_in_one_piece(run: Any) -> None:
+    whole = run("whole", steps=4, snapshot_every=1, **LORA)
+    first = run("first", steps=2, snapshot_every=1, keep_state=True, **LORA)
+    second = run("second", steps=2, snapshot_every=1, segment=2, state=first / "state", **LORA)
+    assert policy_id(second / "policy") == policy_id(whole / "policy") != policy_id(first / "policy")
+    for name in ("step-000003.safetensors", "step-000004.safetensors"):
+        assert (second / "snapshots" / name).read_bytes() == (whole / "snapshots" / name).read_bytes()
+    # What a segment hands on holds the adapters alone, not the policy's weights.
+    assert not (first / "state" / "model.safetensors").exists()
+
+
+def test_lora_with_a_kl_penalty_and_gradient_checkpointing_learns(run: Any, tiny_policy: Path) -> None:
+    out = run(kl_coefficient=0.01, gradient_checkpointing=True, completions_per_forward=4, **LORA)
+    assert policy_id(out / "policy") != policy_id(tiny_policy)
+
+
+def test_a_wrong_target_of_lora_is_named_before_anything_is_sampled(run: Any, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="rl.lora.targets: 'query' names no linear layer"):
+        run(lora={"rank": 4, "targets": ["query"]})
+    assert not list((tmp_path / "out" / "rollouts").iterdir())
+
+
+def test_tensorboard_shows_the_steps_of_all_segments_in_one_curve(run: Any, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    first = run("first", steps=2, keep_state=True)
+    second = run("second", steps=2, segment=2, state=first / "state")
+    points = []
+    for out in (first, second):
+        events = EventAccumulator(str(out / "tensorboard")).Reload()
+        points += [(event.step, event.value) for event in events.Scalars("train/share_correct")]
+    logged = [step["reward"] for out in (first, second) for step in json.loads((out / "log.json").read_text())["steps"]]
+    assert points == [(i, pytest.approx(reward)) for i, reward in enumerate(logged, 1)]

@@ -1,0 +1,143 @@
+"""LoRA and QLoRA: training adapters of low rank in place of all weights, and merging them once into the policy.
+
+A linear layer's W becomes W + alpha / rank x B A, of which B and A are trained (Hu et al. 2021, arXiv 2106.09685).
+What a stage hands on is an ordinary policy with the sum as its weights. The sum is made of the weights in the initial
+policy's folder, in single precision, and never of the model in training, whose weights may be rounded or quantised
+and which has to go on unchanged.
+"""
+
+import copy
+import importlib.util
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from pydantic import Field, model_validator
+
+from components.shared.errors import InputError
+from components.shared.policy import gpu_has_bfloat16, load_model, training_precision
+from components.shared.settings import Settings
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+    from transformers import PreTrainedModel
+
+
+class LoRASettings(Settings):
+    """Whether adapters are trained in place of all weights, and which."""
+
+    rank: int = Field(
+        0,
+        ge=0,
+        description="Of the adapters that are trained in place of the weights, such as 16; 0: all weights are trained. "
+        "Adapters want a learning rate about ten times as high.",
+    )
+    alpha: float = Field(32.0, gt=0, description="An adapter counts alpha / rank times; TRL's default.")
+    targets: list[str] = Field(
+        [],
+        description="Linear layers that get an adapter, such as [q_proj, v_proj]; all but the output layer if empty.",
+    )
+    quantize: bool = Field(
+        False, description="Hold the frozen weights in 4 bits while training: QLoRA. Needs a GPU and bitsandbytes."
+    )
+
+    @model_validator(mode="after")
+    def _has_adapters(self) -> Self:
+        if self.quantize and not self.rank:
+            raise ValueError("quantize needs a rank of at least 1: quantised weights cannot be trained themselves")
+        return self
+
+
+ALL_WEIGHTS = LoRASettings()
+
+
+def load_for_training(
+    policy: str | Path, settings: LoRASettings, precision: str, section: str
+) -> tuple["PreTrainedModel", "LoraConfig | None"]:
+    """A policy's model as a TRL trainer takes it, and its `peft_config`.
+
+    Args:
+        policy: its folder.
+        settings: the recipe's `rl.lora` or `rft.lora`.
+        precision: the recipe's `rl.precision` or `rft.precision`. Weights that are trained are in single precision
+            whatever it says; frozen ones are in the precision that they are used in.
+        section: of the recipe, for the messages.
+
+    Returns:
+        The model, and the adapters to add to it; None where all weights are trained.
+
+    Raises:
+        InputError: a target that is none of the model's linear layers, or quantisation without what it needs.
+    """
+    if not settings.rank:
+        return load_model(policy), None
+    from peft import LoraConfig
+
+    if settings.quantize:
+        model = load_model(policy, "bfloat16", **_four_bits(section))
+    else:
+        model = load_model(policy, "bfloat16" if training_precision(precision)["bf16"] else "float32")
+    layers = linear_layers(model)
+    if unknown := [name for name in settings.targets if name not in layers]:
+        raise InputError(
+            f"{section}.lora.targets: {', '.join(map(repr, unknown))} names no linear layer of the policy that can get "
+            f"an adapter; there are {', '.join(layers)}"
+        )
+    adapters = LoraConfig(
+        r=settings.rank, lora_alpha=settings.alpha, target_modules=settings.targets or layers, task_type="CAUSAL_LM"
+    )
+    return model, adapters
+
+
+def linear_layers(model: "PreTrainedModel") -> list[str]:
+    """The names that a model's linear layers have in its blocks, in order; without the output layer."""
+    from torch.nn import Linear
+
+    head = model.get_output_embeddings()
+    found = (name for name, module in model.named_modules() if isinstance(module, Linear) and module is not head)
+    return list(dict.fromkeys(name.rpartition(".")[2] for name in found))
+
+
+def merged(model: Any, policy: str | Path) -> "PreTrainedModel":
+    """A trained model with its adapters merged into the initial policy's weights, in single precision, on the CPU.
+
+    Args:
+        model: in training or at its end; stays as it is, and so do the random numbers it goes on with.
+        policy: folder of the policy that training started from.
+
+    Returns:
+        A model of its own; without adapters, the very model.
+    """
+    import torch
+    from peft import PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+
+    if not isinstance(model, PeftModel):
+        return model  # type: ignore[no-any-return]
+    with torch.random.fork_rng(devices=[]):  # new adapters are drawn at random before they get their weights
+        whole = get_peft_model(load_model(policy), copy.deepcopy(model.peft_config["default"]))
+    set_peft_model_state_dict(whole, get_peft_model_state_dict(model, save_embedding_layers=False))
+    return whole.merge_and_unload()
+
+
+def _four_bits(section: str) -> dict[str, Any]:
+    """Arguments that load a model in QLoRA's format: NormalFloat with quantised constants (arXiv 2305.14314).
+
+    Raises:
+        InputError: there is no GPU for it, or no bitsandbytes.
+    """
+    if not gpu_has_bfloat16():
+        raise InputError(
+            f"{section}.lora.quantize needs a GPU that computes in bfloat16, and there is none; turn it off"
+        )
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise InputError(f"{section}.lora.quantize needs the package bitsandbytes: pip install bitsandbytes")
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    quantization = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+    return {"quantization_config": quantization, "device_map": {"": int(os.environ.get("LOCAL_RANK", "0"))}}
