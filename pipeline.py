@@ -80,6 +80,7 @@ class IterationOutputs(NamedTuple):
     results: dsl.Artifact
     best_policy: dsl.Model
     vanilla_state: dsl.Artifact  # of vanilla RL after as many steps; empty where none is run
+    experts: dsl.Dataset
 
 
 EVALUATION_OF = {kind: variant(evaluation, f"evaluation-{kind}") for kind in ("base", "explored", "rloop", "vanilla")}
@@ -107,7 +108,7 @@ def build_pipeline(recipe: Recipe, iterations: int, registry: str = "", variant:
             kubernetes.use_secret_as_env(task, recipe.tracking.secret, keys)
 
     def iteration_pipeline(prolonged: bool) -> Any:
-        """An iteration; from the second on, vanilla RL is prolonged by it."""
+        """An iteration; from the second on, it has what the one before handed on."""
 
         @dsl.pipeline(name="iteration", display_name="RLoop iteration")
         def iteration(
@@ -145,6 +146,7 @@ def build_pipeline(recipe: Recipe, iterations: int, registry: str = "", variant:
             pool_inference_node_selector: dict,
             pool_inference_tolerations: list,
             vanilla_state: dsl.Input[dsl.Artifact] = None,
+            earlier_experts: dsl.Input[dsl.Dataset] = None,
         ) -> IterationOutputs:
             pools = {
                 "pool_cpu_node_selector": pool_cpu_node_selector,
@@ -181,8 +183,10 @@ def build_pipeline(recipe: Recipe, iterations: int, registry: str = "", variant:
             prepared(exploration, "rl_exploration", "RL exploration", pools)
             harvesting = rollout_harvesting(rollouts=exploration.outputs["rollouts"])
             prepared(harvesting, "rollout_harvesting", "Rollout harvesting", pools)
+            before = {"earlier_experts": earlier_experts} if prolonged and recipe.experts_from == "all" else {}
             filtering = verification_filtering(
                 trajectories=harvesting.outputs["trajectories"],
+                **before,
                 problems=problems,
                 max_success_rate=filter_max_success_rate,
                 max_per_problem=filter_max_per_problem,
@@ -191,8 +195,9 @@ def build_pipeline(recipe: Recipe, iterations: int, registry: str = "", variant:
                 **progress,
             )
             prepared(filtering, "verification_filtering", "Verification filtering", pools)
+            starts = {"initial": policy, "explored": exploration.outputs["explored_policy"], "base": base_policy}
             refining = rft(
-                policy=policy if recipe.rft_from == "initial" else exploration.outputs["explored_policy"],
+                policy=starts[recipe.rft_from],
                 experts=filtering.outputs["experts"],
                 iteration=iteration,
                 seed=seed,
@@ -286,12 +291,13 @@ def build_pipeline(recipe: Recipe, iterations: int, registry: str = "", variant:
                 results=reporting.outputs["results"],
                 best_policy=reporting.outputs["best_policy"],
                 vanilla_state=vanilla_end,
+                experts=filtering.outputs["experts"],
             )
 
         return iteration
 
     first = iteration_pipeline(prolonged=False)
-    later = iteration_pipeline(prolonged=True) if recipe.vanilla else first
+    later = iteration_pipeline(prolonged=True) if recipe.vanilla or recipe.experts_from == "all" else first
     defaults = parameter_defaults(recipe)
 
     @dsl.pipeline(name=PIPELINE_NAME, display_name=f"RLoop, {iterations} iterations")
@@ -411,7 +417,7 @@ def build_pipeline(recipe: Recipe, iterations: int, registry: str = "", variant:
         prepared(base_evaluation, "evaluation", "Evaluation: base policy", pools)
         base = policy = best_policy = preparation.outputs["base_policy"]
         results = preparation.outputs["report"]
-        vanilla: dict[str, Any] = {}
+        handed_on: dict[str, Any] = {}
         for number in range(1, iterations + 1):
             iteration = (first if number == 1 else later)(
                 iteration=number,
@@ -442,13 +448,15 @@ def build_pipeline(recipe: Recipe, iterations: int, registry: str = "", variant:
                 eval_settings=eval_settings,
                 report_settings=report_settings,
                 **pools,
-                **vanilla,
+                **handed_on,
             )
             iteration.set_display_name(f"Iteration {number}")
             policy, results = iteration.outputs["rloop_policy"], iteration.outputs["results"]
             best_policy = iteration.outputs["best_policy"]
             if recipe.vanilla:
-                vanilla = {"vanilla_state": iteration.outputs["vanilla_state"]}
+                handed_on["vanilla_state"] = iteration.outputs["vanilla_state"]
+            if recipe.experts_from == "all":
+                handed_on["earlier_experts"] = iteration.outputs["experts"]
 
     built: Callable[..., Any] = rloop
     return built

@@ -230,10 +230,11 @@ class Costs:
 
     @cached_property
     def experts(self) -> int:
-        """Trajectories that can become experts in an iteration."""
+        """Trajectories that RFT can have to learn from, at most."""
         distinct = min(self._problems.training, self._recipe.rl.steps * self._recipe.rl.prompts_per_step)
         limit = self._recipe.filter.max_per_problem
-        return min(self._rollouts, distinct * limit) if limit else self._rollouts
+        own = min(self._rollouts, distinct * limit) if limit else self._rollouts
+        return own * (self._recipe.iterations if self._recipe.experts_from == "all" else 1)
 
     def rft_memory(self, trajectories: int) -> Memory:
         """Memory of a forward and backward pass of RFT on so many trajectories."""

@@ -36,10 +36,15 @@ class Recipe(Settings):
         description="Whether vanilla RL of as many steps runs beside RLoop, to compare; fixed when the pipeline is "
         "compiled, as by --with-vanilla-rl.",
     )
-    rft_from: Literal["initial", "explored"] = Field(
+    rft_from: Literal["initial", "explored", "base"] = Field(
         "initial",
-        description="What RFT fine-tunes: the iteration's initial policy, as RLoop does, or the explored one, to see "
-        "what that costs; fixed when the pipeline is compiled.",
+        description="What RFT fine-tunes: the iteration's initial policy, as RLoop does; the explored one, to see what "
+        "that costs; or the base policy, for experts of all iterations. Fixed when the pipeline is compiled.",
+    )
+    experts_from: Literal["iteration", "all"] = Field(
+        "iteration",
+        description="Whose experts RFT learns from: the iteration's, as RLoop does, or those of all iterations so far; "
+        "fixed when the pipeline is compiled.",
     )
     seed: int = Field(1, ge=0, description="Of all sampling and shuffling.")
     data: DataSettings = Field(description="Training problems and benchmarks.")

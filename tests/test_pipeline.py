@@ -250,3 +250,20 @@ def test_rft_can_start_from_the_explored_policy_to_see_what_that_costs(tmp_path:
     specification = documents(compiled(tmp_path, 1, "--set", "rft_from=explored"))[0]
     policy = specification["components"]["comp-iteration"]["dag"]["tasks"]["rft"]["inputs"]["artifacts"]["policy"]
     assert policy["taskOutputArtifact"] == {"outputArtifactKey": "explored_policy", "producerTask": "rl-exploration"}
+
+
+def test_experts_of_all_iterations_are_handed_on(tmp_path: Path) -> None:
+    changes = ("--set", "experts_from=all", "--set", "rft_from=base")
+    specification = documents(compiled(tmp_path, 3, *changes))[0]
+    json_format.ParseDict(specification, pipeline_spec_pb2.PipelineSpec())
+    root = specification["root"]["dag"]["tasks"]
+    for name, before in (("iteration-2", "iteration"), ("iteration-3", "iteration-2")):
+        experts = root[name]["inputs"]["artifacts"]["earlier_experts"]["taskOutputArtifact"]
+        assert experts == {"outputArtifactKey": "experts", "producerTask": before}
+        inner = specification["components"][root[name]["componentRef"]["name"]]["dag"]["tasks"]
+        filtering, rft = (inner[task]["inputs"]["artifacts"] for task in ("verification-filtering", "rft"))
+        assert filtering["earlier_experts"] == {"componentInputArtifact": "earlier_experts"}
+        assert rft["policy"] == {"componentInputArtifact": "base_policy"}
+    assert "earlier_experts" not in root["iteration"]["inputs"]["artifacts"]
+    plain = documents(compiled(tmp_path, 3))[0]["root"]["dag"]["tasks"]["iteration-2"]["inputs"]["artifacts"]
+    assert "earlier_experts" not in plain

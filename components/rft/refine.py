@@ -23,7 +23,7 @@ from components.shared.policy import (
     save_policy,
     training_precision,
 )
-from components.shared.schema import parquet_files
+from components.shared.schema import earlier_expert_files, parquet_files
 from components.shared.stage import Progress, note, result, write_json
 from components.shared.tracking import NO_TRACKERS, TrackingSettings, tensorboard, tracked_at, trackers
 
@@ -87,7 +87,8 @@ def refine(
         tempfile.TemporaryDirectory() as work,
         Checkpoints(checkpointing, "rft", course, [policy, experts]) as checkpoints,
     ):
-        dataset = Dataset.from_parquet([str(file) for file in parquet_files(experts)], cache_dir=work)
+        files = [*parquet_files(experts), *earlier_expert_files(experts)]
+        dataset = Dataset.from_parquet([str(file) for file in files], cache_dir=work)
         dataset = dataset.map(tokens, batched=True, remove_columns=dataset.column_names)
         # As the trainer counts: the last batch of an epoch may be smaller.
         updates = math.ceil(math.ceil(len(dataset) / settings.batch_size) * settings.epochs)

@@ -63,6 +63,7 @@ SAMPLES = pa.schema(
 )
 
 
+EARLIER = "earlier"  # folder among the experts: those of earlier iterations, a file each
 BENCHMARK_ORDER = "benchmarks.json"  # beside the benchmarks' tables: their names in the recipe's order
 
 
@@ -144,3 +145,8 @@ def parquet_files(path: str | Path) -> list[Path]:
     if not files:
         raise InputError(f"{path} holds no Parquet file; expected the output of an earlier stage")
     return files
+
+
+def earlier_expert_files(experts: str | Path) -> list[Path]:
+    """The Parquet files of earlier iterations' experts, where the recipe has them handed on; often none."""
+    return sorted((Path(experts) / EARLIER).glob("*.parquet"))

@@ -18,6 +18,7 @@ def verification_filtering(
     report: dsl.Output[dsl.Artifact],
     page: dsl.Output[dsl.HTML],
     metrics: dsl.Output[dsl.Metrics],
+    earlier_experts: dsl.Input[dsl.Dataset] = None,
 ):
     """Grades the trajectories again and keeps correct ones on hard problems as experts.
 
@@ -35,6 +36,7 @@ def verification_filtering(
         report: The count at every gate, as JSON.
         page: The same as a page.
         metrics: The counts.
+        earlier_experts: Experts of the iteration before, to hand on beside this one's.
     """
     from components.shared.checkpoints import CheckpointSettings
     from components.shared.grading import GradingSettings
@@ -53,6 +55,7 @@ def verification_filtering(
             dropped_out=dropped.path,
             report_out=report.path,
             page_out=page.path,
+            earlier_experts=earlier_experts.path if earlier_experts else None,
             checkpointing=CheckpointSettings.check({**checkpoint_settings, "uri": checkpoint_uri}, "store"),
         )
         log_metrics(metrics, figures)

@@ -4,6 +4,7 @@ Gates, in order: scorable, finished with EOS, graded correct again, on a hard pr
 within the cap of its problem. Two passes over the table, so that memory does not grow with completions.
 """
 
+import shutil
 import tempfile
 import time
 from array import array
@@ -29,8 +30,18 @@ from components.shared.grading import (
     Verdict,
 )
 from components.shared.ngrams import Sketch, sketch, solution_text
-from components.shared.schema import TRAJECTORIES, count_rows, read_batches, read_rows, table_writer, write_table
-from components.shared.stage import Progress, note, result, write_json
+from components.shared.schema import (
+    EARLIER,
+    TRAJECTORIES,
+    count_rows,
+    earlier_expert_files,
+    parquet_files,
+    read_batches,
+    read_rows,
+    table_writer,
+    write_table,
+)
+from components.shared.stage import Progress, note, result, whole_file, write_json
 from components.verification_filtering.diversity import most_different
 from components.verification_filtering.settings import FilterSettings
 
@@ -62,6 +73,7 @@ def filter_trajectories(
     dropped_out: str | Path,
     report_out: str | Path,
     page_out: str | Path,
+    earlier_experts: str | Path | None = None,
     checkpointing: CheckpointSettings = NOWHERE,
 ) -> dict[str, float]:
     """Filters an iteration's trajectories; goes on where an earlier attempt at the same was stopped.
@@ -75,6 +87,7 @@ def filter_trajectories(
         dropped_out: folder to make, with `dropped.parquet`: the rest, with `dropped_because`.
         report_out: JSON file to write: the count at every gate.
         page_out: the same as an HTML page.
+        earlier_experts: folder of the iteration before, whose experts, earlier ones included, are handed on.
         checkpointing: where progress is kept.
 
     Returns:
@@ -139,14 +152,18 @@ def filter_trajectories(
     }
     _check_not_empty(report)
     report["experts_by_success_rate"] = _split(trajectories, gates, verdicts, Path(experts_out), Path(dropped_out))
+    handed_on = _hand_on(Path(earlier_experts), Path(experts_out)) if earlier_experts else 0
+    report["earlier_experts"] = handed_on
     write_json(report_out, report)
     _write_page(page_out, report)
     earlier.finish()
-    result(f"{report['experts']} experts of {report['problems']} problems, from {len(gates)} trajectories")
+    also = f", and {handed_on} of earlier iterations" if handed_on else ""
+    result(f"{report['experts']} experts of {report['problems']} problems, from {len(gates)} trajectories{also}")
     return {
         "trajectories": len(gates),
         "experts": report["experts"],
         "expert_problems": report["problems"],
+        "earlier_experts": handed_on,
         **{f"grading_{name}": report["grading"][name] for name in ("answers_per_second", *_COUNTED)},
         **{f"dropped_{gate['gate']}": gate["dropped"] for gate in report["funnel"]},
     }
@@ -174,6 +191,17 @@ def _gate(row: dict[str, Any], verdict: bool | None, settings: FilterSettings) -
     if row["success_rate"] > settings.max_success_rate + 1e-6:
         return "not_hard"
     return None
+
+
+def _hand_on(before: Path, experts_out: Path) -> int:
+    """Copies experts of earlier iterations beside those of this one, a file each; returns how many they are."""
+    (own,) = parquet_files(before)
+    number = next(iter(read_rows(own, ["iteration"])))["iteration"]
+    files = {own: f"iteration-{number}.parquet", **{file: file.name for file in earlier_expert_files(before)}}
+    for file, name in files.items():
+        with whole_file(experts_out / EARLIER / name) as temporary:
+            shutil.copyfile(file, temporary)
+    return sum(map(count_rows, files))
 
 
 def _report(

@@ -251,3 +251,20 @@ def test_ablations_run(finished: tuple[Path, str], change: str) -> None:
     output, _ = finished
     ran = stages_that_ran(run(output, "--iterations", "1", "--set", change))
     assert "iteration 1: evaluation of rloop" in ran
+
+
+def test_rft_on_the_experts_of_all_iterations(finished: tuple[Path, str]) -> None:
+    output, _ = finished
+    alone = json.loads((output / "stages" / "iteration-2" / "rft" / "log.json").read_text())["trajectories"]
+    ran = stages_that_ran(run(output, "--set", "experts_from=all", "--set", "rft_from=base"))
+    assert ran == [
+        "iteration 2: verification filtering",
+        "iteration 2: RFT",
+        "iteration 2: evaluation of rloop",
+        "iteration 2: report",
+    ]
+    first, second = (
+        json.loads((output / "stages" / f"iteration-{i}" / "rft" / "log.json").read_text())["trajectories"]
+        for i in (1, 2)
+    )
+    assert second == first + alone

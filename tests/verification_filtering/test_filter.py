@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from components.shared.errors import InputError
 from components.shared.grading import GradingSettings
-from components.shared.schema import PROBLEMS, TRAJECTORIES, write_table
+from components.shared.schema import PROBLEMS, TRAJECTORIES, earlier_expert_files, write_table
 from components.verification_filtering.filter import GATES, filter_trajectories
 from components.verification_filtering.settings import FilterSettings
 
@@ -37,9 +37,11 @@ def run(tmp_path: Path) -> Callable[..., dict[str, Any]]:
         ),
     )
 
-    def filter_rows(rows: list[dict[str, Any]], **changes: Any) -> dict[str, Any]:
+    def filter_rows(
+        rows: list[dict[str, Any]], name: str = "out", earlier: Path | None = None, **changes: Any
+    ) -> dict[str, Any]:
         write_table(tmp_path / "trajectories" / "trajectories.parquet", TRAJECTORIES, rows)
-        out = tmp_path / "out"
+        out = tmp_path / name
         figures = filter_trajectories(
             tmp_path / "trajectories",
             tmp_path / "problems",
@@ -49,6 +51,7 @@ def run(tmp_path: Path) -> Callable[..., dict[str, Any]]:
             dropped_out=out / "dropped",
             report_out=out / "report.json",
             page_out=out / "page.html",
+            earlier_experts=earlier,
         )
         return {
             "figures": figures,
@@ -165,3 +168,17 @@ def test_the_filter_can_be_taken_apart_to_see_what_each_gate_is_worth(run: Any, 
     everything = run(rows, max_success_rate=1.0, max_per_problem=0, drop_duplicates=False)
     assert everything["figures"]["experts"] == 9
     assert everything["report"]["experts_by_success_rate"] == [0, 0, 3, 0, 0, 0, 0, 0, 0, 6]
+
+
+def test_earlier_experts_are_handed_on_from_iteration_to_iteration(run: Any, trajectory: Any, tmp_path: Path) -> None:
+    def rows(iteration: int) -> list[dict[str, Any]]:
+        return [trajectory("a", text, iteration=iteration) for text in SOLUTIONS[:iteration]]
+
+    run(rows(1), "first")
+    second = run(rows(2), "second", tmp_path / "first" / "experts")
+    third = run(rows(3), "third", tmp_path / "second" / "experts")
+    assert second["figures"]["earlier_experts"] == 1 and third["report"]["earlier_experts"] == 3
+    assert len(third["experts"]) == 3 and {row["iteration"] for row in third["experts"]} == {3}
+    files = earlier_expert_files(tmp_path / "third" / "experts")
+    assert [file.name for file in files] == ["iteration-1.parquet", "iteration-2.parquet"]
+    assert [{row["iteration"] for row in pq.read_table(file).to_pylist()} for file in files] == [{1}, {2}]
