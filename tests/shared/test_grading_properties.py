@@ -3,7 +3,7 @@
 from fractions import Fraction
 
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from components.shared.grading.answer import committed_answer
@@ -80,6 +80,7 @@ FORMS = [
 
 
 @law
+@example(2**50, 0, FORMS[1], 1)  # a whole number of as many digits as a double has, written as a decimal
 @given(integers, integers, st.sampled_from(FORMS), st.integers(-3, 3))
 def test_a_wrong_integer_never_passes_and_the_right_one_does(n: int, m: int, form, near: int) -> None:
     assert judged(str(n), form(n)) is True

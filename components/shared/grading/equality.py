@@ -285,6 +285,8 @@ def _numbers(gold: Quantity, answer: Quantity, settings: GradingSettings) -> boo
 
 def _is_float_of(exact: Any, decimal: Any) -> bool:
     """Whether a decimal is a number computed in double precision, a few roundings included."""
+    if exact.is_integer and decimal.is_integer:
+        return False  # whole numbers are not rounded: these are two
     difference = (abs(exact - decimal) - abs(exact) * 2.0**-50).evalf(20)
     return bool(difference.is_comparable and difference <= 0)
 
