@@ -235,6 +235,7 @@ def test_a_run_stays_within_its_plan(tmp_path: Path, tiny_policy: Path, problems
         page_out=out / "rl" / "page.html",
         snapshots_out=out / "rl" / "snapshots",
         state_out=out / "rl" / "state",
+        tensorboard_out=out / "rl" / "tensorboard",
     )
     rollouts = list(read_rows(out / "rl" / "rollouts"))
     experts = [
@@ -250,6 +251,7 @@ def test_a_run_stays_within_its_plan(tmp_path: Path, tiny_policy: Path, problems
         policy_out=out / "rft" / "policy",
         log_out=out / "rft" / "log.json",
         page_out=out / "rft" / "page.html",
+        tensorboard_out=out / "rft" / "tensorboard",
     )
     write_table(tmp_path / "benchmarks" / "dev.parquet", PROBLEMS, read_rows(problems_folder))
     write_json(tmp_path / "benchmarks" / BENCHMARK_ORDER, ["dev"])

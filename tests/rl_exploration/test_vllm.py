@@ -42,6 +42,7 @@ def run(tmp_path: Path, tiny_policy: Path, problems_folder: Path) -> Any:
             page_out=tmp_path / "page.html",
             snapshots_out=tmp_path / "snapshots",
             state_out=tmp_path / "state",
+            tensorboard_out=tmp_path / "tensorboard",
         )
         return tmp_path
 
