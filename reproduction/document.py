@@ -12,11 +12,10 @@ from components.shared.stage import whole_file
 from launch.seeds import Estimate, average, difference, over_seeds_and_problems, relative, values
 from reproduction import kinds
 from reproduction.figures import draw_course, draw_plane
-from reproduction.plan import RECIPE, ROOT, Grid, Run, last_on_dev
+from reproduction.plan import RECIPE, ROOT, Grid, Results, last_on_dev, last_policy
 
 TESTS = ("test", "four", "large")
 _K = 32
-Results = dict[Run, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Method:
 
 def last(kind: str) -> Callable[[dict[str, Any]], str]:
     """The last policy of a kind."""
-    return lambda results: kinds.last(results, kind)
+    return lambda results: str(last_policy(results, kind)["name"])
 
 
 def best_on_dev(kind: str) -> Callable[[dict[str, Any]], str]:
@@ -221,20 +220,18 @@ def _result_table(results: Results, base: str, methods: Iterable[Method]) -> str
     rows = []
     for method in methods:
         cells: list[str] = [method.label]
-
-        def mean_of(k: int, test: int, method: Method = method) -> float:
-            return fmean(float(np.nanmean(run[test])) for run in _arrays(results, base, [method], k))
-
-        for k in (1, _K):
-            runs = _arrays(results, base, [method], k)
-            if not runs:
-                break
+        arrays = [_arrays(results, base, [method], k) for k in (1, _K)]
+        if not arrays[0]:
+            continue
+        for runs in arrays:
             by_seed = [fmean(float(np.nanmean(a)) for a in run) for run in runs]
             spread = f", sd {stdev(by_seed):.3f}" if len(by_seed) > 1 else ""
             cells.append(f"{over_seeds_and_problems(runs, average)}{spread}")
-        else:
-            per_set = [" / ".join(f"{mean_of(k, i):.3f}" for k in (1, _K)) for i in range(len(TESTS))]
-            rows.append([*cells, *per_set, len(runs)])
+        per_set = [
+            " / ".join(f"{fmean(float(np.nanmean(run[test])) for run in runs):.3f}" for runs in arrays)
+            for test in range(len(TESTS))
+        ]
+        rows.append([*cells, *per_set, len(arrays[0])])
     headers = ["policy", "avg@n", f"pass@{_K}", *(f"{name}: avg / pass" for name in TESTS), "seeds"]
     return _table(headers, rows) + "\n\nsd: between seeds."
 

@@ -12,12 +12,10 @@ from components.report.figures import COLOURS, moving_average
 from components.shared import page
 from components.shared.stage import whole_file
 from launch.seeds import values
-from reproduction.plan import Run
+from reproduction.plan import Results
 
 if TYPE_CHECKING:
     from reproduction.document import Method
-
-Results = dict[Run, dict[str, Any]]
 
 
 def _save(drawing: Any, path: Path) -> None:

@@ -10,15 +10,9 @@ from typing import Any
 import numpy as np
 
 from launch.seeds import values
-from reproduction.plan import Grid, Run
+from reproduction.plan import Grid, Results, last_policy
 
-Results = dict[Run, dict[str, Any]]
 METHODS = ("rloop", "vanilla")
-
-
-def last(results: dict[str, Any], kind: str) -> str:
-    """Name of the last policy of a kind."""
-    return str([p["name"] for p in results["summary"]["policies"] if p["kind"] == kind][-1])
 
 
 def choose_by_half(results: Results, grid: Grid, tests: Sequence[str]) -> list[dict[str, float]]:
@@ -69,4 +63,4 @@ def cross_fitted(results: Results, grid: Grid, tests: Sequence[str], base: str, 
 
 
 def _of(results: dict[str, Any], method: str, benchmark: str, k: int) -> np.ndarray:
-    return values(results["problems"][last(results, method)], benchmark, k)
+    return values(results["problems"][last_policy(results, method)["name"]], benchmark, k)

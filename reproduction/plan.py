@@ -63,6 +63,9 @@ class Run:
         return [*own, *(("rl.snapshot_every=0",) if self.base != "A" else ()), *self.changes]
 
 
+Results = dict[Run, dict[str, Any]]  # of finished runs
+
+
 def results_of(run: Run, output: Path) -> dict[str, Any] | None:
     """A finished run's summary and its figures by problem; None where it is still to do."""
     file = output / "results" / f"{run.name}.json"
@@ -106,7 +109,12 @@ def execute(run: Run, output: Path, threads: int) -> None:
     shutil.copyfile(folder / "report.html", output / "reports" / f"{run.name}.html")
 
 
+def last_policy(results: dict[str, Any], kind: str) -> dict[str, Any]:
+    """What a run's summary has of the last policy of a kind."""
+    found: dict[str, Any] = [p for p in results["summary"]["policies"] if p["kind"] == kind][-1]
+    return found
+
+
 def last_on_dev(results: dict[str, Any], method: str) -> dict[str, Any]:
     """The development figures of a method's last policy."""
-    policy = [p for p in results["summary"]["policies"] if p["kind"] == method][-1]
-    return next(e for e in policy["evaluations"] if e["benchmark"] == "dev")
+    return next(e for e in last_policy(results, method)["evaluations"] if e["benchmark"] == "dev")

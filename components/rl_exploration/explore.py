@@ -121,7 +121,8 @@ def explore(
     engine = chosen_engine(settings.engine)
     prompts = (row["prompt"] for row in read_rows(problems, ["prompt"]))
     length = check_room(policy, prompts, settings.max_completion_tokens, "rl")
-    if engine == "vllm" and accelerator() == "cpu":
+    adapted = engine == "vllm" and accelerator() == "cpu"
+    if adapted:
         vllm_on_cpu.prepare()
     Path(rollouts_out).mkdir(parents=True, exist_ok=True)
     Path(snapshots_out).mkdir(parents=True, exist_ok=True)
@@ -253,7 +254,7 @@ def explore(
             callbacks=[StepProgress(), tensorboard(tensorboard_out)],
         )
         trainer.remove_callback(PrinterCallback)
-        if engine == "vllm" and accelerator() == "cpu":
+        if adapted:
             vllm_on_cpu.hand_over_whole(trainer.vllm_generation)
         trainer.train(resume_from_checkpoint=str(resume) if resume.is_dir() else None)
         timed_out = recorder.timed_out
