@@ -17,6 +17,9 @@ from components.shared.stage import read_json, write_json
 ROOT = Path(__file__).resolve().parent.parent
 RECIPE = ROOT / "recipes" / "reproduction.yaml"
 BASES = {"A": "recipes/tiny/countdown", "B": "recipes/tiny/countdown-2"}
+# Ways of RLoop other than the recipe's, by name: what they change.
+VARIANTS = {"all experts": ("experts_from=all", "rft_from=base")}
+SAME_RATE = 3e-4  # at which the methods are compared in any case
 
 
 @dataclass(frozen=True)
@@ -24,32 +27,42 @@ class Grid:
     """The size of the comparison."""
 
     learning_rates: tuple[float, ...]
-    same_rate: float  # at which both methods are compared in any case
     tuning_seeds: tuple[int, ...]  # of base policy A, on which the learning rates are chosen
     seeds: dict[str, tuple[int, ...]]  # by base policy
     controls: bool  # RL learning rate 0
+    variants: bool  # those of VARIANTS, tuned with as many runs
     changes: tuple[str, ...] = ()  # recipe keys, for a smaller run
 
 
-FULL = Grid((1e-4, 3e-4, 6e-4), 3e-4, (1, 2), {"A": (1, 2, 3, 4, 5), "B": (1, 2)}, controls=True)
+FULL = Grid((1e-4, 3e-4, 6e-4), (1, 2), {"A": (1, 2, 3, 4, 5), "B": (1, 2)}, controls=True, variants=True)
 SHORT = Grid(
-    (1e-4, 3e-4), 3e-4, (1,), {"A": (1, 2)}, controls=False, changes=("iterations=2", "eval.samples=32", "rl.steps=40")
+    (1e-4, 3e-4),
+    (1,),
+    {"A": (1, 2)},
+    controls=False,
+    variants=False,
+    changes=("iterations=2", "eval.samples=32", "rl.steps=40"),
 )
 
 
 @dataclass(frozen=True)
 class Run:
-    """One pipeline run: RLoop and vanilla RL from one base policy with one seed and learning rate of RL."""
+    """One pipeline run from one base policy with one seed and learning rate of RL.
+
+    RLoop and vanilla RL; of a variant and of the control, RLoop alone.
+    """
 
     base: str
     seed: int
     learning_rate: float
     changes: tuple[str, ...] = field(default=())
+    variant: str = ""  # of VARIANTS
 
     @property
     def name(self) -> str:
         """Of the run's results."""
-        return f"{self.base}-seed{self.seed}-lr{self.learning_rate:g}"
+        variant = f"-{self.variant.replace(' ', '-')}" if self.variant else ""
+        return f"{self.base}-seed{self.seed}-lr{self.learning_rate:g}{variant}"
 
     @property
     def place(self) -> str:
@@ -59,8 +72,10 @@ class Run:
     def settings(self) -> list[str]:
         """What differs from the recipe."""
         own = [f"base_policy={BASES[self.base]}", f"seed={self.seed}", f"rl.learning_rate={self.learning_rate!r}"]
-        # The course of RL is drawn for the first base policy alone.
-        return [*own, *(("rl.snapshot_every=0",) if self.base != "A" else ()), *self.changes]
+        variant = (*VARIANTS[self.variant], "vanilla=false") if self.variant else ()
+        # The course of RL is drawn for the first base policy and one learning rate alone.
+        drawn = self.base == "A" and self.learning_rate == SAME_RATE and not self.variant
+        return [*own, *self.changes, *variant, *(() if drawn else ("rl.snapshot_every=0",))]
 
 
 Results = dict[Run, dict[str, Any]]  # of finished runs
@@ -107,6 +122,13 @@ def execute(run: Run, output: Path, threads: int) -> None:
     )
     (output / "reports").mkdir(exist_ok=True)
     shutil.copyfile(folder / "report.html", output / "reports" / f"{run.name}.html")
+
+
+def find_run(results: Results, base: str, seed: int, rate: float, variant: str = "") -> dict[str, Any] | None:
+    """The results of a run; None where it is not there."""
+    wanted = (base, seed, rate, variant)
+    found = (r for run, r in results.items() if (run.base, run.seed, run.learning_rate, run.variant) == wanted)
+    return next(found, None)
 
 
 def last_policy(results: dict[str, Any], kind: str) -> dict[str, Any]:

@@ -15,9 +15,18 @@ from pathlib import Path
 import click
 
 from reproduction.document import write_document
-from reproduction.plan import FULL, ROOT, SHORT, Grid, Run, execute, last_on_dev, results_of
-
-CONTROL = ("vanilla=false", "rl.snapshot_every=0")
+from reproduction.plan import (
+    FULL,
+    ROOT,
+    SAME_RATE,
+    SHORT,
+    VARIANTS,
+    Grid,
+    Run,
+    execute,
+    last_on_dev,
+    results_of,
+)
 
 
 @click.command()
@@ -45,16 +54,29 @@ def reproduce(grid: Grid, output: Path, document: Path, jobs: int, write_only: b
         jobs: runs side by side.
         write_only: run nothing, and write of what is finished.
     """
-    tuning = [Run("A", seed, rate, grid.changes) for seed in grid.tuning_seeds for rate in grid.learning_rates]
+    variants = ["", *(VARIANTS if grid.variants else ())]
+    tuning = [
+        Run("A", seed, rate, grid.changes, variant)
+        for variant in variants
+        for seed in grid.tuning_seeds
+        for rate in grid.learning_rates
+    ]
     if not write_only:
         run_all(tuning, output, jobs)
     chosen = choose(tuning, output)
-    click.echo(f"chosen on the development set: vanilla RL {chosen['vanilla']:g}, RLoop {chosen['rloop']:g}")
-    rates = sorted({grid.same_rate, *chosen.values()})
+    told = ", ".join(f"{method} {rate:g}" for method, rate in chosen.items())
+    click.echo(f"learning rates chosen on the development set: {told}")
+    rates = sorted({SAME_RATE, chosen["vanilla"], chosen["rloop"]})
     headline = [
-        Run(base, seed, rate, grid.changes) for base, seeds in grid.seeds.items() for seed in seeds for rate in rates
+        Run(base, seed, rate, grid.changes, variant)
+        for variant in variants
+        for base, seeds in grid.seeds.items()
+        for seed in seeds
+        for rate in (sorted({SAME_RATE, chosen[variant]}) if variant else rates)
     ]
-    controls = [Run("A", seed, 0.0, (*grid.changes, *CONTROL)) for seed in grid.tuning_seeds] if grid.controls else []
+    controls = (
+        [Run("A", seed, 0.0, (*grid.changes, "vanilla=false")) for seed in grid.tuning_seeds] if grid.controls else []
+    )
     runs = list(dict.fromkeys([*tuning, *headline, *controls]))
     if not write_only:
         run_all(runs, output, jobs)
@@ -64,18 +86,20 @@ def reproduce(grid: Grid, output: Path, document: Path, jobs: int, write_only: b
 
 
 def choose(tuning: Iterable[Run], output: Path) -> dict[str, float]:
-    """For each method the learning rate of the best last policy, by avg@n on the development set."""
+    """For each method and variant the learning rate of the best last policy, by avg@n on the development set."""
     figures: defaultdict[tuple[str, float], list[float]] = defaultdict(list)
     for run in tuning:
         if found := results_of(run, output):
-            for method in ("vanilla", "rloop"):
-                figures[method, run.learning_rate].append(last_on_dev(found, method)["avg"])
+            for method, kind in (
+                [(run.variant, "rloop")] if run.variant else [("vanilla", "vanilla"), ("rloop", "rloop")]
+            ):
+                figures[method, run.learning_rate].append(last_on_dev(found, kind)["avg"])
     if not figures:
         raise click.ClickException("no run is finished yet")
     means = {key: sum(values) / len(values) for key, values in figures.items()}
     return {
         method: max((rate for m, rate in means if m == method), key=lambda rate: means[method, rate])
-        for method in ("vanilla", "rloop")
+        for method in dict.fromkeys(method for method, _ in means)
     }
 
 
@@ -96,7 +120,7 @@ def run_all(runs: list[Run], output: Path, jobs: int) -> None:
             execute(run, output, threads=max(1, (os.cpu_count() or 1) // jobs))
             left -= 1
             spent, taken = time.monotonic() - began, time.monotonic() - started
-            click.echo(f"  {run.name:<22} {taken:5.0f} s; {left} left, {spent / 60:.0f} minutes so far")
+            click.echo(f"  {run.name:<32} {taken:5.0f} s; {left} left, {spent / 60:.0f} minutes so far")
 
     with ThreadPoolExecutor(jobs) as pool:
         for future in [pool.submit(work, of_place) for of_place in places.values()]:

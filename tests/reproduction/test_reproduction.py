@@ -44,7 +44,7 @@ def test_what_is_measured_on_a_half_was_chosen_on_the_other() -> None:
     # RLoop is best at the low rate on problems 0 and 2, and at the high one on 1 and 3; vanilla RL always at the low.
     low, high = results([9, 1, 9, 1], [5, 5, 5, 5]), results([2, 8, 2, 8], [4, 4, 4, 4])
     found = {Run("A", seed, rate): r for seed in (1, 2) for rate, r in ((1e-4, low), (3e-4, high))}
-    grid = Grid((1e-4, 3e-4), 3e-4, (1,), {"A": (1, 2)}, controls=False)
+    grid = Grid((1e-4, 3e-4), (1,), {"A": (1, 2)}, controls=False, variants=False)
     assert choose_by_half(found, grid, ["t"]) == [
         {"rloop": 1e-4, "vanilla": 1e-4},
         {"rloop": 3e-4, "vanilla": 1e-4},
@@ -107,7 +107,7 @@ def test_the_comparison_in_a_reduced_size(tmp_path: Path) -> None:
         "data.benchmarks={dev: 'countdown://dev?count=8', test: 'countdown://test?count=8&seed=3', "
         "four: 'countdown://test?numbers=4&count=8', large: 'countdown://test?low=10&high=20&count=8'}",
     )
-    grid = Grid((3e-4,), 3e-4, (1,), {"A": (1,)}, controls=False, changes=changes)
+    grid = Grid((3e-4,), (1,), {"A": (1,)}, controls=False, variants=True, changes=changes)
     document = tmp_path / "docs" / "reproduction.md"
     reproduce(grid, tmp_path / "runs", document, jobs=1)
     text = document.read_text()
