@@ -12,10 +12,25 @@ from components.shared.stage import whole_file
 from launch.seeds import Estimate, average, difference, over_seeds_and_problems, relative, values
 from reproduction import kinds
 from reproduction.figures import draw_course, draw_plane
-from reproduction.plan import RECIPE, ROOT, Grid, Results, last_on_dev, last_policy
+from reproduction.plan import (
+    RECIPE,
+    ROOT,
+    SAME_RATE,
+    VARIANTS,
+    Grid,
+    Results,
+    find_run,
+    last_on_dev,
+    last_policy,
+)
 
 TESTS = ("test", "four", "large")
 _K = 32
+_KS = (1, _K)
+# Ends of the labels of comparisons, by which the aims are found again.
+_SAME = "vanilla RL, same learning rate and RL steps"
+_TUNED = "both tuned with the same number of runs"
+_ALL_KINDS = "both tuned on problems of all kinds (cross-fitted)"
 
 
 @dataclass(frozen=True)
@@ -25,6 +40,16 @@ class Method:
     label: str
     rate: float
     policy: Callable[[dict[str, Any]], str]  # name of the policy in a run's results
+    variant: str = ""  # of the run
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two methods, by name, and what their difference is called."""
+
+    one: str
+    other: str
+    label: str
 
 
 def last(kind: str) -> Callable[[dict[str, Any]], str]:
@@ -54,12 +79,11 @@ def write_document(path: Path, grid: Grid, chosen: dict[str, float], results: Re
         results: of the finished runs.
         planned: how many runs the grid has.
     """
-    same = grid.same_rate
     methods = {
-        "base": Method("base policy", same, last("base")),
-        "vanilla": Method(f"vanilla RL, {same:g}", same, last("vanilla")),
-        "vanilla best": Method(f"vanilla RL, {same:g}, best checkpoint", same, best_on_dev("vanilla")),
-        "rloop": Method(f"RLoop, {same:g}", same, last("rloop")),
+        "base": Method("base policy", SAME_RATE, last("base")),
+        "vanilla": Method(f"vanilla RL, {SAME_RATE:g}", SAME_RATE, last("vanilla")),
+        "vanilla best": Method(f"vanilla RL, {SAME_RATE:g}, best checkpoint", SAME_RATE, best_on_dev("vanilla")),
+        "rloop": Method(f"RLoop, {SAME_RATE:g}", SAME_RATE, last("rloop")),
         "vanilla tuned": Method(f"vanilla RL, tuned ({chosen['vanilla']:g})", chosen["vanilla"], last("vanilla")),
         "vanilla tuned best": Method(
             f"vanilla RL, tuned ({chosen['vanilla']:g}), best checkpoint", chosen["vanilla"], best_on_dev("vanilla")
@@ -68,36 +92,42 @@ def write_document(path: Path, grid: Grid, chosen: dict[str, float], results: Re
         "control": Method("RLoop without RL (learning rate 0)", 0.0, last("rloop")),
     }
     pairs = [
-        ("rloop", "vanilla", "same learning rate and RL steps"),
-        ("rloop tuned", "vanilla tuned", "both tuned with the same number of runs"),
-        ("rloop tuned", "vanilla tuned best", "the same, vanilla RL stopped in time"),
-        ("rloop", "control", "what RL exploration adds to filtered re-fitting"),
+        Pair("rloop", "vanilla", f"RLoop over {_SAME}"),
+        Pair("rloop tuned", "vanilla tuned", f"RLoop over vanilla RL, {_TUNED}"),
+        Pair("rloop tuned", "vanilla tuned best", "RLoop over vanilla RL, the same, vanilla RL stopped in time"),
+        Pair("rloop", "control", "RLoop over RLoop without RL: what exploration adds to filtered re-fitting"),
     ]
-    all_kinds = ("", "", "both tuned on problems of all kinds (cross-fitted)")
+    crossed = {f"RLoop over vanilla RL, {_ALL_KINDS}": kinds.METHODS}
+    for variant in _variants(chosen):
+        methods |= {
+            f"{variant} same": Method(f"RLoop, {variant}, {SAME_RATE:g}", SAME_RATE, last("rloop"), variant),
+            variant: Method(f"RLoop, {variant}, tuned ({chosen[variant]:g})", chosen[variant], last("rloop"), variant),
+        }
+        pairs += [
+            Pair(f"{variant} same", "vanilla", f"RLoop, {variant}, over {_SAME}"),
+            Pair(variant, "vanilla tuned", f"RLoop, {variant}, over vanilla RL, {_TUNED}"),
+            Pair(variant, "rloop tuned", f"RLoop, {variant}, over RLoop, {_TUNED}"),
+        ]
+        crossed[f"RLoop, {variant}, over vanilla RL, {_ALL_KINDS}"] = (("rloop", variant), ("vanilla", ""))
     figures = path.parent / path.stem
     figures.mkdir(parents=True, exist_ok=True)
     draw_plane(figures / "plane.svg", results, methods, TESTS, _K)
-    draw_course(figures / "course.svg", results, same)
-    comparisons = {
-        (base, pair): found
-        for base in grid.seeds
-        for pair in [*pairs, all_kinds]
-        if (
-            found := _compare(
-                lambda k, base=base, pair=pair: (  # type: ignore[misc]
-                    kinds.cross_fitted(results, grid, TESTS, base, k)
-                    if pair == all_kinds
-                    else _arrays(results, base, [methods[pair[0]], methods[pair[1]]], k)
-                )
-            )
-        )
-    }
+    draw_course(figures / "course.svg", results, SAME_RATE)
+    comparisons: dict[tuple[str, str], Found] = {}  # by base policy and label
+    for base in grid.seeds:
+        for pair in pairs:
+            both = [methods[pair.one], methods[pair.other]]
+            if found := _compare([_arrays(results, base, both, k) for k in _KS]):
+                comparisons[base, pair.label] = found
+        for label, of in crossed.items():
+            if found := _compare([kinds.cross_fitted(results, grid, TESTS, base, k, of) for k in _KS]):
+                comparisons[base, label] = found
     parts = [
         "# Does RLoop beat vanilla RL? A reproduction on a tiny policy",
-        _setting(grid, results, planned),
+        _setting(grid, results, chosen, planned),
         "## Choosing the learning rate",
         _tuning_table(grid, results, chosen),
-        _all_kinds(results, grid),
+        _all_kinds(results, grid, chosen),
         "## Result",
         *(
             f"### Base policy {base}\n\n{_result_table(results, base, methods.values())}"
@@ -107,14 +137,14 @@ def write_document(path: Path, grid: Grid, chosen: dict[str, float], results: Re
         "### Differences",
         _difference_table(comparisons),
         "## Was the aim reached?",
-        _verdicts(comparisons, pairs[0], [pairs[1], all_kinds]),
+        _verdicts(comparisons),
         "## Figures",
         f"![Average against pass@{_K}]({path.stem}/plane.svg)\n\nEach small dot is a seed, each large one a mean: to "
         f"the right more right answers, up more problems solved in {_K} tries. Mean of the test sets, base policy A.",
-        f"![Course of RL]({path.stem}/course.svg)\n\nThe course of RL on base policy A at learning rate {same:g}, mean "
-        "over seeds: training reward, the held-out average and pass@16 on the development problems, how alike correct "
-        "rollouts of a problem are, and the share of problems that the base policy solves and the policy at that step "
-        "does not. Orange: exploration of each iteration, which starts anew after RFT; blue: vanilla RL.",
+        f"![Course of RL]({path.stem}/course.svg)\n\nThe course of RL on base policy A at learning rate {SAME_RATE:g}, "
+        "mean over seeds: training reward, the held-out average and pass@16 on the development problems, how alike "
+        "correct rollouts of a problem are, and the share of problems that the base policy solves and the policy at "
+        "that step does not. Orange: exploration of each iteration, which starts anew after RFT; blue: vanilla RL.",
         "## Cost",
         _cost(results),
         (ROOT / "reproduction" / "remarks.md").read_text().strip(),
@@ -123,13 +153,17 @@ def write_document(path: Path, grid: Grid, chosen: dict[str, float], results: Re
         temporary.write_text("\n\n".join(parts) + "\n")
 
 
-def _setting(grid: Grid, results: Results, planned: int) -> str:
+def _setting(grid: Grid, results: Results, chosen: dict[str, float], planned: int) -> str:
     summary = next(iter(results.values()))["summary"]
     settings = summary["settings"]
     steps = settings["rl"]["steps"] * settings["iterations"]
     partly = "" if len(results) == planned else f" **{len(results)} of the planned {planned} runs are in it.**"
     problems = ", ".join(f"{name} {count}" for name, count in summary["data"]["benchmarks"].items())
     n = {e["benchmark"]: e["n"] for e in summary["policies"][0]["evaluations"]}
+    variants = "".join(
+        f"\n- **RLoop, {variant}**: the same but for {' and '.join(f'`{change}`' for change in VARIANTS[variant])}."
+        for variant in _variants(chosen)
+    )
     return f"""This file is written by `make reproduce` from pipeline runs of
 [{RECIPE.name}](../recipes/{RECIPE.name}).{partly} The policy is a Qwen2 model of 0.4M parameters that was pre-trained
 on demonstrations that are often wrong; the task is Countdown, where a problem has several solutions, so that there is
@@ -140,7 +174,7 @@ diversity to lose. What a tiny model shows is a lead, not a proof for large ones
   with RFT after each. Iteration 1's exploration is the beginning of the vanilla run, so both share it.
 - **RFT**: from the iteration's initial policy, learning rate {settings["rft"]["learning_rate"]:g},
   {settings["rft"]["epochs"]:g} epochs, on correct and different rollouts of problems with a success rate of at most
-  {settings["filter"]["max_success_rate"]:g}, at most {settings["filter"]["max_per_problem"]} a problem.
+  {settings["filter"]["max_success_rate"]:g}, at most {settings["filter"]["max_per_problem"]} a problem.{variants}
 - **Problems**: {summary["data"]["problems"]} for training; {problems} for measuring, in splits that share
   no problem. `test` is of the training problems' kind,
   `four` and `large` are of other kinds. Settings are chosen on `dev`; the others are reported.
@@ -149,6 +183,11 @@ diversity to lose. What a tiny model shows is a lead, not a proof for large ones
 - **Seeds**: {"; ".join(f"{', '.join(map(str, seeds))} of base policy {base}" for base, seeds in grid.seeds.items())}.
   The base policies differ in the seed of their pre-training. Intervals (95 %) come from a bootstrap that
   draws seeds and problems, the same draw for all methods. Test figures are means of the three test sets."""
+
+
+def _variants(chosen: dict[str, float]) -> list[str]:
+    """Those of which there are runs."""
+    return [variant for variant in VARIANTS if variant in chosen]
 
 
 def _line(cells: Iterable[Any]) -> str:
@@ -160,15 +199,14 @@ def _table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def _tuning_table(grid: Grid, results: Results, chosen: dict[str, float]) -> str:
+    methods = [("vanilla RL", "vanilla", "vanilla", ""), ("RLoop", "rloop", "rloop", "")]
+    methods += [(f"RLoop, {variant}", variant, "rloop", variant) for variant in _variants(chosen)]
     rows = []
     for rate in grid.learning_rates:
         cells: list[str] = [f"{rate:g}"]
-        for method in ("vanilla", "rloop"):
-            found = [
-                last_on_dev(r, method)
-                for run, r in results.items()
-                if run.base == "A" and run.learning_rate == rate and run.seed in grid.tuning_seeds
-            ]
+        for _, method, kind, variant in methods:
+            runs = [find_run(results, "A", seed, rate, variant) for seed in grid.tuning_seeds]
+            found = [last_on_dev(r, kind) for r in runs if r]
             if not found:
                 cells.append("to do")
                 continue
@@ -178,24 +216,24 @@ def _tuning_table(grid: Grid, results: Results, chosen: dict[str, float]) -> str
         rows.append(cells)
     note = (
         f"avg@n / pass@{_K} on the development set, base policy A, mean over seeds "
-        f"{', '.join(map(str, grid.tuning_seeds))}. Bold: chosen, by avg@n. Both methods had the same runs to "
+        f"{', '.join(map(str, grid.tuning_seeds))}. Bold: chosen, by avg@n. Each method had as many runs to "
         "choose from."
     )
-    return _table(["learning rate of RL", "vanilla RL", "RLoop"], rows) + "\n\n" + note
+    return _table(["learning rate of RL", *(label for label, *_ in methods)], rows) + "\n\n" + note
 
 
-def _all_kinds(results: Results, grid: Grid) -> str:
-    first, second = kinds.choose_by_half(results, grid, TESTS)
-
-    def rates(chosen: dict[str, float]) -> str:
-        return f"{chosen['vanilla']:g} for vanilla RL and {chosen['rloop']:g} for RLoop"
-
+def _all_kinds(results: Results, grid: Grid, chosen: dict[str, float]) -> str:
+    methods = {"vanilla RL": ("vanilla", ""), "RLoop": ("rloop", "")}
+    methods |= {f"RLoop, {variant}": ("rloop", variant) for variant in _variants(chosen)}
+    by_half = kinds.choose_by_half(results, grid, TESTS, list(methods.values()))
+    first, second = (
+        ", ".join(f"{rate:g} for {m}" for rate, m in zip(rates, methods, strict=True)) for rates in by_half
+    )
     return (
-        "Those problems are of one kind only. So that both methods are tuned for the others as well, the last line of\n"
-        "each base policy's differences chooses by cross-fitting: each test set is cut in two halves, the rate\n"
-        f"is chosen on one (same seeds) and measured on the other. Chosen: {rates(first)}\n"
-        f"on the first half, {rates(second)} on the second. This comparison was added\n"
-        "when the first 8 runs had been seen."
+        "Those problems are of one kind only. So that the methods are tuned for the others as well, some lines of the\n"
+        "differences choose by cross-fitting: each test set is cut in two halves, the rate is chosen on one (same\n"
+        f"seeds) and measured on the other. Chosen on the first half: {first}.\n"
+        f"On the second: {second}."
     )
 
 
@@ -203,13 +241,7 @@ def _arrays(results: Results, base: str, methods: Sequence[Method], k: int) -> l
     """For each seed of which all methods are there, for each test set, pass@k of shape (methods, problems)."""
     runs: list[list[np.ndarray]] = []
     for seed in sorted({run.seed for run in results if run.base == base}):
-        of_seed = [
-            next(
-                (r for run, r in results.items() if (run.base, run.seed, run.learning_rate) == (base, seed, m.rate)),
-                None,
-            )
-            for m in methods
-        ]
+        of_seed = [find_run(results, base, seed, m.rate, m.variant) for m in methods]
         if all(of_seed):
             counts = [r["problems"][m.policy(r)] for m, r in zip(methods, of_seed, strict=True) if r]
             runs.append([np.stack([values(c, name, k) for c in counts]) for name in TESTS])
@@ -246,54 +278,46 @@ class Found:
     seeds: int
 
 
-def _compare(arrays: Callable[[int], list[list[np.ndarray]]]) -> Found | None:
-    """How two methods differ, from what gives their figures for a k (for each seed, for each test set)."""
-    absolute, shares, won, seeds = {}, {}, {}, 0
-    for k in (1, _K):
-        runs = arrays(k)
-        if not runs:
-            return None
+def _compare(figures: Sequence[list[list[np.ndarray]]]) -> Found | None:
+    """How two methods differ, from their figures for each k (for each seed, for each test set); None without runs."""
+    if not figures[0]:
+        return None
+    absolute, shares, won = {}, {}, {}
+    for k, runs in zip(_KS, figures, strict=True):
         absolute[k] = over_seeds_and_problems(runs, difference)
         shares[k] = over_seeds_and_problems(runs, relative)
         won[k] = sum(difference([np.nanmean(a, axis=1) for a in run]) > 0 for run in runs)
-        seeds = len(runs)
-    return Found(absolute, shares, won, seeds)
+    return Found(absolute, shares, won, len(figures[0]))
 
 
-def _difference_table(comparisons: dict[tuple[str, tuple[str, str, str]], Found]) -> str:
+def _difference_table(comparisons: dict[tuple[str, str], Found]) -> str:
     rows = []
-    for (base, (_, _, what)), found in comparisons.items():
-        cells = [base, what]
-        for k in (1, _K):
+    for (base, label), found in comparisons.items():
+        cells = [base, label]
+        for k in _KS:
             cells += [found.absolute[k].signed, found.relative[k].percent, f"{found.won[k]} of {found.seeds}"]
         rows.append(cells)
-    headers = ["base", "RLoop over", "avg@n", "relative", "seeds won", f"pass@{_K}", "relative", "seeds won"]
-    named = [[base, what.replace("same learning", "vanilla RL, same learning"), *rest] for base, what, *rest in rows]
-    return _table(headers, named)
+    return _table(["base", "", "avg@n", "relative", "seeds won", f"pass@{_K}", "relative", "seeds won"], rows)
 
 
-def _verdicts(
-    comparisons: dict[tuple[str, tuple[str, str, str]], Found],
-    same: tuple[str, str, str],
-    tuned: Sequence[tuple[str, str, str]],
-) -> str:
+def _verdicts(comparisons: dict[tuple[str, str], Found]) -> str:
     """The aims, and for each base policy whether the figures reach them."""
     lines = []
-    for (base, pair), found in comparisons.items():
+    for (base, label), found in comparisons.items():
         avg, most = found.absolute[1], found.absolute[_K]
-        if pair == same:
+        if label.endswith(_SAME):
             for figure, k, aim in (("average", 1, 0.09), (f"pass@{_K}", _K, 0.15)):
                 share, low = found.relative[k].value, found.absolute[k].low
                 reached = share >= aim and low > 0
                 lines.append(
-                    f"- Base {base}, same learning rate: at least {100 * aim:+.0f} % relative in {figure}, the "
+                    f"- Base {base}, {label}: at least {100 * aim:+.0f} % relative in {figure}, the "
                     f"interval of the difference above zero: **{'reached' if reached else 'not reached'}** "
                     f"({found.relative[k].percent})."
                 )
-        if pair in tuned:
+        if f"over vanilla RL, {_TUNED}" in label or label.endswith(_ALL_KINDS):
             no_worse = "reached" if avg.value >= 0 else "open" if avg.high >= 0 else "not reached"
             lines.append(
-                f"- Base {base}, {pair[2]}: no worse on the average: **{no_worse}** ({avg.signed}"
+                f"- Base {base}, {label}: no worse on the average: **{no_worse}** ({avg.signed}"
                 f"{': these seeds and problems cannot tell' if avg.low < 0 <= avg.high else ''}); ahead in pass@{_K}: "
                 f"**{'reached' if most.low > 0 else 'not reached'}** ({most.signed})."
             )

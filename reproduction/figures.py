@@ -30,16 +30,17 @@ def draw_plane(path: Path, results: Results, methods: "dict[str, Method]", tests
     drawing, (axis,) = page.new_figure(6.4, 4.2)
     styles = {"base": ("base", "s"), "vanilla": ("vanilla", "o"), "vanilla tuned": ("vanilla", "^")}
     styles |= {"vanilla tuned best": ("vanilla", "v"), "rloop": ("rloop", "o"), "rloop tuned": ("rloop", "^")}
-    styles |= {"control": ("explored", "D")}
+    styles |= {"all experts": ("rloop", "*"), "control": ("explored", "D")}
     for name, (kind, marker) in styles.items():
-        method, points = methods[name], []
-        for run, found in results.items():
-            if run.base == "A" and run.learning_rate == method.rate:
+        points = []
+        method = methods.get(name)
+        for run, found in results.items() if method else ():
+            if method and (run.base, run.learning_rate, run.variant) == ("A", method.rate, method.variant):
                 counts = found["problems"][method.policy(found)]
                 points.append(
                     tuple(fmean(float(np.nanmean(values(counts, t, tries))) for t in tests) for tries in (1, k))
                 )
-        if points:
+        if method and points:
             xs, ys = zip(*points, strict=True)
             axis.plot(xs, ys, marker, color=COLOURS[kind], alpha=0.3, markersize=4, linestyle="")
             axis.plot(fmean(xs), fmean(ys), marker, color=COLOURS[kind], markersize=9, linestyle="", label=method.label)
@@ -54,7 +55,7 @@ def draw_course(path: Path, results: Results, rate: float) -> None:
     drawing, axes = page.new_figure(15, 3, columns=5)
     series: dict[tuple[str, int, int], defaultdict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for run, found in results.items():
-        if run.base == "A" and run.learning_rate == rate:
+        if (run.base, run.learning_rate, run.variant) == ("A", rate, ""):
             iterations = found["summary"]["iterations"]
             length = len(iterations[0]["exploration"])
             base = iterations[0]["curve"][0]

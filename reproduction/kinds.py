@@ -10,57 +10,68 @@ from typing import Any
 import numpy as np
 
 from launch.seeds import values
-from reproduction.plan import Grid, Results, last_policy
+from reproduction.plan import Grid, Results, find_run, last_policy
 
-METHODS = ("rloop", "vanilla")
+METHODS = (("rloop", ""), ("vanilla", ""))  # kind of policy, and variant of the run
 
 
-def choose_by_half(results: Results, grid: Grid, tests: Sequence[str]) -> list[dict[str, float]]:
-    """For each half of the test sets (every other problem) and method, the learning rate with the best avg@n there.
+def choose_by_half(
+    results: Results, grid: Grid, tests: Sequence[str], methods: Sequence[tuple[str, str]] = METHODS
+) -> list[list[float]]:
+    """For each half of the test sets (every other problem), for each method, the learning rate with the best avg@n.
 
     Over the tuning seeds of base policy A, mean of the test sets.
     """
     chosen = []
     for half in (0, 1):
-        rates: dict[str, float] = {}
-        for method in METHODS:
+        rates: list[float] = []
+        for kind, variant in methods:
             averages = {
                 rate: [
-                    fmean(float(np.nanmean(_of(found, method, name, 1)[half::2])) for name in tests)
-                    for run, found in results.items()
-                    if run.base == "A" and run.learning_rate == rate and run.seed in grid.tuning_seeds
+                    fmean(float(np.nanmean(_of(found, kind, name, 1)[half::2])) for name in tests)
+                    for seed in grid.tuning_seeds
+                    if (found := find_run(results, "A", seed, rate, variant))
                 ]
                 for rate in grid.learning_rates
             }
-            rates[method] = max((rate for rate in averages if averages[rate]), key=lambda rate: fmean(averages[rate]))
+            rates.append(max((rate for rate in averages if averages[rate]), key=lambda rate: fmean(averages[rate])))
         chosen.append(rates)
     return chosen
 
 
-def cross_fitted(results: Results, grid: Grid, tests: Sequence[str], base: str, k: int) -> list[list[np.ndarray]]:
-    """For each seed of a base policy, for each test set, pass@k of RLoop and vanilla RL, of shape (2, problems).
+def cross_fitted(
+    results: Results,
+    grid: Grid,
+    tests: Sequence[str],
+    base: str,
+    k: int,
+    methods: Sequence[tuple[str, str]] = METHODS,
+) -> list[list[np.ndarray]]:
+    """For each seed of a base policy, for each test set, pass@k of the methods, of shape (methods, problems).
 
     Each problem's figures are those of the learning rates that were chosen on the half without it.
     """
-    chosen = choose_by_half(results, grid, tests)
+    chosen = choose_by_half(results, grid, tests, methods)
     runs = []
-    for seed in sorted({run.seed for run in results if run.base == base}):
-        by_rate = {run.learning_rate: found for run, found in results.items() if (run.base, run.seed) == (base, seed)}
-        if not all(rate in by_rate for rates in chosen for rate in rates.values()):
+    for seed in grid.seeds[base]:
+        by_half = [
+            [find_run(results, base, seed, rate, variant) for (_, variant), rate in zip(methods, rates, strict=True)]
+            for rates in chosen
+        ]
+        if not all(found for of_half in by_half for found in of_half):
             continue
         of_seed = []
         for name in tests:
             rows = []
-            for method in METHODS:
-                row = np.empty_like(_of(by_rate[chosen[0][method]], method, name, k))
-                for half in (0, 1):
-                    rate = chosen[1 - half][method]
-                    row[half::2] = _of(by_rate[rate], method, name, k)[half::2]
+            for number, (kind, _) in enumerate(methods):
+                first, second = (_of(of_half[number] or {}, kind, name, k) for of_half in by_half)
+                row = second.copy()  # chosen on the second half, measured on the first
+                row[1::2] = first[1::2]
                 rows.append(row)
             of_seed.append(np.stack(rows))
         runs.append(of_seed)
     return runs
 
 
-def _of(results: dict[str, Any], method: str, benchmark: str, k: int) -> np.ndarray:
-    return values(results["problems"][last_policy(results, method)["name"]], benchmark, k)
+def _of(results: dict[str, Any], kind: str, benchmark: str, k: int) -> np.ndarray:
+    return values(results["problems"][last_policy(results, kind)["name"]], benchmark, k)

@@ -72,7 +72,7 @@ def reproduce(grid: Grid, output: Path, document: Path, jobs: int, write_only: b
         for variant in variants
         for base, seeds in grid.seeds.items()
         for seed in seeds
-        for rate in (sorted({SAME_RATE, chosen[variant]}) if variant else rates)
+        for rate in (sorted({SAME_RATE, chosen.get(variant, SAME_RATE)}) if variant else rates)
     ]
     controls = (
         [Run("A", seed, 0.0, (*grid.changes, "vanilla=false")) for seed in grid.tuning_seeds] if grid.controls else []

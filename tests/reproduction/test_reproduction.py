@@ -46,8 +46,8 @@ def test_what_is_measured_on_a_half_was_chosen_on_the_other() -> None:
     found = {Run("A", seed, rate): r for seed in (1, 2) for rate, r in ((1e-4, low), (3e-4, high))}
     grid = Grid((1e-4, 3e-4), (1,), {"A": (1, 2)}, controls=False, variants=False)
     assert choose_by_half(found, grid, ["t"]) == [
-        {"rloop": 1e-4, "vanilla": 1e-4},
-        {"rloop": 3e-4, "vanilla": 1e-4},
+        [1e-4, 1e-4],
+        [3e-4, 1e-4],
     ]
     for run in cross_fitted(found, grid, ["t"], "A", 1):
         assert run[0] == pytest.approx(np.array([[0.2, 0.1, 0.2, 0.1], [0.5, 0.5, 0.5, 0.5]]))
@@ -89,6 +89,10 @@ def test_the_learning_rate_is_chosen_on_the_development_set_for_each_method(tmp_
     for run, figures in zip(runs, ((0.5, 0.3), (0.2, 0.4), (0.3, 0.4), (0.4, 0.5)), strict=True):
         write_json(tmp_path / "results" / f"{run.name}.json", results(run, *figures))
     assert choose(runs, tmp_path) == {"vanilla": 1e-4, "rloop": 3e-4}
+    variant = [Run("A", 1, rate, (), "all experts") for rate in (1e-4, 3e-4)]
+    for run, dev in zip(variant, (0.6, 0.5), strict=True):
+        write_json(tmp_path / "results" / f"{run.name}.json", results(run, 0.0, dev))
+    assert choose([*runs, *variant], tmp_path) == {"vanilla": 1e-4, "rloop": 3e-4, "all experts": 1e-4}
 
 
 @pytest.mark.slow
@@ -111,7 +115,16 @@ def test_the_comparison_in_a_reduced_size(tmp_path: Path) -> None:
     document = tmp_path / "docs" / "reproduction.md"
     reproduce(grid, tmp_path / "runs", document, jobs=1)
     text = document.read_text()
-    for words in ("vanilla RL, 0.0003", "RLoop, 0.0003", "same learning rate", "reached", "RFT takes"):
+    for words in (
+        "RLoop, all experts, tuned (0.0003)",
+        "`experts_from=all`",
+        "RLoop, all experts, over vanilla RL, both tuned",
+        "vanilla RL, 0.0003",
+        "RLoop, 0.0003",
+        "same learning rate",
+        "reached",
+        "RFT takes",
+    ):
         assert words in text, words
     assert "of the planned" not in text and "nan" not in text
     assert all(
