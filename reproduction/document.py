@@ -97,18 +97,15 @@ def write_document(path: Path, grid: Grid, chosen: dict[str, float], results: Re
         Pair("rloop tuned", "vanilla tuned best", "RLoop over vanilla RL, the same, vanilla RL stopped in time"),
         Pair("rloop", "control", "RLoop over RLoop without RL: what exploration adds to filtered re-fitting"),
     ]
-    crossed = {f"RLoop over vanilla RL, {_ALL_KINDS}": kinds.METHODS}
-    for variant in _variants(chosen):
-        methods |= {
-            f"{variant} same": Method(f"RLoop, {variant}, {SAME_RATE:g}", SAME_RATE, last("rloop"), variant),
-            variant: Method(f"RLoop, {variant}, tuned ({chosen[variant]:g})", chosen[variant], last("rloop"), variant),
-        }
+    for variant in _variants(results):
+        label = f"RLoop, {variant}"
+        methods[variant] = Method(f"{label}, {SAME_RATE:g}", SAME_RATE, last("rloop"), variant)
         pairs += [
-            Pair(f"{variant} same", "vanilla", f"RLoop, {variant}, over {_SAME}"),
-            Pair(variant, "vanilla tuned", f"RLoop, {variant}, over vanilla RL, {_TUNED}"),
-            Pair(variant, "rloop tuned", f"RLoop, {variant}, over RLoop, {_TUNED}"),
+            Pair(variant, "vanilla", f"{label}, over {_SAME}"),
+            Pair(variant, "vanilla tuned", f"{label}, over vanilla RL, tuned"),
+            Pair(variant, "rloop", f"{label}, over RLoop, same learning rate and RL steps"),
+            Pair(variant, "rloop tuned", f"{label}, over RLoop, tuned"),
         ]
-        crossed[f"RLoop, {variant}, over vanilla RL, {_ALL_KINDS}"] = (("rloop", variant), ("vanilla", ""))
     figures = path.parent / path.stem
     figures.mkdir(parents=True, exist_ok=True)
     draw_plane(figures / "plane.svg", results, methods, TESTS, _K)
@@ -119,15 +116,14 @@ def write_document(path: Path, grid: Grid, chosen: dict[str, float], results: Re
             both = [methods[pair.one], methods[pair.other]]
             if found := _compare([_arrays(results, base, both, k) for k in _KS]):
                 comparisons[base, pair.label] = found
-        for label, of in crossed.items():
-            if found := _compare([kinds.cross_fitted(results, grid, TESTS, base, k, of) for k in _KS]):
-                comparisons[base, label] = found
+        if found := _compare([kinds.cross_fitted(results, grid, TESTS, base, k) for k in _KS]):
+            comparisons[base, f"RLoop over vanilla RL, {_ALL_KINDS}"] = found
     parts = [
         "# Does RLoop beat vanilla RL? A reproduction on a tiny policy",
-        _setting(grid, results, chosen, planned),
+        _setting(grid, results, planned),
         "## Choosing the learning rate",
         _tuning_table(grid, results, chosen),
-        _all_kinds(results, grid, chosen),
+        _all_kinds(results, grid),
         "## Result",
         *(
             f"### Base policy {base}\n\n{_result_table(results, base, methods.values())}"
@@ -153,7 +149,7 @@ def write_document(path: Path, grid: Grid, chosen: dict[str, float], results: Re
         temporary.write_text("\n\n".join(parts) + "\n")
 
 
-def _setting(grid: Grid, results: Results, chosen: dict[str, float], planned: int) -> str:
+def _setting(grid: Grid, results: Results, planned: int) -> str:
     summary = next(iter(results.values()))["summary"]
     settings = summary["settings"]
     steps = settings["rl"]["steps"] * settings["iterations"]
@@ -162,7 +158,7 @@ def _setting(grid: Grid, results: Results, chosen: dict[str, float], planned: in
     n = {e["benchmark"]: e["n"] for e in summary["policies"][0]["evaluations"]}
     variants = "".join(
         f"\n- **RLoop, {variant}**: the same but for {' and '.join(f'`{change}`' for change in VARIANTS[variant])}."
-        for variant in _variants(chosen)
+        for variant in _variants(results)
     )
     return f"""This file is written by `make reproduce` from pipeline runs of
 [{RECIPE.name}](../recipes/{RECIPE.name}).{partly} The policy is a Qwen2 model of 0.4M parameters that was pre-trained
@@ -185,9 +181,9 @@ diversity to lose. What a tiny model shows is a lead, not a proof for large ones
   draws seeds and problems, the same draw for all methods. Test figures are means of the three test sets."""
 
 
-def _variants(chosen: dict[str, float]) -> list[str]:
+def _variants(results: Results) -> list[str]:
     """Those of which there are runs."""
-    return [variant for variant in VARIANTS if variant in chosen]
+    return [variant for variant in VARIANTS if any(run.variant == variant for run in results)]
 
 
 def _line(cells: Iterable[Any]) -> str:
@@ -199,14 +195,12 @@ def _table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def _tuning_table(grid: Grid, results: Results, chosen: dict[str, float]) -> str:
-    methods = [("vanilla RL", "vanilla", "vanilla", ""), ("RLoop", "rloop", "rloop", "")]
-    methods += [(f"RLoop, {variant}", variant, "rloop", variant) for variant in _variants(chosen)]
     rows = []
     for rate in grid.learning_rates:
         cells: list[str] = [f"{rate:g}"]
-        for _, method, kind, variant in methods:
-            runs = [find_run(results, "A", seed, rate, variant) for seed in grid.tuning_seeds]
-            found = [last_on_dev(r, kind) for r in runs if r]
+        for method in ("vanilla", "rloop"):
+            runs = [find_run(results, "A", seed, rate) for seed in grid.tuning_seeds]
+            found = [last_on_dev(r, method) for r in runs if r]
             if not found:
                 cells.append("to do")
                 continue
@@ -216,22 +210,20 @@ def _tuning_table(grid: Grid, results: Results, chosen: dict[str, float]) -> str
         rows.append(cells)
     note = (
         f"avg@n / pass@{_K} on the development set, base policy A, mean over seeds "
-        f"{', '.join(map(str, grid.tuning_seeds))}. Bold: chosen, by avg@n. Each method had as many runs to "
+        f"{', '.join(map(str, grid.tuning_seeds))}. Bold: chosen, by avg@n. Both methods had the same runs to "
         "choose from."
     )
-    return _table(["learning rate of RL", *(label for label, *_ in methods)], rows) + "\n\n" + note
+    return _table(["learning rate of RL", "vanilla RL", "RLoop"], rows) + "\n\n" + note
 
 
-def _all_kinds(results: Results, grid: Grid, chosen: dict[str, float]) -> str:
-    methods = {"vanilla RL": ("vanilla", ""), "RLoop": ("rloop", "")}
-    methods |= {f"RLoop, {variant}": ("rloop", variant) for variant in _variants(chosen)}
-    by_half = kinds.choose_by_half(results, grid, TESTS, list(methods.values()))
+def _all_kinds(results: Results, grid: Grid) -> str:
     first, second = (
-        ", ".join(f"{rate:g} for {m}" for rate, m in zip(rates, methods, strict=True)) for rates in by_half
+        f"{vanilla:g} for vanilla RL and {rloop:g} for RLoop"
+        for rloop, vanilla in kinds.choose_by_half(results, grid, TESTS)
     )
     return (
-        "Those problems are of one kind only. So that the methods are tuned for the others as well, some lines of the\n"
-        "differences choose by cross-fitting: each test set is cut in two halves, the rate is chosen on one (same\n"
+        "Those problems are of one kind only. So that both methods are tuned for the others as well, one line of the\n"
+        "differences chooses by cross-fitting: each test set is cut in two halves, the rate is chosen on one (same\n"
         f"seeds) and measured on the other. Chosen on the first half: {first}.\n"
         f"On the second: {second}."
     )
@@ -314,7 +306,7 @@ def _verdicts(comparisons: dict[tuple[str, str], Found]) -> str:
                     f"interval of the difference above zero: **{'reached' if reached else 'not reached'}** "
                     f"({found.relative[k].percent})."
                 )
-        if f"over vanilla RL, {_TUNED}" in label or label.endswith(_ALL_KINDS):
+        if label.endswith((_TUNED, _ALL_KINDS, "over vanilla RL, tuned")):
             no_worse = "reached" if avg.value >= 0 else "open" if avg.high >= 0 else "not reached"
             lines.append(
                 f"- Base {base}, {label}: no worse on the average: **{no_worse}** ({avg.signed}"

@@ -12,25 +12,23 @@ import numpy as np
 from launch.seeds import values
 from reproduction.plan import Grid, Results, find_run, last_policy
 
-METHODS = (("rloop", ""), ("vanilla", ""))  # kind of policy, and variant of the run
+METHODS = ("rloop", "vanilla")
 
 
-def choose_by_half(
-    results: Results, grid: Grid, tests: Sequence[str], methods: Sequence[tuple[str, str]] = METHODS
-) -> list[list[float]]:
-    """For each half of the test sets (every other problem), for each method, the learning rate with the best avg@n.
+def choose_by_half(results: Results, grid: Grid, tests: Sequence[str]) -> list[list[float]]:
+    """For each half of the test sets (every other problem), for each of METHODS, the learning rate with the best avg@n.
 
     Over the tuning seeds of base policy A, mean of the test sets.
     """
     chosen = []
     for half in (0, 1):
         rates: list[float] = []
-        for kind, variant in methods:
+        for kind in METHODS:
             averages = {
                 rate: [
                     fmean(float(np.nanmean(_of(found, kind, name, 1)[half::2])) for name in tests)
                     for seed in grid.tuning_seeds
-                    if (found := find_run(results, "A", seed, rate, variant))
+                    if (found := find_run(results, "A", seed, rate))
                 ]
                 for rate in grid.learning_rates
             }
@@ -45,25 +43,21 @@ def cross_fitted(
     tests: Sequence[str],
     base: str,
     k: int,
-    methods: Sequence[tuple[str, str]] = METHODS,
 ) -> list[list[np.ndarray]]:
-    """For each seed of a base policy, for each test set, pass@k of the methods, of shape (methods, problems).
+    """For each seed of a base policy, for each test set, pass@k of METHODS, of shape (2, problems).
 
     Each problem's figures are those of the learning rates that were chosen on the half without it.
     """
-    chosen = choose_by_half(results, grid, tests, methods)
+    chosen = choose_by_half(results, grid, tests)
     runs = []
     for seed in grid.seeds[base]:
-        by_half = [
-            [find_run(results, base, seed, rate, variant) for (_, variant), rate in zip(methods, rates, strict=True)]
-            for rates in chosen
-        ]
+        by_half = [[find_run(results, base, seed, rate) for rate in rates] for rates in chosen]
         if not all(found for of_half in by_half for found in of_half):
             continue
         of_seed = []
         for name in tests:
             rows = []
-            for number, (kind, _) in enumerate(methods):
+            for number, kind in enumerate(METHODS):
                 first, second = (_of(of_half[number] or {}, kind, name, k) for of_half in by_half)
                 row = second.copy()  # chosen on the second half, measured on the first
                 row[1::2] = first[1::2]

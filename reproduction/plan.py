@@ -17,7 +17,7 @@ from components.shared.stage import read_json, write_json
 ROOT = Path(__file__).resolve().parent.parent
 RECIPE = ROOT / "recipes" / "reproduction.yaml"
 BASES = {"A": "recipes/tiny/countdown", "B": "recipes/tiny/countdown-2"}
-# Ways of RLoop other than the recipe's, by name: what they change.
+# Ways of RLoop other than the recipe's, by name: what they change. They run at SAME_RATE alone and are not tuned.
 VARIANTS = {"all experts": ("experts_from=all", "rft_from=base")}
 SAME_RATE = 3e-4  # at which the methods are compared in any case
 
@@ -30,7 +30,7 @@ class Grid:
     tuning_seeds: tuple[int, ...]  # of base policy A, on which the learning rates are chosen
     seeds: dict[str, tuple[int, ...]]  # by base policy
     controls: bool  # RL learning rate 0
-    variants: bool  # those of VARIANTS, tuned with as many runs
+    variants: bool  # those of VARIANTS
     changes: tuple[str, ...] = ()  # recipe keys, for a smaller run
 
 

@@ -54,25 +54,17 @@ def reproduce(grid: Grid, output: Path, document: Path, jobs: int, write_only: b
         jobs: runs side by side.
         write_only: run nothing, and write of what is finished.
     """
-    variants = ["", *(VARIANTS if grid.variants else ())]
-    tuning = [
-        Run("A", seed, rate, grid.changes, variant)
-        for variant in variants
-        for seed in grid.tuning_seeds
-        for rate in grid.learning_rates
-    ]
+    tuning = [Run("A", seed, rate, grid.changes) for seed in grid.tuning_seeds for rate in grid.learning_rates]
     if not write_only:
         run_all(tuning, output, jobs)
     chosen = choose(tuning, output)
-    told = ", ".join(f"{method} {rate:g}" for method, rate in chosen.items())
-    click.echo(f"learning rates chosen on the development set: {told}")
-    rates = sorted({SAME_RATE, chosen["vanilla"], chosen["rloop"]})
+    click.echo(f"chosen on the development set: vanilla RL {chosen['vanilla']:g}, RLoop {chosen['rloop']:g}")
+    rates = sorted({SAME_RATE, *chosen.values()})
     headline = [
         Run(base, seed, rate, grid.changes, variant)
-        for variant in variants
         for base, seeds in grid.seeds.items()
         for seed in seeds
-        for rate in (sorted({SAME_RATE, chosen.get(variant, SAME_RATE)}) if variant else rates)
+        for rate, variant in [*((rate, "") for rate in rates), *((SAME_RATE, v) for v in VARIANTS if grid.variants)]
     ]
     controls = (
         [Run("A", seed, 0.0, (*grid.changes, "vanilla=false")) for seed in grid.tuning_seeds] if grid.controls else []
@@ -86,20 +78,18 @@ def reproduce(grid: Grid, output: Path, document: Path, jobs: int, write_only: b
 
 
 def choose(tuning: Iterable[Run], output: Path) -> dict[str, float]:
-    """For each method and variant the learning rate of the best last policy, by avg@n on the development set."""
+    """For each method the learning rate of the best last policy, by avg@n on the development set."""
     figures: defaultdict[tuple[str, float], list[float]] = defaultdict(list)
     for run in tuning:
         if found := results_of(run, output):
-            for method, kind in (
-                [(run.variant, "rloop")] if run.variant else [("vanilla", "vanilla"), ("rloop", "rloop")]
-            ):
-                figures[method, run.learning_rate].append(last_on_dev(found, kind)["avg"])
+            for method in ("vanilla", "rloop"):
+                figures[method, run.learning_rate].append(last_on_dev(found, method)["avg"])
     if not figures:
         raise click.ClickException("no run is finished yet")
     means = {key: sum(values) / len(values) for key, values in figures.items()}
     return {
         method: max((rate for m, rate in means if m == method), key=lambda rate: means[method, rate])
-        for method in dict.fromkeys(method for method, _ in means)
+        for method in ("vanilla", "rloop")
     }
 
 
