@@ -43,14 +43,19 @@ def rft(
     from components.rft.refine import refine
     from components.rft.settings import RFTSettings
     from components.shared.checkpoints import CheckpointSettings
+    from components.shared.processes import on_processes
     from components.shared.stage import log_metrics, stage
     from components.shared.tracking import TrackingSettings
 
     with stage("RFT"):
-        figures = refine(
+        fine_tuning = RFTSettings.check({**settings, "learning_rate": learning_rate, "epochs": epochs}, "rft")
+        figures = on_processes(
+            fine_tuning.parallel,
+            "rft",
+            refine,
             policy.path,
             experts.path,
-            RFTSettings.check({**settings, "learning_rate": learning_rate, "epochs": epochs}, "rft"),
+            fine_tuning,
             iteration=iteration,
             seed=seed,
             policy_out=rloop_policy.path,

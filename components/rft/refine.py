@@ -23,6 +23,7 @@ from components.shared.policy import (
     save_policy,
     training_precision,
 )
+from components.shared.processes import agreed, allow_sharding, join, of_all, sharding_arguments
 from components.shared.schema import earlier_expert_files, parquet_files
 from components.shared.stage import Progress, note, result, write_json
 from components.shared.tracking import NO_TRACKERS, TrackingSettings, tensorboard, tracked_at, trackers
@@ -57,6 +58,8 @@ def refine(
         checkpointing: where progress is kept.
         tracking: the recipe's `tracking` section.
 
+    With `rft.parallel.processes` each of them calls this; the first one makes the outputs.
+
     Returns:
         Figures for KFP metrics.
 
@@ -81,18 +84,19 @@ def refine(
             "labels": [[-100] * len(p) + c for p, c in zip(prompts, rows["completion_ids"], strict=True)],
         }
 
-    per_forward = settings.trajectories_per_forward or settings.batch_size
+    rank, _ = join()
     course = {"settings": settings.model_dump(), "iteration": iteration, "seed": seed}
     with (
-        tempfile.TemporaryDirectory() as work,
-        Checkpoints(checkpointing, "rft", course, [policy, experts]) as checkpoints,
+        tempfile.TemporaryDirectory() as own,
+        Checkpoints(checkpointing if rank == 0 else NOWHERE, "rft", course, [policy, experts]) as checkpoints,
     ):
+        work = agreed(own)
         files = [*parquet_files(experts), *earlier_expert_files(experts)]
-        dataset = Dataset.from_parquet([str(file) for file in files], cache_dir=work)
+        dataset = Dataset.from_parquet([str(file) for file in files], cache_dir=own)
         dataset = dataset.map(tokens, batched=True, remove_columns=dataset.column_names)
         # As the trainer counts: the last batch of an epoch may be smaller.
         updates = math.ceil(math.ceil(len(dataset) / settings.batch_size) * settings.epochs)
-        progress = Progress(updates, "updates")
+        progress = Progress(updates, "updates", silent=rank > 0)
 
         class UpdateProgress(TrainerCallback):
             """Prints a progress line after each update, and saves what was reached when it is time."""
@@ -102,48 +106,57 @@ def refine(
                     progress.advance(1, f"loss {float(logs['loss']):.4f}")
 
             def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-                control.should_save = state.global_step < state.max_steps and checkpoints.due()
+                control.should_save = state.global_step < state.max_steps and agreed(checkpoints.due())
 
             def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+                of_all(None)  # all have written what is theirs
+                if rank > 0:
+                    return
                 folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
                 (folder / "training_args.bin").unlink()  # a pickle that nothing reads
                 checkpoints.save(folder, state.global_step)
 
         model, adapters = load_for_training(policy, settings.lora, settings.precision, "rft")
+        arguments = SFTConfig(
+            output_dir=work,
+            num_train_epochs=settings.epochs,
+            learning_rate=settings.learning_rate,
+            lr_scheduler_type=settings.lr_schedule,
+            warmup_steps=int(updates * settings.warmup_share),
+            weight_decay=settings.weight_decay,
+            max_grad_norm=settings.max_grad_norm,
+            per_device_train_batch_size=settings.forward_trajectories,
+            gradient_accumulation_steps=settings.process_trajectories // settings.forward_trajectories,
+            max_length=None,  # nothing is cut: a trajectory without its end teaches never to stop
+            gradient_checkpointing=settings.gradient_checkpointing,
+            seed=seed,
+            logging_steps=1,
+            save_strategy="no",
+            disable_tqdm=True,
+            **training_precision(settings.precision),
+            **sharding_arguments(settings.parallel),
+            **trackers(tracking, f"RFT, iteration {iteration}"),
+        )
+        allow_sharding(settings.parallel)
         trainer = SFTTrainer(
             model=model,
             peft_config=adapters,
             processing_class=tokenizer,
             train_dataset=dataset,
-            args=SFTConfig(
-                output_dir=work,
-                num_train_epochs=settings.epochs,
-                learning_rate=settings.learning_rate,
-                lr_scheduler_type=settings.lr_schedule,
-                warmup_steps=int(updates * settings.warmup_share),
-                weight_decay=settings.weight_decay,
-                max_grad_norm=settings.max_grad_norm,
-                per_device_train_batch_size=per_forward,
-                gradient_accumulation_steps=settings.batch_size // per_forward,
-                max_length=None,  # nothing is cut: a trajectory without its end teaches never to stop
-                gradient_checkpointing=settings.gradient_checkpointing,
-                seed=seed,
-                logging_steps=1,
-                save_strategy="no",
-                disable_tqdm=True,
-                **training_precision(settings.precision),
-                **trackers(tracking, f"RFT, iteration {iteration}"),
-            ),
+            args=arguments,
             callbacks=[UpdateProgress(), tensorboard(tensorboard_out)],
         )
         trainer.remove_callback(PrinterCallback)
         resume = Path(work) / "resume"
-        if (done := checkpoints.restore(resume)) is not None:
+        if (done := agreed(checkpoints.restore(resume))) is not None:
             progress.resume(done)
-            note(f"goes on after update {done} of {updates}")
+            if rank == 0:
+                note(f"goes on after update {done} of {updates}")
         trainer.train(resume_from_checkpoint=str(resume) if done is not None else None)
+        refined = merged(trainer.model, policy)
 
-    refined = merged(trainer.model, policy)
+    if rank > 0:
+        return {}
     if not all(torch.isfinite(parameter).all() for parameter in refined.parameters()):
         raise InputError("the fine-tuned policy's weights are not finite; lower rft.learning_rate")
     save_policy(refined, policy, policy_out)

@@ -5,6 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from components.shared.lora import ALL_WEIGHTS, LoRASettings
+from components.shared.processes import ONE_PROCESS, ParallelSettings, check_parallel, share
 from components.shared.settings import Settings
 
 
@@ -19,7 +20,10 @@ class RFTSettings(Settings):
     epochs: float = Field(3, gt=0, description="Passes over the experts.")
     batch_size: int = Field(64, ge=1, description="Trajectories of one optimiser update.")
     trajectories_per_forward: int | None = Field(
-        None, ge=1, description="Trajectories of one forward and backward pass; the batch's if left out. Memory only."
+        None,
+        ge=1,
+        description="Trajectories of one forward and backward pass of a process; its share of the batch if left out. "
+        "Memory only.",
     )
     lr_schedule: Literal["linear", "cosine", "constant_with_warmup"] = Field(
         "cosine", description="How the learning rate falls after the warm-up."
@@ -32,12 +36,24 @@ class RFTSettings(Settings):
     )
     gradient_checkpointing: bool = Field(False, description="Saves memory for a third more compute.")
     lora: LoRASettings = Field(ALL_WEIGHTS, description="Adapters of low rank in place of all weights.")
+    parallel: ParallelSettings = Field(ONE_PROCESS, description="Several processes, one for each GPU.")
 
     @model_validator(mode="after")
     def _batches_divide(self) -> Self:
-        if self.trajectories_per_forward and self.batch_size % self.trajectories_per_forward:
+        if self.process_trajectories % self.forward_trajectories:
             raise ValueError(
-                f"rft.trajectories_per_forward ({self.trajectories_per_forward}) must divide rft.batch_size "
-                f"({self.batch_size})"
+                f"rft.trajectories_per_forward ({self.forward_trajectories}) must divide a process's share of a batch, "
+                f"{self.process_trajectories} trajectories (rft.batch_size / rft.parallel.processes)"
             )
+        check_parallel(self.parallel, self.lora)
         return self
+
+    @property
+    def process_trajectories(self) -> int:
+        """Trajectories of one optimiser update that a process has."""
+        return share(self.batch_size, self.parallel.processes, "rft.batch_size")
+
+    @property
+    def forward_trajectories(self) -> int:
+        """Trajectories of one forward and backward pass of a process."""
+        return self.trajectories_per_forward or self.process_trajectories

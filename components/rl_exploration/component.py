@@ -62,6 +62,7 @@ def rl_exploration(
     from components.rl_exploration.settings import ExplorationSettings
     from components.shared.checkpoints import CheckpointSettings
     from components.shared.grading import GradingSettings
+    from components.shared.processes import on_processes
     from components.shared.stage import log_metrics, stage
     from components.shared.tracking import TrackingSettings
 
@@ -72,10 +73,14 @@ def rl_exploration(
             "prompts_per_step": prompts_per_step,
             "group_size": group_size,
         }
-        figures = explore(
+        exploration = ExplorationSettings.check({**settings, **keys}, "rl")
+        figures = on_processes(
+            exploration.parallel,
+            "rl",
+            explore,
             policy.path,
             problems.path,
-            ExplorationSettings.check({**settings, **keys}, "rl"),
+            exploration,
             GradingSettings.check(grading_settings, "grading"),
             iteration=iteration,
             seed=seed,

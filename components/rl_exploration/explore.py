@@ -4,7 +4,6 @@ The policy's drift from step to step is the exploration: what it samples on the 
 this stage's main product; the policy it ends at is evaluated, and RFT starts again from the initial one.
 """
 
-import os
 import shutil
 import tempfile
 import time
@@ -32,6 +31,7 @@ from components.shared.policy import (
     snapshot_name,
     training_precision,
 )
+from components.shared.processes import agreed, allow_sharding, join, of_all, sharding_arguments
 from components.shared.sampling import Engine, chosen_engine
 from components.shared.schema import count_rows, parquet_files, read_rows
 from components.shared.stage import Progress, note, read_json, result, whole_folder, write_json
@@ -51,7 +51,9 @@ _REFILLS = ("useful_groups", "sampled_groups")  # of dynamic sampling: share of 
 _SOMETIMES = {"logprob_difference": _DIFFERENCE, **{name: name for name in _REFILLS}}
 
 
-_RECORDER = "recorder.json"  # the recorder's state in a checkpoint
+def _recorder_file(rank: int) -> str:
+    """The state of a process's recorder in a checkpoint."""
+    return f"recorder-{rank:04d}.json"
 
 
 def explore(
@@ -100,6 +102,8 @@ def explore(
         checkpointing: where progress is kept.
         tracking: the recipe's `tracking` section.
 
+    With `rl.parallel.processes` each of them calls this; the first one makes the outputs, rollouts apart.
+
     Returns:
         The figures of the run as a whole, for KFP metrics.
 
@@ -113,6 +117,7 @@ def explore(
 
     from components.rl_exploration.trainer import ExplorationTrainer
 
+    rank, processes = join()
     if (available := count_rows(problems)) < settings.prompts_per_step:
         raise InputError(
             f"{available} training problems are fewer than rl.prompts_per_step ({settings.prompts_per_step}); "
@@ -128,7 +133,7 @@ def explore(
     Path(snapshots_out).mkdir(parents=True, exist_ok=True)
     first, end = (segment - 1) * settings.steps, segment * settings.steps
     began = time.monotonic()
-    progress = Progress(settings.steps, "steps")
+    progress = Progress(settings.steps, "steps", silent=rank > 0)
 
     class StepProgress(TrainerCallback):
         """Prints a progress line after each RL step, and saves what was reached when it is time."""
@@ -147,17 +152,25 @@ def explore(
             step, within = divmod(state.global_step, settings.updates_per_step)
             if within:
                 return
+            # The update has brought all processes together: their shards are in place.
+            for process in range(processes):
+                checkpoints.add(Path(rollouts_out) / shard_name(step - 1, process))
             if settings.snapshot_every and step % settings.snapshot_every == 0:
-                snapshot = Path(snapshots_out) / snapshot_name(step)
-                save_weights(merged(kwargs["model"], policy), snapshot)
-                checkpoints.add(snapshot)
+                weights = merged(kwargs["model"], policy)
+                if rank == 0:
+                    snapshot = Path(snapshots_out) / snapshot_name(step)
+                    save_weights(weights, snapshot)
+                    checkpoints.add(snapshot)
             # At the end the stage's outputs follow at once.
-            control.should_save = checkpoints.due() if step < end else keep_state
+            control.should_save = agreed(checkpoints.due()) if step < end else keep_state
 
         def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            write_json(folder / _recorder_file(rank), recorder.state())
+            of_all(None)  # all have written theirs
+            if rank > 0:
+                return
             (folder / "training_args.bin").unlink()  # a pickle that nothing reads
-            write_json(folder / _RECORDER, recorder.state())
             if state.global_step < state.max_steps:
                 checkpoints.save(folder, state.global_step)
             else:
@@ -173,13 +186,17 @@ def explore(
         "keep_state": keep_state,
     }
     with (
-        tempfile.TemporaryDirectory() as work,
+        tempfile.TemporaryDirectory() as own,
         Checkpoints(
-            checkpointing, "rl_exploration", course, [policy, problems, *([state] if state else [])]
+            checkpointing if rank == 0 else NOWHERE,
+            "rl_exploration",
+            course,
+            [policy, problems, *([state] if state else [])],
         ) as checkpoints,
         Grader(grading) as grader,
     ):
-        dataset = Dataset.from_parquet([str(file) for file in parquet_files(problems)], cache_dir=work).map(
+        work = agreed(own)
+        dataset = Dataset.from_parquet([str(file) for file in parquet_files(problems)], cache_dir=own).map(
             lambda row: {"prompt": conversation(row["prompt"]), "question": row["prompt"]},
             remove_columns=["source", "difficulty"],
         )
@@ -187,29 +204,66 @@ def explore(
             rollouts_out,
             grader,
             iteration=iteration,
-            rank=int(os.environ.get("RANK", "0")),
+            rank=rank,
             policy_id=policy_id(policy),
             eos_ids=eos_token_ids(policy),
             updates_per_step=settings.updates_per_step,
             max_completion_tokens=settings.max_completion_tokens,
             overlong_tokens=settings.overlong_tokens,
             patience=min(settings.patience, settings.steps),  # a short run must not pass for one that learnt
-            recorded=checkpoints.add,
+            of_all=of_all,
         )
         resume = Path(work) / "resume"
-        updates_done = checkpoints.restore(resume)
+        updates_done = agreed(checkpoints.restore(resume))
         if updates_done is not None:
             done = updates_done // settings.updates_per_step
             # Shards of later steps are of a course that ends here: those steps are sampled again.
-            checkpoints.restore_shards(rollouts_out, [shard_name(s, recorder.rank) for s in range(first, done)])
+            shards = [shard_name(s, process) for s in range(first, done) for process in range(processes)]
+            checkpoints.restore_shards(rollouts_out, shards)
             checkpoints.restore_shards(snapshots_out, [snapshot_name(s) for s in range(first + 1, done + 1)])
-            recorder.resume(read_json(resume / _RECORDER))
+            recorder.resume(read_json(resume / _recorder_file(rank)))
             progress.resume(done - first)
-            note(f"goes on after step {done - first} of {settings.steps}, with {recorder.recorded} rollouts")
+            recorded = sum(of_all(recorder.recorded))
+            if rank == 0:
+                note(f"goes on after step {done - first} of {settings.steps}, with {recorded} rollouts")
         elif state is not None:
             resume = Path(state)
             _check_state(resume, first * settings.updates_per_step)
         model, adapters = load_for_training(policy, settings.lora, settings.precision, "rl")
+        arguments = GRPOConfig(
+            output_dir=work,
+            max_steps=end * settings.updates_per_step,
+            learning_rate=settings.learning_rate,
+            lr_scheduler_type="constant_with_warmup",
+            warmup_steps=settings.warmup_steps,
+            weight_decay=settings.weight_decay,
+            max_grad_norm=settings.max_grad_norm,
+            num_generations=settings.group_size,
+            per_device_train_batch_size=settings.forward_completions,
+            gradient_accumulation_steps=settings.process_completions // settings.forward_completions,
+            generation_batch_size=settings.prompts_per_step * settings.group_size,
+            max_completion_length=settings.max_completion_tokens,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            loss_type="dapo",
+            epsilon=settings.clip_low,
+            epsilon_high=settings.clip_high,
+            beta=settings.kl_coefficient,
+            mask_truncated_completions=settings.mask_truncated,
+            gradient_checkpointing=settings.gradient_checkpointing,
+            seed=seed + iteration,  # another order of problems in each iteration
+            logging_steps=1,
+            save_strategy="no",
+            disable_tqdm=True,
+            **training_precision(settings.precision),
+            **sharding_arguments(settings.parallel),
+            **_of_engine(engine, settings, length, eos_token_ids(policy)),
+            **trackers(
+                tracking,
+                f"RL exploration, iteration {iteration}" if segment == 1 else f"Vanilla RL, part {segment}",
+            ),
+        )
+        allow_sharding(settings.parallel)
         trainer = ExplorationTrainer(
             recorder=recorder,
             refill_rounds=settings.refill_rounds,
@@ -217,49 +271,19 @@ def explore(
             peft_config=adapters,
             processing_class=load_tokenizer(policy),
             train_dataset=dataset,
-            args=GRPOConfig(
-                output_dir=work,
-                max_steps=end * settings.updates_per_step,
-                learning_rate=settings.learning_rate,
-                lr_scheduler_type="constant_with_warmup",
-                warmup_steps=settings.warmup_steps,
-                weight_decay=settings.weight_decay,
-                max_grad_norm=settings.max_grad_norm,
-                num_generations=settings.group_size,
-                per_device_train_batch_size=settings.forward_completions,
-                gradient_accumulation_steps=(
-                    settings.update_prompts * settings.group_size // settings.forward_completions
-                ),
-                generation_batch_size=settings.prompts_per_step * settings.group_size,
-                max_completion_length=settings.max_completion_tokens,
-                temperature=settings.temperature,
-                top_p=settings.top_p,
-                loss_type="dapo",
-                epsilon=settings.clip_low,
-                epsilon_high=settings.clip_high,
-                beta=settings.kl_coefficient,
-                mask_truncated_completions=settings.mask_truncated,
-                gradient_checkpointing=settings.gradient_checkpointing,
-                seed=seed + iteration,  # another order of problems in each iteration
-                logging_steps=1,
-                save_strategy="no",
-                disable_tqdm=True,
-                **training_precision(settings.precision),
-                **_of_engine(engine, settings, length, eos_token_ids(policy)),
-                **trackers(
-                    tracking,
-                    f"RL exploration, iteration {iteration}" if segment == 1 else f"Vanilla RL, part {segment}",
-                ),
-            ),
+            args=arguments,
             callbacks=[StepProgress(), tensorboard(tensorboard_out)],
         )
         trainer.remove_callback(PrinterCallback)
         if adapted:
             vllm_on_cpu.hand_over_whole(trainer.vllm_generation)
         trainer.train(resume_from_checkpoint=str(resume) if resume.is_dir() else None)
-        timed_out = recorder.timed_out
+        totals = of_all((recorder.recorded, recorder.correct, recorder.timed_out))
+        recorded, correct, timed_out = (sum(values) for values in zip(*totals, strict=True))
+        explored = merged(trainer.model, policy)
 
-    explored = merged(trainer.model, policy)
+    if rank > 0:
+        return {}
     if not all(torch.isfinite(parameter).all() for parameter in explored.parameters()):
         raise InputError("the explored policy's weights are not finite; lower rl.learning_rate")
     save_policy(explored, policy, policy_out)
@@ -283,10 +307,10 @@ def explore(
     last = steps[-1]
     rewards = f"reward {steps[0]['reward']:.3f} to {last['reward']:.3f}"
     checkpoints.finish()
-    result(f"{recorder.recorded} rollouts, {recorder.correct} correct; {rewards}")
+    result(f"{recorded} rollouts, {correct} correct; {rewards}")
     return {
-        "rollouts": recorder.recorded,
-        "correct_rollouts": recorder.correct,
+        "rollouts": recorded,
+        "correct_rollouts": correct,
         "grading_timed_out": timed_out,
         **{f"last_step_{name}": last[name] for name in STEP_FIGURES if last[name] is not None},
     }

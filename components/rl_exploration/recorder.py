@@ -49,7 +49,7 @@ class RolloutRecorder:
         max_completion_tokens: of a completion.
         overlong_tokens: before that, over which the penalty on a completion grows; 0 for none.
         patience: steps in a row without anything to learn from after which to stop.
-        recorded: called with each shard when it is in place.
+        of_all: gathers a value from all processes.
     """
 
     __name__ = "correct"  # what TRL logs the reward as
@@ -67,14 +67,14 @@ class RolloutRecorder:
         max_completion_tokens: int,
         patience: int,
         overlong_tokens: int = 0,
-        recorded: Callable[[Path], None] = lambda _: None,
+        of_all: Callable[[Any], list[Any]] = lambda value: [value],
     ) -> None:
         self._folder, self._grader = Path(folder), grader
         self._iteration, self.rank, self._policy_id, self._eos_ids = iteration, rank, policy_id, eos_ids
         self._updates_per_step, self._max_tokens, self._patience = updates_per_step, max_completion_tokens, patience
         self._overlong_tokens = overlong_tokens
         self._all_truncated = self._no_spread = 0
-        self._shard_recorded = recorded
+        self._of_all = of_all
         self._timed_out_before = 0
         self._aside: list[tuple[str, str, str, list[int], float | None]] = []
         self.recorded = 0
@@ -150,9 +150,8 @@ class RolloutRecorder:
 
     def _write(self, step: int, rows: list[tuple[str, str, str, list[int], float | None]]) -> None:
         now = datetime.now(UTC)
-        shard = self._folder / shard_name(step, self.rank)
         write_table(
-            shard,
+            self._folder / shard_name(step, self.rank),
             ROLLOUTS,
             (
                 {
@@ -173,7 +172,6 @@ class RolloutRecorder:
                 for i, (problem_id, question, text, ids, reward) in enumerate(rows)
             ),
         )
-        self._shard_recorded(shard)
 
     def state(self) -> dict[str, int]:
         """What a checkpoint has to keep of the recorder."""
@@ -197,8 +195,11 @@ class RolloutRecorder:
         for identity, reward in zip(problem_ids, rewards, strict=True):
             if reward is not None:
                 spread.setdefault(identity, set()).add(reward)
-        self._all_truncated = 0 if any(finished) else self._all_truncated + 1
-        self._no_spread = 0 if any(len(values) > 1 for values in spread.values()) else self._no_spread + 1
+        signs = (any(finished), any(len(values) > 1 for values in spread.values()), solved)
+        # What this process has is no more than a part of the step.
+        any_finished, any_spread, any_solved = map(any, zip(*self._of_all(signs), strict=True))
+        self._all_truncated = 0 if any_finished else self._all_truncated + 1
+        self._no_spread = 0 if any_spread else self._no_spread + 1
         if self._all_truncated >= self._patience:
             raise InputError(
                 f"nothing to learn from: in the last {self._patience} steps every completion was cut at "
@@ -206,7 +207,7 @@ class RolloutRecorder:
                 f"the base policy ends its answers with an EOS token (its template and generation config)"
             )
         if self._no_spread >= self._patience:
-            always = "right" if solved else "wrong"
+            always = "right" if any_solved else "wrong"
             remedy = (
                 "choose easier problems or a stronger base policy, raise rl.group_size, or check that the verifier "
                 "understands the policy's answers"

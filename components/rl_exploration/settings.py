@@ -9,6 +9,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from components.shared.lora import ALL_WEIGHTS, LoRASettings
+from components.shared.processes import ONE_PROCESS, ParallelSettings, check_parallel, share
 from components.shared.settings import Settings
 
 
@@ -27,7 +28,10 @@ class ExplorationSettings(Settings):
         None, ge=1, description="Prompts of one optimiser update; all of the step's if left out (on-policy)."
     )
     completions_per_forward: int | None = Field(
-        None, ge=1, description="Completions of one forward and backward pass; an update's if left out. Memory only."
+        None,
+        ge=1,
+        description="Completions of one forward and backward pass of a process; its share of an update's if left out. "
+        "Memory only.",
     )
     max_completion_tokens: int = Field(8192, ge=1, description="Of a completion; a longer one is cut and wrong.")
     temperature: float = Field(1.0, gt=0, description="Of the sampling.")
@@ -74,6 +78,7 @@ class ExplorationSettings(Settings):
     )
     gradient_checkpointing: bool = Field(False, description="Saves memory for a third more compute.")
     lora: LoRASettings = Field(ALL_WEIGHTS, description="Adapters of low rank in place of all weights.")
+    parallel: ParallelSettings = Field(ONE_PROCESS, description="Several processes, one for each GPU.")
     snapshot_every: int = Field(
         0, ge=0, description="Keep the weights after every so many RL steps, for the report's curves; 0: none."
     )
@@ -88,11 +93,14 @@ class ExplorationSettings(Settings):
                 f"rl.prompts_per_step ({self.prompts_per_step}) must be a multiple of rl.prompts_per_update "
                 f"({self.update_prompts})"
             )
-        if self.update_prompts * self.group_size % self.forward_completions:
+        share(self.prompts_per_step, self.parallel.processes, "rl.prompts_per_step")
+        if self.process_completions % self.forward_completions:
             raise ValueError(
-                f"rl.completions_per_forward ({self.forward_completions}) must divide an update's "
-                f"{self.update_prompts * self.group_size} completions (rl.prompts_per_update x rl.group_size)"
+                f"rl.completions_per_forward ({self.forward_completions}) must divide a process's share of an update, "
+                f"{self.process_completions} completions (rl.prompts_per_update x rl.group_size / "
+                f"rl.parallel.processes)"
             )
+        check_parallel(self.parallel, self.lora)
         if self.overlong_tokens > self.max_completion_tokens:
             raise ValueError(
                 f"rl.overlong_tokens ({self.overlong_tokens}) must be at most rl.max_completion_tokens "
@@ -106,9 +114,14 @@ class ExplorationSettings(Settings):
         return self.prompts_per_update or self.prompts_per_step
 
     @property
+    def process_completions(self) -> int:
+        """Completions of one optimiser update that a process has, whole groups of them."""
+        return share(self.update_prompts, self.parallel.processes, "rl.prompts_per_update") * self.group_size
+
+    @property
     def forward_completions(self) -> int:
-        """Completions of one forward and backward pass."""
-        return self.completions_per_forward or self.update_prompts * self.group_size
+        """Completions of one forward and backward pass of a process."""
+        return self.completions_per_forward or self.process_completions
 
     @property
     def updates_per_step(self) -> int:

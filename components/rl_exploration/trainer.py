@@ -7,6 +7,7 @@ import torch
 from trl import GRPOTrainer
 
 from components.rl_exploration.recorder import RolloutRecorder
+from components.shared.processes import of_all
 
 
 class Rollout(NamedTuple):
@@ -71,11 +72,12 @@ class ExplorationTrainer(GRPOTrainer):  # type: ignore[misc]
     def _groups_with_spread(self, inputs: list[dict[str, Any]]) -> list[Rollout]:
         """Samples a batch of as many groups; those without spread only where the rounds did not find enough."""
         wanted = len(inputs) // self.num_generations
-        process = self.accelerator.process_index
+        process, processes = self.accelerator.process_index, self.accelerator.num_processes
         # Of the step alone, so that a resumed run draws the same.
         draw = random.Random(f"{self.args.seed} {self.state.global_step} {process}")
-        taken = {problem["problem_id"] for problem in inputs}
+        taken = set().union(*of_all({problem["problem_id"] for problem in inputs}))
         others = [i for i, identity in enumerate(self.train_dataset["problem_id"]) if identity not in taken]
+        others = others[process::processes][: len(others) // processes]  # each process draws from its own, as many
         useful, flat = self._sample(inputs)
         for _ in range(self._refill_rounds):
             missing = torch.tensor([wanted - len(useful)], device=self.accelerator.device)

@@ -106,11 +106,21 @@ def merged(model: Any, policy: str | Path) -> "PreTrainedModel":
         policy: folder of the policy that training started from.
 
     Returns:
-        A model of its own; without adapters, the very model.
+        A model of its own; without adapters, the very model. Of one that is spread over processes, each of which has to
+        call this, the first gets a model of its own and the others theirs as it is.
     """
     import torch
     from peft import PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+    from torch.distributed.fsdp import FSDPModule
 
+    if isinstance(model, FSDPModule):
+        weights = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+        if not weights:  # the first process alone has them
+            return model  # type: ignore[no-any-return]
+        gathered = load_model(policy)
+        gathered.load_state_dict(weights)
+        return gathered
     if not isinstance(model, PeftModel):
         return model  # type: ignore[no-any-return]
     with torch.random.fork_rng(devices=[]):  # new adapters are drawn at random before they get their weights

@@ -80,10 +80,13 @@ def note(text: str) -> None:
 
 
 class Progress:
-    """Prints `[progress] done/total text` at most once a second, for a pod's log and for the launcher."""
+    """Prints `[progress] done/total text` at most once a second, for a pod's log and for the launcher.
 
-    def __init__(self, total: int, unit: str) -> None:
-        self.total, self.unit, self.done, self._printed = total, unit, 0, 0.0
+    Of several processes that do the work together, all but one are silent.
+    """
+
+    def __init__(self, total: int, unit: str, silent: bool = False) -> None:
+        self.total, self.unit, self.done, self._printed, self._silent = total, unit, 0, 0.0, silent
 
     def resume(self, done: int) -> None:
         """Counts what an earlier attempt has done."""
@@ -93,7 +96,7 @@ class Progress:
         """Counts `by` more units as done; `text` may add a figure or two."""
         self.done += by
         now = time.monotonic()
-        if now - self._printed >= _PROGRESS_SECONDS or self.done >= self.total:
+        if not self._silent and (now - self._printed >= _PROGRESS_SECONDS or self.done >= self.total):
             self._printed = now
             print(f"{PROGRESS_MARK} {self.done}/{self.total} {self.unit}{', ' + text if text else ''}", flush=True)
 

@@ -1,28 +1,39 @@
-"""Runs one long stage in a process of its own, for tests that kill it: STAGE[-lora] WORK OUT CHECKPOINT_URI."""
+"""Runs one long stage in a process of its own, for tests that kill it: STAGE[-lora|-two] WORK OUT CHECKPOINT_URI.
+
+`two`: by two processes of its own.
+"""
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from components.shared.checkpoints import CheckpointSettings
 from components.shared.grading import GradingSettings
+from components.shared.processes import on_processes
 
 POLICY = Path(__file__).resolve().parents[2] / "recipes" / "tiny" / "countdown"
 
 
 def main(stage: str, work: Path, out: Path, uri: str) -> None:
     checkpointing = CheckpointSettings(uri=uri, minutes=0)
-    lora = {"rank": 4} if stage.endswith("-lora") else {}
-    stage = stage.removesuffix("-lora")
+    stage, _, how = stage.partition("-")
+    lora = {"rank": 4} if how == "lora" else {}
+    parallel = {"processes": 2} if how == "two" else {}
     if stage == "rl_exploration":
         from components.rl_exploration.explore import explore
         from components.rl_exploration.settings import ExplorationSettings
 
-        values = {"steps": 60, "learning_rate": 3e-4, "prompts_per_step": 8, "group_size": 8, "prompts_per_update": 4}
-        values |= {"snapshot_every": 15, "lora": lora}
-        explore(
+        values: dict[str, Any] = {"steps": 24 if how == "two" else 60, "learning_rate": 3e-4, "group_size": 8}
+        values |= {"prompts_per_step": 8, "prompts_per_update": 4}
+        values |= {"snapshot_every": values["steps"] // 4, "lora": lora, "parallel": parallel}
+        exploration = ExplorationSettings.check({**values, "max_completion_tokens": 40, "warmup_steps": 0}, "rl")
+        on_processes(
+            exploration.parallel,
+            "rl",
+            explore,
             POLICY,
             work / "problems",
-            ExplorationSettings.check({**values, "max_completion_tokens": 40, "warmup_steps": 0}, "rl"),
+            exploration,
             GradingSettings(),
             iteration=1,
             seed=1,
@@ -39,10 +50,15 @@ def main(stage: str, work: Path, out: Path, uri: str) -> None:
         from components.rft.refine import refine
         from components.rft.settings import RFTSettings
 
-        refine(
+        values = {"learning_rate": 2e-4, "epochs": 30, "batch_size": 16, "lora": lora, "parallel": parallel}
+        fine_tuning = RFTSettings.check(values, "rft")
+        on_processes(
+            fine_tuning.parallel,
+            "rft",
+            refine,
             POLICY,
             work / "experts",
-            RFTSettings.check({"learning_rate": 2e-4, "epochs": 30, "batch_size": 16, "lora": lora}, "rft"),
+            fine_tuning,
             iteration=1,
             seed=1,
             policy_out=out / "policy",

@@ -126,10 +126,11 @@ def test_exploration_killed_twenty_times_is_the_same_bit_for_bit(tmp_path: Path,
     assert any(item.name.endswith("finished.json") for item in open_store(uri).list())
 
 
-def test_exploration_with_lora_killed_is_the_same_bit_for_bit(tmp_path: Path, uri: str) -> None:
+@pytest.mark.parametrize("stage", ["rl_exploration-lora", "rl_exploration-two"])
+def test_exploration_otherwise_killed_is_the_same_bit_for_bit(stage: str, tmp_path: Path, uri: str) -> None:
     write_table(tmp_path / "problems" / "problems.parquet", PROBLEMS, problems("train", 64))
-    expected = undisturbed("rl_exploration-lora", tmp_path)
-    got, count, said = killed("rl_exploration-lora", tmp_path, uri, 3, seed=5)
+    expected = undisturbed(stage, tmp_path)
+    got, count, said = killed(stage, tmp_path, uri, 3, seed=5)
     assert count >= 2 and any("goes on after step" in line for line in said)
     assert rows(got / "rollouts", "sampled_at") == rows(expected / "rollouts", "sampled_at")
     assert weights(got) == weights(expected)

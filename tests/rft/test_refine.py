@@ -11,6 +11,7 @@ from components.rft.settings import RFTSettings
 from components.shared import countdown
 from components.shared.errors import InputError
 from components.shared.policy import check_policy, load_model, load_tokenizer, policy_id, prompt_token_ids
+from components.shared.processes import on_processes
 from components.shared.schema import TRAJECTORIES, write_table
 from tests.countdown_solver import solve
 from tests.merging import assert_merged_once
@@ -29,11 +30,14 @@ def experts(tmp_path: Path, rollout: Any, tokenizer: Any) -> Path:
 
 
 def run(policy: Path, experts: Path, out: Path, **changes: Any) -> Path:
-    values = {"learning_rate": 3e-4, "epochs": 8, "batch_size": 16}
-    refine(
+    settings = RFTSettings.check({"learning_rate": 3e-4, "epochs": 8, "batch_size": 16} | changes, "rft")
+    on_processes(
+        settings.parallel,
+        "rft",
+        refine,
         policy,
         experts,
-        RFTSettings.check(values | changes, "rft"),
+        settings,
         iteration=1,
         seed=1,
         policy_out=out / "policy",
@@ -140,3 +144,23 @@ def test_tensorboard_shows_the_loss_of_each_update(tiny_policy: Path, experts: P
     events = EventAccumulator(str(out / "tensorboard")).Reload().Scalars("train/loss")
     updates = json.loads((out / "log.json").read_text())["updates"]
     assert [event.value for event in events] == pytest.approx([update["loss"] for update in updates])
+
+
+@pytest.mark.parametrize("parallel", [{"processes": 2}, {"processes": 2, "sharding": "full"}])
+def test_two_processes_learn_what_one_does(
+    parallel: dict[str, Any], tiny_policy: Path, experts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    logs, weights = [], []
+    for name, changes in (("one", {}), ("two", {"parallel": parallel, "trajectories_per_forward": 4})):
+        out = run(tiny_policy, experts, tmp_path / name, epochs=2, **changes)
+        check_policy(out / "policy", name)
+        logs.append(json.loads((out / "log.json").read_text())["updates"])
+        weights.append(load_model(out / "policy").state_dict())
+    assert len(logs[0]) == 4
+    for one, two in zip(*logs, strict=True):
+        assert one == pytest.approx(two, rel=1e-4)
+    initial = load_model(tiny_policy).state_dict()
+    for name, weight in weights[0].items():
+        assert (weight - weights[1][name]).abs().max() < 1e-5
+        assert (weight - initial[name]).abs().max() > 1e-4
