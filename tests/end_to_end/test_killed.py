@@ -111,8 +111,8 @@ def problems(split: str, count: int) -> list[dict[str, Any]]:
     ]
 
 
-def test_exploration_killed_twenty_times_is_the_same_bit_for_bit(tmp_path: Path, s3: Any) -> None:
-    uri, kills = f"s3://{s3.bucket}/killed", 20
+def test_exploration_killed_ten_times_is_the_same_bit_for_bit(tmp_path: Path, s3: Any) -> None:
+    uri, kills = f"s3://{s3.bucket}/killed", 10
     write_table(tmp_path / "problems" / "problems.parquet", PROBLEMS, problems("train", 64))
     expected = undisturbed("rl_exploration", tmp_path)
     got, count, said = killed("rl_exploration", tmp_path, uri, kills, seed=1)
