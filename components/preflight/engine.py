@@ -18,7 +18,8 @@ class EngineMemory:
     share: int  # all that it takes
     weights: int
     activations: int
-    sequence: int  # of one sequence's keys and values, at full length
+    token: int  # of one token's keys and values
+    sequence: int  # of one sequence's, at full length
     fitting: int  # sequences of full length in the cache at once
     at_once: int  # of those that are asked for
 
@@ -58,4 +59,4 @@ def engine_memory(model: ModelSize, share: int, sequences: int, tokens: int, gpu
     token = cache_bytes(model, 2 * _VALUE_BYTES) * heads_here // model.key_value_heads
     sequence = tokens * token
     fitting = max(0, share - weights - activations) // sequence
-    return EngineMemory(share, weights, activations, sequence, fitting, min(sequences, fitting))
+    return EngineMemory(share, weights, activations, token, sequence, fitting, min(sequences, fitting))
