@@ -120,9 +120,10 @@ class Costs:
 
     def exploration(self, name: str, times: int) -> StageCost:
         """RL: sampling a step's completions and training on them, the optimiser's state there all the while."""
-        rl, model, device = self._recipe.rl, self._model, self._training
+        rl, model = self._recipe.rl, self._model
         tokens = self.memory.rl_lengths[1]
         processes = rl.parallel.processes
+        device = self._training.of(processes)
         memories = {
             "sampling": self.memory.rl_sampling(self.memory.process_completions),
             "training": self.memory.rl_training(rl.forward_completions),
@@ -168,7 +169,8 @@ class Costs:
 
     def _rl_sampling_seconds(self) -> float:
         """Of one round of sampling of one step."""
-        rl, model, device = self._recipe.rl, self._model, self._training
+        rl, model = self._recipe.rl, self._model
+        device = self._training.of(rl.parallel.processes)
         prompt, own = self.memory.rl_lengths[0], self.memory.process_completions
         if self.memory.rl_engine is not None:
             prompts = own // rl.group_size
@@ -188,8 +190,9 @@ class Costs:
 
     def refinement(self, times: int) -> StageCost:
         """RFT on as many experts as there can be."""
-        rft, model, device, tokens = self._recipe.rft, self._model, self._training, self.memory.rl_lengths[1]
+        rft, model, tokens = self._recipe.rft, self._model, self.memory.rl_lengths[1]
         per_forward, processes = rft.forward_trajectories, rft.parallel.processes
+        device = self._training.of(processes)
         flops = TRAINING + (RECOMPUTING if rft.gradient_checkpointing else 0)
         trained = math.ceil(self.experts * rft.epochs) * tokens
         passes = math.ceil(self.experts * rft.epochs / per_forward)

@@ -29,6 +29,10 @@ class Device:
     bandwidth_share: float = 0.6
     start_seconds: float = 120.0  # of a stage: a pod that starts, loads libraries and the model; assumed
 
+    def of(self, processes: int) -> "Device":
+        """What each of so many processes has: a GPU of its own, or its share of the cores."""
+        return self if self.gpu else replace(self, flops=self.flops / processes, bandwidth=self.bandwidth / processes)
+
 
 # In order of memory: the first that has a pool's memory is taken where none is named.
 GPUS = {

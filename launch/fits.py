@@ -143,28 +143,30 @@ def _beside_the_trainer(recipe: Recipe, costs: Costs, limit_gib: float) -> Itera
     engine, key, given = costs.memory.rl_engine, "rl.gpu_memory_utilization", recipe.rl.gpu_memory_utilization
     if engine is None:
         return
-    if engine.needed > engine.share:
-        least = math.ceil(100 * engine.needed / (limit_gib * GIB)) / 100
+    limit, together = limit_gib * GIB, costs.memory.rl_sampling(0).total
+    trainer = together - engine.share
+    least, most = math.ceil(100 * engine.needed / limit) / 100, math.floor(100 * (1 - trainer / limit)) / 100
+    spread = ["spread the policy over several GPUs (rl.parallel.sharding: full)"]
+    if recipe.rl.parallel.sharding == "full" or recipe.rl.lora.rank:
+        spread = []
+    needs = f"weights and one sequence of {costs.memory.rl_lengths[1]} tokens take {size(engine.needed)}"
+    if least > most:
+        yield (
+            f"RL exploration, sampling: the trainer keeps {size(trainer)} of an accelerator's {limit_gib:.0f} GiB "
+            f"beside vLLM, whose {needs}; "
+            + " or ".join([*spread, *_larger_gpus(trainer + engine.needed), "take a smaller base_policy"])
+        )
+    elif engine.needed > engine.share:
         yield (
             f"RL exploration, sampling: vLLM has {size(engine.share)} of an accelerator's {limit_gib:.0f} GiB, but "
-            f"weights and one sequence of {costs.memory.rl_lengths[1]} tokens take {size(engine.needed)}; "
-            + (f"raise {key} from {given:g} to at least {least:g}" if least <= 1 else _smaller(engine.needed))
+            f"{needs}; raise {key} from {given:g} to at least {least:g}"
         )
-    together = costs.memory.rl_sampling(0)
-    if together.total > limit_gib * GIB:
-        trainer = together.total - engine.share
-        most = math.floor(100 * (1 - trainer / (limit_gib * GIB))) / 100
-        remedies = [f"lower {key} from {given:g} to at most {most:g}"] if most > 0 else []
-        if recipe.rl.parallel.sharding == "none" and not recipe.rl.lora.rank:
-            remedies.append("spread the policy over several GPUs (rl.parallel.sharding: full)")
+    elif together > limit:
         yield (
             f"RL exploration, sampling: the trainer keeps {size(trainer)} and vLLM takes {size(engine.share)}, but an "
-            f"accelerator has {limit_gib:.0f} GiB; " + " or ".join(remedies or [_smaller(together.total)])
+            f"accelerator has {limit_gib:.0f} GiB; "
+            + " or ".join([f"lower {key} from {given:g} to at most {most:g}", *spread])
         )
-
-
-def _smaller(needed: int) -> str:
-    return " or ".join([*_larger_gpus(needed), "take a smaller base_policy"])
 
 
 def _in_evaluation(recipe: Recipe, model: ModelSize, costs: Costs, limit_gib: float) -> Iterator[str]:
@@ -183,7 +185,7 @@ def _in_evaluation(recipe: Recipe, model: ModelSize, costs: Costs, limit_gib: fl
         remedies = [f"raise eval.gpu_memory_utilization to at least {least:g}"] if least <= 1 else []
         yield (
             f"evaluation: vLLM has {size(engine.share)} of each accelerator's {limit_gib:.0f} GiB, but weights and one "
-            f"of the longest sequences take {size(engine.needed)} of {gpus}; "
+            f"of the longest sequences take {size(engine.needed)} on each of {gpus}; "
             + " or ".join([*remedies, "raise eval.tensor_parallel_size and pools.inference.accelerators"])
         )
 
@@ -197,12 +199,13 @@ def _can_spread(model: ModelSize, gpus: int) -> bool:
 def _idle(recipe: Recipe, costs: Costs) -> Iterator[str]:
     """GPUs of a pod that a stage leaves idle."""
     for section, processes in (("rl", recipe.rl.parallel.processes), ("rft", recipe.rft.parallel.processes)):
-        if processes < (there := recipe.pools.training.accelerators):
+        if costs.memory.training.gpu and processes < (there := recipe.pools.training.accelerators):
             yield (
                 f"{section}.parallel.processes is {processes}, but pools.training.accelerators is {there}: "
                 f"{there - processes} of a pod's GPUs are idle; raise the one or lower the other"
             )
-    if (used := costs.memory.evaluation_gpus) < (there := recipe.pools.inference.accelerators):
+    used, there = costs.memory.evaluation_gpus, recipe.pools.inference.accelerators
+    if costs.memory.inference.gpu and used < there:
         yield (
             f"evaluation uses {used} of a pod's {there} GPUs (pools.inference.accelerators); "
             + (

@@ -51,7 +51,7 @@ def plan(recipe_path: Path, iterations: int | None, vanilla: bool, overrides: tu
     problems, assumed = problems_of(recipe, context)
     costs = Costs(recipe, model, context, problems, devices["training"], devices["inference"])
     stages = costs.stages()
-    console = Console(file=sys.stdout, highlight=False, soft_wrap=True, width=120)
+    console = Console(file=sys.stdout, highlight=False, soft_wrap=True, width=160)
     names = " and ".join(dict.fromkeys(_several(pools[name].accelerators, device) for name, device in devices.items()))
     console.print(
         f"[bold]plan[/bold]  {recipe_path}, {recipe.iterations} iterations, on {names}: upper bounds, see docs/plan.md"

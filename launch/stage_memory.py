@@ -44,7 +44,7 @@ class StageMemory:
         self, recipe: Recipe, model: ModelSize, context: int, problems: Problems, training: Device, inference: Device
     ) -> None:
         self._recipe, self._model, self._context, self._problems = recipe, model, context, problems
-        self._training, self._inference = training, inference
+        self.training, self.inference = training, inference
 
     def lengths(self, completion: int) -> tuple[int, int]:
         """Tokens of a prompt and of the whole sequence, with a completion of so many."""
@@ -62,7 +62,7 @@ class StageMemory:
         return self._is_mixed(self._recipe.rl.precision)
 
     def _is_mixed(self, precision: str) -> bool:
-        return precision == "bfloat16" or (precision == "auto" and self._training.half)
+        return precision == "bfloat16" or (precision == "auto" and self.training.half)
 
     @property
     def process_completions(self) -> int:
@@ -77,9 +77,9 @@ class StageMemory:
 
     def rl_engine_with(self, utilization: float) -> EngineMemory | None:
         """vLLM beside the trainer with such a share of a GPU; None where transformers samples."""
-        if not samples_with_vllm(self._recipe.rl.engine, self._training.gpu):
+        if not samples_with_vllm(self._recipe.rl.engine, self.training.gpu):
             return None
-        share = int(utilization * self._training.memory_gib * GIB)
+        share = int(utilization * self.training.memory_gib * GIB)
         return engine_memory(self._model, share, self.process_completions, self.rl_lengths[1])
 
     def rl_training(self, completions: int) -> Memory:
@@ -140,13 +140,13 @@ class StageMemory:
     @property
     def evaluation_gpus(self) -> int:
         """GPUs of a pod that evaluation uses: with vLLM all, or as many as it is told to; with transformers one."""
-        if not samples_with_vllm(self._recipe.eval.engine, self._inference.gpu):
+        if not samples_with_vllm(self._recipe.eval.engine, self.inference.gpu):
             return 1
         return self._recipe.eval.tensor_parallel_size or max(1, self._recipe.pools.inference.accelerators)
 
     def evaluation_engine(self, sequences: int) -> EngineMemory | None:
         """vLLM that is asked for so many of the longest completions at once; None where transformers samples."""
-        recipe, device = self._recipe, self._inference
+        recipe, device = self._recipe, self.inference
         if not samples_with_vllm(recipe.eval.engine, device.gpu):
             return None
         share = int(recipe.eval.gpu_memory_utilization * device.memory_gib * GIB)
@@ -157,4 +157,4 @@ class StageMemory:
         """Of generating so many of the longest completions at once in evaluation."""
         if (engine := self.evaluation_engine(sequences)) is not None:
             return Memory(weights=engine.weights, activations=engine.activations, cache=engine.cache)
-        return evaluation_memory(self._model, sequences, *self._evaluation_lengths, half=self._inference.half)
+        return evaluation_memory(self._model, sequences, *self._evaluation_lengths, half=self.inference.half)

@@ -22,7 +22,7 @@ def training_seconds(device: Device, model: ModelSize, tokens: int, flops: int, 
     Arithmetic at the share of the peak, or, for a model that is too small for it, the launching of kernels.
 
     Args:
-        device: of each process.
+        device: what each process has.
         model: that is trained.
         tokens: in all, prompts and completions.
         flops: a parameter and token.

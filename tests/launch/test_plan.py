@@ -363,7 +363,9 @@ def test_the_7b_recipe_fits_eight_gpus(qwen_7b: Path) -> None:
          "training takes .*; lower rl.completions_per_forward from 4 to 2 or set rl.engine_sleeps to true"),
         (["rl.parallel.sharding=none"], "RL exploration, training takes .*; set rl.parallel.sharding to full or"),
         (["rl.parallel.sharding=none"],
-         "the trainer keeps 113.5 GiB and vLLM takes .*; spread the policy .*rl.parallel.sharding: full"),
+         "the trainer keeps 113.5 GiB of .* beside vLLM, .*; spread the policy .*rl.parallel.sharding: full"),
+        (["pools.training.accelerator_memory_gib=24"],
+         r"the trainer keeps 12.7 GiB of .* 24 GiB beside vLLM, .* take 17.8 GiB; take a GPU .* \(a100-40gb, "),
         (["rft.parallel.sharding=none"], "RFT takes .*; set rft.parallel.sharding to full or"),
         (["rl.parallel.processes=4"],
          "rl.parallel.processes is 4, but pools.training.accelerators is 8: 4 of a pod's GPUs are idle"),
@@ -399,7 +401,7 @@ def test_what_such_a_warning_advises_fits(qwen_7b: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("rl.parallel.processes=16", r"rl.parallel.processes \(16\) must be at most pools.training.accelerators \(8\)"),
+        ("rl.parallel.processes=16", r"^rl.parallel.processes \(16\) must be at most pools.training.accelerators \("),
         ("pools.training.accelerators=4", r"processes \(8\) must be at most pools.training.accelerators \(4\)"),
         ("rft.parallel.processes=16", r"rft.parallel.processes \(16\) must be at most pools.training.accelerators"),
         ("eval.tensor_parallel_size=7",
@@ -413,6 +415,14 @@ def test_more_processes_than_gpus_are_an_error_that_names_both_keys(change: str,
 
 def test_a_machine_whose_gpus_the_recipe_does_not_count_may_have_any_number() -> None:
     assert load_recipe(LAPTOP, ("rl.parallel.processes=2",)).pools.training.accelerators == 0
+
+
+def test_processes_on_a_cpu_share_its_cores(qwen_7b: Path) -> None:
+    two, one = (by_name((f"rl.parallel.processes={n}", f"rft.parallel.processes={n}")) for n in (2, 1))
+    for stage in ("RL exploration", "RFT"):
+        assert two[stage].seconds == pytest.approx(one[stage].seconds, rel=0.1)
+    result = run("--recipe", QWEN_7B, "--gpu", "cpu", "--set", f"base_policy={qwen_7b}")
+    assert "idle" not in result.output and "GPU-hours" not in result.output and "vLLM" not in result.output
 
 
 def test_processes_divide_the_time_and_vllm_shortens_it(qwen_7b: Path) -> None:
