@@ -10,42 +10,24 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from components.evaluation.settings import EvaluationSettings
+from components.preflight.engine import EngineMemory
 from components.preflight.estimate import (
     CACHE_PAIR_BYTES,
     WEIGHT_BYTES,
     Memory,
     ModelSize,
-    cache_bytes,
     checkpoint_bytes,
-    evaluation_memory,
-    exploring_memory,
     policy_bytes,
     rollout_bytes,
     sample_bytes,
-    training_memory,
 )
 from launch.devices import Device
 from launch.recipe import Recipe
+from launch.stage_memory import Problems, StageMemory
+from launch.timing import FORWARD, RECOMPUTING, TRAINING, engine_seconds, sampling_seconds, training_seconds
 
-# FLOPs a parameter and token: a forward pass 2, a backward pass twice that (Kaplan et al. 2020, arXiv 2001.08361), and
-# one more forward pass with gradient checkpointing.
-_FORWARD, _TRAINING, _RECOMPUTING = 2, 6, 2
-# Host time that launching the kernels of one layer takes: measured with a batch of one and a model so small that its
-# arithmetic takes no time.
-_LAYER_SECONDS = 0.0005
-# transformers' cache is read for attention, and read and written again to grow by a token.
-_CACHE_PASSES = 3
 _PAGE_BYTES = 200 * 1024  # of a stage's page, log and metrics
 _ROW_SECONDS = 0.0002  # of a stage on CPUs, for a trajectory that it reads, judges and writes
-
-
-@dataclass(frozen=True)
-class Problems:
-    """What a plan knows of the data."""
-
-    training: int
-    benchmarks: dict[str, int]
-    prompt_tokens: int  # of the longest prompt
 
 
 @dataclass(frozen=True)
@@ -87,8 +69,9 @@ class Costs:
     def __init__(
         self, recipe: Recipe, model: ModelSize, context: int, problems: Problems, training: Device, inference: Device
     ) -> None:
-        self._recipe, self._model, self._context, self._problems = recipe, model, context, problems
+        self._recipe, self._model, self._problems = recipe, model, problems
         self._training, self._inference = training, inference
+        self.memory = StageMemory(recipe, model, context, problems, training, inference)
         self._policy = policy_bytes(model)
         rl = recipe.rl
         self._completions = rl.prompts_per_step * rl.group_size
@@ -135,45 +118,24 @@ class Costs:
         how = f"start {self._training.start_seconds:.0f} s + {rows:,} trajectories x {_ROW_SECONDS * 1000:g} ms"
         return StageCost(name, "on CPUs", "cpu", seconds, how, read + written, read, written + _PAGE_BYTES, times=times)
 
-    @property
-    def _mixed(self) -> bool:
-        return self._is_mixed(self._recipe.rl.precision)
-
-    def _is_mixed(self, precision: str) -> bool:
-        return precision == "bfloat16" or (precision == "auto" and self._training.half)
-
-    @cached_property
-    def _rl_tokens(self) -> tuple[int, int]:
-        """Of a prompt and of the whole sequence, in RL and RFT."""
-        completion = self._recipe.rl.max_completion_tokens
-        tokens = min(self._context, self._problems.prompt_tokens + completion)
-        return max(1, tokens - completion), tokens
-
     def exploration(self, name: str, times: int) -> StageCost:
         """RL: sampling a step's completions and training on them, the optimiser's state there all the while."""
-        rl, model, device = self._recipe.rl, self._model, self._training
-        prompt, tokens = self._rl_tokens
+        rl, model = self._recipe.rl, self._model
+        tokens = self.memory.rl_lengths[1]
+        processes = rl.parallel.processes
+        device = self._training.of(processes)
         memories = {
-            "sampling": self.rl_sampling_memory(self._completions),
-            "training": self.rl_training_memory(rl.forward_completions),
+            "sampling": self.memory.rl_sampling(self.memory.process_completions),
+            "training": self.memory.rl_training(rl.forward_completions),
         }
-        # Autocast reads the weights, writes them in half precision and reads those.
-        weights = model.parameters * (8 if self._mixed else WEIGHT_BYTES)
-        sampling = _sampling_seconds(
-            device,
-            model,
-            self._completions,
-            prompt,
-            rl.max_completion_tokens,
-            weights,
-            CACHE_PAIR_BYTES[self._mixed],
-        )
-        flops = _TRAINING + (_RECOMPUTING if rl.gradient_checkpointing else 0)
-        flops += _FORWARD * (rl.updates_per_step > 1)  # log-probabilities under the policy that sampled
-        flops += _FORWARD * (rl.kl_coefficient > 0)
+        sampling = self._rl_sampling_seconds()
+        flops = TRAINING + (RECOMPUTING if rl.gradient_checkpointing else 0)
+        # Log-probabilities under the policy that sampled: where it is another than the one that is trained.
+        flops += FORWARD * (rl.updates_per_step > 1 or self.memory.rl_engine is not None)
+        flops += FORWARD * (rl.kl_coefficient > 0)
         step = self._completions * tokens
         passes = math.ceil(self._completions / rl.forward_completions)
-        training = _training_seconds(device, model, step, flops, passes)
+        training = training_seconds(device, model, step, flops, passes, processes)
         seconds = device.start_seconds + rl.steps * (sampling * (1 + rl.refill_rounds) + training)
         trained = rl.steps * step
         saved = 0
@@ -197,36 +159,26 @@ class Costs:
             progress=progress if self._recipe.store.checkpoint_uri else 0,
             seconds=seconds,
             how=(
-                f"{rl.steps} steps x ({self._completions} completions x {rl.max_completion_tokens} tokens in "
-                f"{_seconds(sampling)}{_rounds(rl.refill_rounds)}, then {flops} FLOPs x {_count(model.parameters)} "
-                f"parameters x {_count(step)} tokens of prompts and completions in {_seconds(training)})"
+                f"{rl.steps} steps x ({self._completions} completions x {rl.max_completion_tokens} tokens"
+                f"{_with_vllm(self.memory.rl_engine)} in {_seconds(sampling)}{_rounds(rl.refill_rounds)}, then "
+                f"{flops} FLOPs x {_count(model.parameters)} parameters x {_count(step)} tokens of prompts and "
+                f"completions in {_seconds(training)}){_by(processes)}"
             ),
             times=times,
         )
 
-    def rl_training_memory(self, completions: int) -> Memory:
-        """Memory of a forward and backward pass of RL on so many completions."""
-        rl = self._recipe.rl
-        return training_memory(
-            self._model,
-            completions,
-            self._rl_tokens[1],
-            checkpointing=rl.gradient_checkpointing,
-            mixed=self._mixed,
-            reference=rl.kl_coefficient > 0,
-            lora=rl.lora,
-        )
-
-    def rl_sampling_memory(self, completions: int) -> Memory:
-        """Memory of sampling so many completions at once in RL."""
-        return exploring_memory(
-            self._model,
-            completions,
-            *self._rl_tokens,
-            mixed=self._mixed,
-            reference=self._recipe.rl.kl_coefficient > 0,
-            lora=self._recipe.rl.lora,
-        )
+    def _rl_sampling_seconds(self) -> float:
+        """Of one round of sampling of one step."""
+        rl, model = self._recipe.rl, self._model
+        device = self._training.of(rl.parallel.processes)
+        prompt, own = self.memory.rl_lengths[0], self.memory.process_completions
+        if self.memory.rl_engine is not None:
+            prompts = own // rl.group_size
+            return engine_seconds(device, model, self.memory.rl_engine, own, prompts, prompt, rl.max_completion_tokens)
+        # Autocast reads the weights, writes them in half precision and reads those.
+        weights = model.parameters * (8 if self.memory.mixed else WEIGHT_BYTES)
+        pair = CACHE_PAIR_BYTES[self.memory.mixed]
+        return sampling_seconds(device, model, own, prompt, rl.max_completion_tokens, weights, pair)
 
     @cached_property
     def experts(self) -> int:
@@ -236,25 +188,15 @@ class Costs:
         own = min(self._rollouts, distinct * limit) if limit else self._rollouts
         return own * (self._recipe.iterations if self._recipe.experts_from == "all" else 1)
 
-    def rft_memory(self, trajectories: int) -> Memory:
-        """Memory of a forward and backward pass of RFT on so many trajectories."""
-        rft = self._recipe.rft
-        return training_memory(
-            self._model,
-            trajectories,
-            self._rl_tokens[1],
-            checkpointing=rft.gradient_checkpointing,
-            mixed=self._is_mixed(rft.precision),
-            lora=rft.lora,
-        )
-
     def refinement(self, times: int) -> StageCost:
         """RFT on as many experts as there can be."""
-        rft, model, device, tokens = self._recipe.rft, self._model, self._training, self._rl_tokens[1]
-        per_forward = rft.trajectories_per_forward or rft.batch_size
-        flops = _TRAINING + (_RECOMPUTING if rft.gradient_checkpointing else 0)
+        rft, model, tokens = self._recipe.rft, self._model, self.memory.rl_lengths[1]
+        per_forward, processes = rft.forward_trajectories, rft.parallel.processes
+        device = self._training.of(processes)
+        flops = TRAINING + (RECOMPUTING if rft.gradient_checkpointing else 0)
         trained = math.ceil(self.experts * rft.epochs) * tokens
-        training = _training_seconds(device, model, trained, flops, math.ceil(self.experts * rft.epochs / per_forward))
+        passes = math.ceil(self.experts * rft.epochs / per_forward)
+        training = training_seconds(device, model, trained, flops, passes, processes)
         seconds = device.start_seconds + training
         experts = rollout_bytes(self.experts, self._recipe.rl.max_completion_tokens)
         saved = 0
@@ -265,7 +207,7 @@ class Costs:
             kind="RFT",
             pool="training",
             trained=trained,
-            memory={"training": self.rft_memory(per_forward)},
+            memory={"training": self.memory.rft(per_forward)},
             disk=2 * self._policy + experts + (2 * checkpoint_bytes(model) if saved else 0),
             read=self._policy + experts,
             written=self._policy + _PAGE_BYTES,
@@ -273,20 +215,10 @@ class Costs:
             seconds=seconds,
             how=(
                 f"{self.experts:,} experts at most x {rft.epochs:g} epochs x {tokens} tokens x {flops} FLOPs x "
-                f"{_count(model.parameters)} parameters in {_seconds(training)}"
+                f"{_count(model.parameters)} parameters in {_seconds(training)}{_by(processes)}"
             ),
             times=times,
         )
-
-    def evaluation_memory(self, sequences: int) -> Memory:
-        """Memory of generating so many of the longest completions at once in evaluation."""
-        longest = max(self._recipe.eval.of(name).max_completion_tokens for name in self._problems.benchmarks)
-        prompt, tokens = self._evaluation_tokens(longest)
-        return evaluation_memory(self._model, sequences, prompt, tokens, half=self._inference.half)
-
-    def _evaluation_tokens(self, completion: int) -> tuple[int, int]:
-        tokens = min(self._context, self._problems.prompt_tokens + completion)
-        return max(1, tokens - completion), tokens
 
     def _evaluation(self, name: str, times: int) -> StageCost:
         own = {benchmark: self._recipe.eval.of(benchmark) for benchmark in self._problems.benchmarks}
@@ -312,61 +244,47 @@ class Costs:
         policies: int,
     ) -> StageCost:
         """Sampling on benchmarks: (problems, settings, policies) each."""
-        device, model, batch = self._inference, self._model, self._recipe.eval.sequences_per_batch
-        value = 2 if device.half else 4
+        device, batch = self._inference, self._recipe.eval.sequences_per_batch
         seconds, sampled, size, words = 0.0, 0, 0, []
         for problems, settings, points in parts:
             limit, samples = settings.max_completion_tokens, problems * settings.samples
-            prompt, _ = self._evaluation_tokens(limit)
-            whole, rest = divmod(samples, batch)
-            for sequences, count in ((batch, whole), (rest, 1)):
-                if sequences and count:
-                    once = _sampling_seconds(
-                        device, model, sequences, prompt, limit, model.parameters * value, 2 * value
-                    )
-                    seconds += points * count * once
+            seconds += points * self._measuring_seconds(problems, samples, limit)
             sampled += points * samples * limit
             size += points * sample_bytes(samples, limit)
             words.append(f"{problems} x {settings.samples} x {limit}{f' x {points} policies' if points > 1 else ''}")
         largest = min(batch, max(problems * settings.samples for problems, settings, _ in parts))
+        engine = self.memory.evaluation_engine(largest)
+        at_once = largest if engine is None else engine.at_once
         return StageCost(
             name=name,
             kind=kind,
             pool="inference",
             sampled=sampled,
-            memory={"sampling": self.evaluation_memory(largest)},
+            memory={"sampling": self.memory.evaluation(largest)},
             disk=policies + 2 * size,
             read=policies,
             written=size + _PAGE_BYTES,
             progress=size if self._recipe.store.checkpoint_uri else 0,
             seconds=device.start_seconds + seconds,
-            how=f"problems x samples x tokens: {' + '.join(words)}; {largest} at once, in {_seconds(seconds)}",
+            how=f"problems x samples x tokens: {' + '.join(words)}; {at_once} at once"
+            f"{_with_vllm(engine)}, in {_seconds(seconds)}",
             times=times,
         )
 
-
-def _training_seconds(device: Device, model: ModelSize, tokens: int, flops: int, passes: int) -> float:
-    """Arithmetic at the share of the peak, or, for a model that is too small for it, the launching of kernels."""
-    arithmetic = flops * model.parameters * tokens / (device.flops * device.flops_share)
-    return max(arithmetic, passes * model.layers * 3 * _LAYER_SECONDS)
-
-
-def _sampling_seconds(
-    device: Device, model: ModelSize, sequences: int, prompt: int, completion: int, weights: int, pair_bytes: int
-) -> float:
-    """A batch of completions, all of the greatest length.
-
-    Each token of the batch takes the longest of: reading weights and cache, arithmetic, launching kernels. The cache is
-    half as long as at the end on the average.
-    """
-    flops, bandwidth = device.flops * device.flops_share, device.bandwidth * device.bandwidth_share
-    cache = sequences * (prompt + completion / 2) * cache_bytes(model, pair_bytes)
-    token = max(
-        (weights + _CACHE_PASSES * cache) / bandwidth,
-        _FORWARD * model.parameters * sequences / flops,
-        model.layers * _LAYER_SECONDS,
-    )
-    return completion * token + _FORWARD * model.parameters * sequences * prompt / flops
+    def _measuring_seconds(self, problems: int, samples: int, completion: int) -> float:
+        """Of so many samples of so many problems."""
+        device, model, batch = self._inference, self._model, self._recipe.eval.sequences_per_batch
+        prompt, _ = self.memory.lengths(completion)
+        if (engine := self.memory.evaluation_engine(batch)) is not None:
+            gpus = self.memory.evaluation_gpus
+            return engine_seconds(device, model, engine, samples, problems, prompt, completion, gpus)
+        value = 2 if device.half else 4
+        whole, rest = divmod(samples, batch)
+        return sum(
+            count * sampling_seconds(device, model, sequences, prompt, completion, model.parameters * value, 2 * value)
+            for sequences, count in ((batch, whole), (rest, 1))
+            if sequences and count
+        )
 
 
 def _count(number: float) -> str:
@@ -375,6 +293,14 @@ def _count(number: float) -> str:
         if number >= size:
             return f"{number / size:.3g} {unit}"
     return f"{number:.3g}"
+
+
+def _with_vllm(engine: EngineMemory | None) -> str:
+    return f" with vLLM, whose cache holds {engine.fitting:,} of full length" if engine else ""
+
+
+def _by(processes: int) -> str:
+    return f", by {processes} processes" if processes > 1 else ""
 
 
 def _rounds(refills: int) -> str:

@@ -6,7 +6,7 @@ of the bandwidth what kernels that read a growing cache do. docs/plan.md says wh
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psutil
 
@@ -23,10 +23,15 @@ class Device:
     memory_gib: float
     flops: float  # a second at its peak, in the precision it trains in
     bandwidth: float  # bytes a second at its peak
+    gpu: bool = True
     half: bool = True  # whether it computes in bfloat16
     flops_share: float = 0.35
     bandwidth_share: float = 0.6
     start_seconds: float = 120.0  # of a stage: a pod that starts, loads libraries and the model; assumed
+
+    def of(self, processes: int) -> "Device":
+        """What each of so many processes has: a GPU of its own, or its share of the cores."""
+        return self if self.gpu else replace(self, flops=self.flops / processes, bandwidth=self.bandwidth / processes)
 
 
 # In order of memory: the first that has a pool's memory is taken where none is named.
@@ -69,7 +74,7 @@ def device_for(pool: Pool, named: str | None) -> Device:
     fitting = [device for device in GPUS.values() if device.memory_gib >= memory]
     if not fitting:
         raise InputError(f"no GPU that is known has {memory:g} GiB (accelerator_memory_gib); name one with --gpu")
-    return fitting[0]
+    return replace(fitting[0], memory_gib=memory)
 
 
 def _cpu() -> Device:
@@ -79,6 +84,7 @@ def _cpu() -> Device:
         memory_gib=psutil.virtual_memory().total / GIB,
         flops=cores * _CORE_FLOPS,
         bandwidth=cores * _CORE_BANDWIDTH,
+        gpu=False,
         half=False,
         bandwidth_share=0.5,
         start_seconds=4.0,  # measured: libraries and the tiny policy

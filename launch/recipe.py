@@ -80,6 +80,20 @@ class Recipe(Settings):
                     raise ValueError(f"eval.{key}: {name!r} is no benchmark.{nearest(name, self.data.benchmarks)}")
         return self
 
+    @model_validator(mode="after")
+    def _pods_have_enough_gpus(self) -> Self:
+        for key, wanted, pool in (
+            ("rl.parallel.processes", self.rl.parallel.processes, "training"),
+            ("rft.parallel.processes", self.rft.parallel.processes, "training"),
+            ("eval.tensor_parallel_size", self.eval.tensor_parallel_size or 1, "inference"),
+        ):
+            there = getattr(self.pools, pool).accelerators
+            if there and wanted > there:
+                raise ValueError(
+                    f"{key} ({wanted}) must be at most pools.{pool}.accelerators ({there}): each takes a GPU of the pod"
+                )
+        return self
+
     @property
     def completion_tokens(self) -> int:
         """Tokens that a completion may take, in training or in evaluation."""

@@ -5,12 +5,14 @@ data: a digest of what the sources and the base policy hold now. The stages afte
 digest changes, and come from the cache when it does not; a scheduled run with nothing new ends here.
 """
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from components.preflight.engine import EngineMemory, engine_memory, samples_with_vllm
 from components.preflight.estimate import (
     GIB,
     ModelSize,
@@ -18,6 +20,7 @@ from components.preflight.estimate import (
     policy_bytes,
     rollout_bytes,
     training_memory,
+    waiting_memory,
 )
 from components.preflight.settings import RunSize
 from components.shared import page
@@ -76,11 +79,12 @@ def preflight(
     try:
         model, context, version = look_at_policy(base_policy)
         digest.update(version.encode())
-        figures = _estimates(model, context, size)
+        engine = _engine(model, context, size, accelerator_memory_gib)
+        figures = _estimates(model, context, size, engine)
         found.append(
             ("base_policy", f"{base_policy}: {model.parameters / 1e6:,.1f} million parameters, context {context}")
         )
-        problems += _too_large(figures, size, context, accelerator_memory_gib)
+        problems += _too_large(figures, size, context, accelerator_memory_gib, engine)
     except InputError as error:
         problems.append(str(error))
 
@@ -177,9 +181,22 @@ def _hub_commit(kind: str, repository: str, revision: str | None, key: str) -> s
     return sha or ""
 
 
-def _estimates(model: ModelSize, context: int, size: RunSize) -> dict[str, float]:
+def _lengths(context: int, size: RunSize) -> tuple[int, int]:
+    """Tokens of a prompt and of the whole sequence."""
     tokens = min(context, PROMPT_TOKENS + size.max_completion_tokens)
-    prompt = max(1, tokens - size.max_completion_tokens)
+    return max(1, tokens - size.max_completion_tokens), tokens
+
+
+def _engine(model: ModelSize, context: int, size: RunSize, accelerator_gib: float) -> EngineMemory | None:
+    """vLLM beside the trainer, where it samples and the accelerator's memory is known."""
+    if not samples_with_vllm(size.engine, accelerator_gib > 0):
+        return None
+    share = int(size.gpu_memory_utilization * accelerator_gib * GIB)
+    return engine_memory(model, share, size.process_completions, _lengths(context, size)[1])
+
+
+def _estimates(model: ModelSize, context: int, size: RunSize, engine: EngineMemory | None) -> dict[str, float]:
+    prompt, tokens = _lengths(context, size)
     training = training_memory(
         model,
         size.forward_completions,
@@ -188,33 +205,59 @@ def _estimates(model: ModelSize, context: int, size: RunSize) -> dict[str, float
         mixed=size.mixed,
         reference=size.reference,
         lora=size.lora,
-    ).total
-    sampling = exploring_memory(
-        model, size.completions, prompt, tokens, mixed=size.mixed, reference=size.reference, lora=size.lora
-    ).total
+        parallel=size.parallel,
+    )
+    if engine is None:
+        sampling = exploring_memory(
+            model,
+            size.process_completions,
+            prompt,
+            tokens,
+            mixed=size.mixed,
+            reference=size.reference,
+            lora=size.lora,
+            parallel=size.parallel,
+        )
+    else:
+        if not size.engine_sleeps:
+            training = dataclasses.replace(training, engine=engine.share)
+        sampling = waiting_memory(
+            model, engine.share, reference=size.reference, lora=size.lora, mixed=size.mixed, parallel=size.parallel
+        )
     rollouts = rollout_bytes(size.steps * size.completions * (1 + size.refill_rounds), size.max_completion_tokens)
     # The launcher copies a stage's inputs to the pod's disk and its outputs from there: the rollouts, two policies, and
     # those kept on the way.
     disk = (2 + size.snapshots) * policy_bytes(model) + rollouts
     names = ("rl_training_gib", "rl_sampling_gib", "rollouts_gib", "training_pod_disk_gib")
-    return dict(zip(names, (bytes_ / GIB for bytes_ in (training, sampling, rollouts, disk)), strict=True))
+    return dict(zip(names, (b / GIB for b in (training.total, sampling.total, rollouts, disk)), strict=True))
 
 
-def _too_large(figures: dict[str, float], size: RunSize, context: int, accelerator_gib: float) -> Iterator[str]:
+def _too_large(
+    figures: dict[str, float], size: RunSize, context: int, accelerator_gib: float, engine: EngineMemory | None
+) -> Iterator[str]:
     if size.max_completion_tokens >= context:
         yield (
             f"rl.max_completion_tokens is {size.max_completion_tokens}, but the model's context is {context} tokens, "
             f"prompt included; lower it"
         )
-    for figure, remedy in (
-        (
-            "rl_training_gib",
-            "lower rl.completions_per_forward, turn on rl.gradient_checkpointing, train adapters alone (rl.lora.rank)",
-        ),
-        ("rl_sampling_gib", "lower rl.prompts_per_step or rl.max_completion_tokens"),
+    training = (
+        "lower rl.completions_per_forward, turn on rl.gradient_checkpointing, train adapters alone (rl.lora.rank), "
+        "spread the policy over several GPUs (rl.parallel)"
+    )
+    sampling = "lower rl.prompts_per_step or rl.max_completion_tokens"
+    if engine is not None:
+        sampling = "lower rl.gpu_memory_utilization"
+        training += "" if size.engine_sleeps else ", let vLLM give its memory back (rl.engine_sleeps)"
+        if engine.needed > engine.share:
+            yield (
+                f"vLLM has {engine.share / GIB:.1f} GiB of an accelerator (rl.gpu_memory_utilization), but weights and "
+                f"one sequence take {engine.needed / GIB:.1f} GiB; raise it"
+            )
+    for figure, what, remedy in (
+        ("rl_training_gib", "training", training),
+        ("rl_sampling_gib", "sampling a step's completions at once" if engine is None else "sampling", sampling),
     ):
         if accelerator_gib and figures[figure] > accelerator_gib:
-            what = "training" if figure == "rl_training_gib" else "sampling a step's completions at once"
             yield (
                 f"{what} is estimated at {figures[figure]:.0f} GiB, but an accelerator of the training pool has "
                 f"{accelerator_gib:.0f} GiB (pools.training.accelerator_memory_gib); {remedy}, or take a larger one"
@@ -238,5 +281,5 @@ def _write_page(path: str | Path, version: str, found: list[tuple[str, str]], fi
         page.table(
             ["figure", "GiB"], [[name.removesuffix("_gib").replace("_", " "), value] for name, value in figures.items()]
         ),
-        page.note("Round figures for one accelerator that holds the whole model; see docs/plan.md."),
+        page.note("Round figures for one accelerator; see docs/plan.md."),
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from components.shared.lora import ALL_WEIGHTS, LoRASettings
+from components.shared.processes import ONE_PROCESS, ParallelSettings
 
 GIB = 2**30
 # The trainers hold weights and gradients in single precision and Adam's two moments: 16 bytes a parameter.
@@ -30,6 +31,9 @@ _TILE_TOKENS, _TILE_WORDS, _TILE_BYTES = 4096, 32768, 8 * 4
 CACHE_PAIR_BYTES = {False: 4 + 4, True: 4 + 2}
 # Logits of the next token while sampling, their probabilities, and the same again, sorted, for top_p.
 _SAMPLING_LOGIT_BYTES = 4 * 4
+# What FSDP2 holds whole at a time: weights, their gradients, and the buffers that these are reduced from.
+_WHOLE_COPIES = 3
+_GATHERED_LAYERS = 2  # the one that computes and the next, which is gathered meanwhile
 _ROW_BYTES = 64  # of a rollout or sample besides its tokens: identifiers, counters and times
 
 
@@ -42,6 +46,8 @@ class ModelSize:
     hidden: int
     intermediate: int  # inner size of the MLP
     vocabulary: int
+    heads: int  # of the queries
+    key_value_heads: int
     key_value_width: int  # heads x head size of the keys
     linear_width: int  # inputs and outputs of all linear layers of a block together
 
@@ -64,17 +70,30 @@ class ModelSize:
         heads, hidden = config["num_attention_heads"], config["hidden_size"]
         inner = config.get("intermediate_size") or 4 * hidden
         head_size = config.get("head_dim") or hidden // heads
-        queries, keys = heads * head_size, (config.get("num_key_value_heads") or heads) * head_size
+        key_value_heads = config.get("num_key_value_heads") or heads
+        queries, keys = heads * head_size, key_value_heads * head_size
         return cls(
             parameters=parameters,
             layers=config["num_hidden_layers"],
             hidden=hidden,
             intermediate=inner,
             vocabulary=config["vocab_size"],
+            heads=heads,
+            key_value_heads=key_value_heads,
             key_value_width=keys,
             # Attention's queries, keys, values and output; the gated MLP's two inner layers and its output.
             linear_width=4 * hidden + 2 * queries + 2 * keys + 3 * (hidden + inner),
         )
+
+    @property
+    def output_parameters(self) -> int:
+        """Of the output matrix, the largest tensor."""
+        return self.vocabulary * self.hidden
+
+    @property
+    def layer_parameters(self) -> int:
+        """Of one layer, at most: the embeddings count too where they are not the output matrix."""
+        return (self.parameters - self.output_parameters) // self.layers
 
 
 @dataclass(frozen=True)
@@ -83,27 +102,49 @@ class Memory:
 
     weights: int
     optimiser: int = 0  # gradients and moments
+    exchanged: int = 0  # what processes gather from each other and reduce
     activations: int = 0
     cache: int = 0  # keys and values
+    engine: int = 0  # vLLM's share beside a trainer
 
     @property
     def total(self) -> int:
         """All of it."""
-        return self.weights + self.optimiser + self.activations + self.cache
+        return self.weights + self.optimiser + self.exchanged + self.activations + self.cache + self.engine
 
 
-def _weights(model: ModelSize, lora: LoRASettings, mixed: bool, reference: bool) -> tuple[int, int]:
-    """Bytes of the weights that a trainer holds, and how many of them it trains."""
+def _weights(model: ModelSize, lora: LoRASettings, mixed: bool, reference: bool, spread: bool) -> tuple[int, int]:
+    """Bytes of the weights that trainers hold, together where they are spread, and how many of them are trained."""
     if not lora.rank:
-        return model.parameters * (WEIGHT_BYTES * (2 if reference else 1) + (AUTOCAST_BYTES if mixed else 0)), (
-            model.parameters
-        )
+        copies = AUTOCAST_BYTES if mixed and not spread else 0  # FSDP2 gathers weights in half precision as it is
+        return model.parameters * (WEIGHT_BYTES * (2 if reference else 1) + copies), model.parameters
     # Quantised are the linear layers of the blocks alone, not the embeddings and the output layer. The reference of a
     # KL penalty is the same weights without adapters.
     quantized = max(0, model.parameters - 2 * model.vocabulary * model.hidden) if lora.quantize else 0
     frozen = quantized * _QUANTIZED_BYTES + (model.parameters - quantized) * (2 if mixed else WEIGHT_BYTES)
     adapters = model.layers * model.linear_width * lora.rank  # one on every linear layer
     return round(frozen) + adapters * (WEIGHT_BYTES + (AUTOCAST_BYTES if mixed else 0)), adapters
+
+
+def _exchanged(model: ModelSize, trained: int, parallel: ParallelSettings, copies: int) -> int:
+    """Bytes that a process has because there are others.
+
+    Args:
+        model: its size.
+        trained: parameters that are trained.
+        parallel: the processes.
+        copies: bytes of a parameter that FSDP2 gathers, in all its copies.
+    """
+    if parallel.processes == 1:
+        return 0
+    if parallel.sharding == "none":
+        return trained * GRADIENT_BYTES  # the buckets that DDP reduces gradients in, which stay there
+    return copies * (_GATHERED_LAYERS * model.layer_parameters + model.output_parameters)
+
+
+def _sharers(parallel: ParallelSettings) -> int:
+    """Among how many processes weights, gradients and moments are divided."""
+    return parallel.processes if parallel.sharding == "full" else 1
 
 
 def training_memory(
@@ -115,17 +156,19 @@ def training_memory(
     mixed: bool,
     reference: bool = False,
     lora: LoRASettings = ALL_WEIGHTS,
+    parallel: ParallelSettings = ONE_PROCESS,
 ) -> Memory:
-    """Memory of one accelerator that trains, with the whole model on it.
+    """Memory of one accelerator that trains.
 
     Args:
         model: its size.
-        sequences: of one forward and backward pass.
+        sequences: of one forward and backward pass of a process.
         tokens: of a sequence, prompt and completion.
         checkpointing: whether gradient checkpointing is on.
         mixed: whether it trains in bfloat16 mixed precision.
         reference: whether a frozen copy of the weights is kept for a KL penalty.
         lora: whether adapters are trained in place of all weights.
+        parallel: the processes that train, and whether the model is spread over them.
     """
     of_hidden, of_intermediate = _ACTIVATIONS[mixed]
     layer = of_hidden * model.hidden + of_intermediate * model.intermediate
@@ -133,11 +176,13 @@ def training_memory(
     rows = sequences * tokens
     tile = min(rows, _TILE_TOKENS) * min(model.vocabulary, _TILE_WORDS) * _TILE_BYTES
     # The output matrix's, before it is added to the others.
-    output_gradient = 0 if lora.rank else model.vocabulary * model.hidden * GRADIENT_BYTES
-    weights, trained = _weights(model, lora, mixed, reference)
+    output_gradient = 0 if lora.rank else model.output_parameters * GRADIENT_BYTES
+    sharers = _sharers(parallel)
+    weights, trained = _weights(model, lora, mixed, reference, sharers > 1)
     return Memory(
-        weights=weights,
-        optimiser=trained * (GRADIENT_BYTES + ADAM_BYTES),
+        weights=weights // sharers,
+        optimiser=trained * (GRADIENT_BYTES + ADAM_BYTES) // sharers,
+        exchanged=_exchanged(model, trained, parallel, _WHOLE_COPIES * (2 if mixed else 4)),
         activations=rows * kept + tile + output_gradient,
     )
 
@@ -151,24 +196,59 @@ def exploring_memory(
     mixed: bool,
     reference: bool = False,
     lora: LoRASettings = ALL_WEIGHTS,
+    parallel: ParallelSettings = ONE_PROCESS,
 ) -> Memory:
     """Memory of sampling an RL step's completions, all at once, by the model that is being trained.
 
     Args:
         model: its size.
-        sequences: completions of a step.
+        sequences: completions of a step that a process samples.
         prompt_tokens: of a prompt.
         tokens: of a sequence, prompt and completion.
         mixed: whether it trains in bfloat16 mixed precision.
         reference: whether a frozen copy of the weights is kept for a KL penalty.
         lora: whether adapters are trained in place of all weights.
+        parallel: the processes that train, and whether the model is spread over them.
     """
-    weights, trained = _weights(model, lora, mixed, reference)
+    sharers = _sharers(parallel)
+    weights, trained = _weights(model, lora, mixed, reference, sharers > 1)
     return Memory(
-        weights=weights,
-        optimiser=trained * ADAM_BYTES,  # gradients are given back after each update
-        activations=_sampling_activations(model, sequences, prompt_tokens, 2 if mixed else 4),
+        weights=weights // sharers,
+        optimiser=trained * ADAM_BYTES // sharers,  # gradients are given back after each update
+        exchanged=_exchanged(model, trained, parallel, 2 if mixed else 4),
+        activations=sampling_activations(model, sequences, sequences * prompt_tokens, 2 if mixed else 4),
         cache=sequences * tokens * cache_bytes(model, CACHE_PAIR_BYTES[mixed]),
+    )
+
+
+def waiting_memory(
+    model: ModelSize,
+    engine: int,
+    *,
+    reference: bool = False,
+    lora: LoRASettings = ALL_WEIGHTS,
+    mixed: bool,
+    parallel: ParallelSettings = ONE_PROCESS,
+) -> Memory:
+    """Memory of one accelerator while vLLM samples on it and the trainer waits.
+
+    Args:
+        model: its size.
+        engine: bytes that vLLM takes.
+        reference: whether a frozen copy of the weights is kept for a KL penalty.
+        lora: whether adapters are trained in place of all weights.
+        mixed: whether it trains in bfloat16 mixed precision.
+        parallel: the processes that train, and whether the model is spread over them.
+    """
+    sharers = _sharers(parallel)
+    weights, trained = _weights(model, lora, mixed, reference, spread=True)  # autocast's copies are gone
+    # FSDP2 hands weights over one by one, in single precision; DDP's buckets stay there.
+    largest = model.output_parameters * WEIGHT_BYTES
+    return Memory(
+        weights=weights // sharers,
+        optimiser=trained * ADAM_BYTES // sharers,
+        exchanged=largest if sharers > 1 else _exchanged(model, trained, parallel, 0),
+        engine=engine,
     )
 
 
@@ -185,7 +265,7 @@ def evaluation_memory(model: ModelSize, sequences: int, prompt_tokens: int, toke
     value = 2 if half else 4
     return Memory(
         weights=model.parameters * value,
-        activations=_sampling_activations(model, sequences, prompt_tokens, value),
+        activations=sampling_activations(model, sequences, sequences * prompt_tokens, value),
         cache=sequences * tokens * cache_bytes(model, 2 * value),
     )
 
@@ -195,9 +275,16 @@ def cache_bytes(model: ModelSize, pair_bytes: int) -> int:
     return model.layers * model.key_value_width * pair_bytes
 
 
-def _sampling_activations(model: ModelSize, sequences: int, prompt_tokens: int, value: int) -> int:
-    """The prompts pass through one layer after the other, all at once; then the next token's logits."""
-    prefill = sequences * prompt_tokens * (4 * model.hidden + 3 * model.intermediate) * value
+def sampling_activations(model: ModelSize, sequences: int, prefilled: int, value: int) -> int:
+    """Bytes of prompts that pass through one layer after the other; then of the next token's logits.
+
+    Args:
+        model: its size.
+        sequences: that get a token at once.
+        prefilled: tokens of prompts that pass at once.
+        value: bytes of a number.
+    """
+    prefill = prefilled * (4 * model.hidden + 3 * model.intermediate) * value
     return prefill + sequences * model.vocabulary * _SAMPLING_LOGIT_BYTES
 
 

@@ -3,11 +3,12 @@
 from pydantic import ConfigDict, Field
 
 from components.shared.lora import ALL_WEIGHTS, LoRASettings
+from components.shared.processes import ONE_PROCESS, ParallelSettings
 from components.shared.settings import Settings
 
 
 class RunSize(Settings):
-    """Keys of the recipe's `rl`, `rft` and `eval` sections, and what the training pool has."""
+    """Keys of the recipe's `rl` section."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)  # the other keys are the stages' to check
 
@@ -21,6 +22,10 @@ class RunSize(Settings):
     precision: str = Field("auto", description="rl.precision")
     kl_coefficient: float = Field(0.0, description="rl.kl_coefficient")
     lora: LoRASettings = Field(ALL_WEIGHTS, description="rl.lora")
+    parallel: ParallelSettings = Field(ONE_PROCESS, description="rl.parallel")
+    engine: str = Field("auto", description="rl.engine")
+    gpu_memory_utilization: float = Field(0.3, gt=0, le=1, description="rl.gpu_memory_utilization")
+    engine_sleeps: bool = Field(False, description="rl.engine_sleeps")
     snapshot_every: int = Field(0, ge=0, description="rl.snapshot_every")
     refill_rounds: int = Field(0, ge=0, description="rl.refill_rounds")
 
@@ -28,6 +33,11 @@ class RunSize(Settings):
     def completions(self) -> int:
         """Completions of one RL step, sampled at once."""
         return self.prompts_per_step * self.group_size
+
+    @property
+    def process_completions(self) -> int:
+        """Of those, the ones that a process samples."""
+        return max(1, self.completions // self.parallel.processes)
 
     @property
     def mixed(self) -> bool:
@@ -46,5 +56,6 @@ class RunSize(Settings):
 
     @property
     def forward_completions(self) -> int:
-        """Completions of one forward and backward pass."""
-        return self.completions_per_forward or (self.prompts_per_update or self.prompts_per_step) * self.group_size
+        """Completions of one forward and backward pass of a process."""
+        update = (self.prompts_per_update or self.prompts_per_step) * self.group_size
+        return self.completions_per_forward or max(1, update // self.parallel.processes)

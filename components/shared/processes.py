@@ -69,8 +69,13 @@ def sharding_arguments(settings: ParallelSettings) -> dict[str, Any]:
     """The arguments of a transformers trainer that spread the policy as `settings` say."""
     if settings.sharding == "none":
         return {"ddp_find_unused_parameters": False}  # each update needs all of them
-    # FSDP2, whose checkpoints hold whole tensors: another number of processes could go on from them.
-    return {"fsdp": True, "fsdp_config": {"version": 2, "state_dict_type": "FULL_STATE_DICT"}}
+    return {
+        # FSDP2, whose checkpoints hold whole tensors: another number of processes could go on from them.
+        "fsdp": True,
+        "fsdp_config": {"version": 2, "state_dict_type": "FULL_STATE_DICT"},
+        # Else each process would add up the gradients of an update's forward passes whole, and in half precision.
+        "accelerator_config": {"gradient_accumulation_kwargs": {"sync_each_batch": True}},
+    }
 
 
 def allow_sharding(settings: ParallelSettings) -> None:

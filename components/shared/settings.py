@@ -43,4 +43,6 @@ def _explain(model: type[BaseModel], problem: Any, section: str) -> str:
     if problem["type"] == "missing":
         return f"recipe key {name!r} is missing"
     message = problem["msg"].removeprefix("Value error, ")
-    return f"recipe key {name!r}: {message} (got {problem['input']!r})" if path else f"{section}: {message}"
+    if path:
+        return f"recipe key {name!r}: {message} (got {problem['input']!r})"
+    return f"{section}: {message}" if section else message

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import yaml
 from click.testing import CliRunner, Result
 
 from components.evaluation.evaluate import evaluate
+from components.preflight.engine import engine_memory
+from components.preflight.estimate import ModelSize
 from components.rft.refine import refine
 from components.rl_exploration.explore import explore
 from components.shared.errors import InputError
@@ -22,11 +25,13 @@ from launch.devices import GPUS, device_for
 from launch.plan import parameters_of_config, problems_of, size_of_policy
 from launch.pools import Pool
 from launch.recipe import load_recipe
+from launch.timing import engine_seconds
 from pipeline import main
 
 ROOT = Path(__file__).resolve().parents[2]
 LAPTOP = ROOT / "recipes" / "laptop.yaml"
 QWEN = ROOT / "recipes" / "qwen2.5-1.5b.yaml"
+QWEN_7B = ROOT / "recipes" / "qwen2.5-math-7b.yaml"
 # Qwen2.5-Math-1.5B's config, as published: 1,543,714,304 parameters.
 QWEN_CONFIG = {
     "architectures": ["Qwen2ForCausalLM"],
@@ -40,6 +45,15 @@ QWEN_CONFIG = {
     "tie_word_embeddings": True,
     "torch_dtype": "bfloat16",
     "vocab_size": 151936,
+}
+# Qwen2.5-Math-7B's: 7,615,616,512 parameters.
+QWEN_7B_CONFIG = QWEN_CONFIG | {
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "tie_word_embeddings": False,
+    "vocab_size": 152064,
 }
 
 
@@ -68,9 +82,18 @@ def by_name(overrides: tuple[str, ...] = (), **options: Any) -> dict[str, StageC
 @pytest.fixture
 def qwen(tmp_path: Path) -> Path:
     """A folder with the config of a model that is not here."""
-    folder = tmp_path / "qwen"
+    return config_folder(tmp_path / "qwen", QWEN_CONFIG)
+
+
+@pytest.fixture
+def qwen_7b(tmp_path: Path) -> Path:
+    """The same of the larger one."""
+    return config_folder(tmp_path / "qwen-7b", QWEN_7B_CONFIG)
+
+
+def config_folder(folder: Path, config: dict[str, Any]) -> Path:
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(QWEN_CONFIG))
+    (folder / "config.json").write_text(json.dumps(config))
     return folder
 
 
@@ -163,8 +186,8 @@ def test_the_qwen_recipe_fits_one_gpu(qwen: Path) -> None:
     ],
 )  # fmt: skip
 def test_what_does_not_fit_says_which_key_to_change(qwen: Path, changes: list[str], message: str) -> None:
-    overrides = [part for change in (f"base_policy={qwen}", *changes) for part in ("--set", change)]
-    result = run("--recipe", QWEN, *overrides)
+    changes = [f"base_policy={qwen}", "rl.engine=transformers", "eval.engine=transformers", *changes]
+    result = run("--recipe", QWEN, *(part for change in changes for part in ("--set", change)))
     assert result.exit_code == 0, result.output
     warnings = [line for line in result.output.splitlines() if line.startswith("warning: ")]
     assert any(re.search(message, warning) for warning in warnings), result.output
@@ -172,8 +195,10 @@ def test_what_does_not_fit_says_which_key_to_change(qwen: Path, changes: list[st
 
 def test_what_a_warning_advises_fits(qwen: Path) -> None:
     for advice in ("rl.prompts_per_step=20", "rl.completions_per_forward=32", "eval.sequences_per_batch=588"):
-        others = ("--set", "rl.prompts_per_update=null") if "prompts" in advice else ()
-        result = run("--recipe", QWEN, "--set", f"base_policy={qwen}", "--set", advice, *others)
+        others = ["rl.engine=transformers", "eval.engine=transformers"]
+        others += ["rl.prompts_per_update=null"] if "prompts" in advice else []
+        overrides = [part for change in (f"base_policy={qwen}", advice, *others) for part in ("--set", change)]
+        result = run("--recipe", QWEN, *overrides)
         assert "warning: " not in result.output, result.output
 
 
@@ -287,3 +312,154 @@ def test_dynamic_sampling_samples_more_and_trains_the_same() -> None:
     plain, refilled = (by_name((f"rl.refill_rounds={rounds}",))["RL exploration"] for rounds in (0, 3))
     assert refilled.sampled == 4 * plain.sampled and refilled.trained == plain.trained
     assert refilled.seconds > plain.seconds and refilled.disk > plain.disk
+
+
+def memory_of(result: Result, phase: str) -> list[float]:
+    """A row of the table of memory, in GiB; 0 for what is not there."""
+    row = next(line for line in result.output.splitlines() if line.startswith(phase))
+    cells = re.split(r"\s{2,}", row.removeprefix(phase).strip())
+    return [0.0 if cell == "-" else float(cell.split()[0]) for cell in cells]
+
+
+def plan_7b(folder: Path, *changes: str) -> Result:
+    return run(
+        "--recipe", QWEN_7B, *(part for change in (f"base_policy={folder}", *changes) for part in ("--set", change))
+    )
+
+
+def test_the_7b_recipe_fits_eight_gpus(qwen_7b: Path) -> None:
+    result = plan_7b(qwen_7b)
+    assert result.exit_code == 0, result.output
+    text = words(result)
+    assert "7,615.6 million parameters, context 4096" in text and "on 8 h100 a pod and 4 h100 a pod" in text
+    assert "warning: " not in text and "does not fit" not in text
+    parameters, gib = 7_615_616_512, 2**30
+    # weights, optimiser, activations, cache, exchanged, vLLM, in all, there is
+    training = memory_of(result, "RL exploration: training")
+    assert training[0] + training[1] == pytest.approx(16 * parameters / 8 / gib, abs=0.11)
+    assert training[4] == pytest.approx(5.9, abs=0.1) and training[5] == 0, "vLLM sleeps"
+    sampling = memory_of(result, "RL exploration: sampling")
+    assert sampling[0] + sampling[1] == pytest.approx(12 * parameters / 8 / gib, abs=0.11)
+    assert sampling[5] == pytest.approx(0.7 * 79, abs=0.06)
+    evaluation = memory_of(result, "evaluation: sampling")
+    assert evaluation[0] == pytest.approx(2 * parameters / 4 / gib, abs=0.06)
+    assert evaluation[6] == pytest.approx(0.9 * 79, abs=0.06)
+    # 55.3 GiB less 14.2 of weights and 3.4 of activations; 56 KiB a token, 3,584 tokens a sequence: 0.19 GiB each.
+    assert "8192 completions x 3072 tokens with vLLM, whose cache holds 197 of full length in 306 s (up to 3" in text
+    assert re.search(r"training pool 11\d\.\d h \(9\d\d GPU-hours\), inference pool 5\.\d h \(2\d GPU-hours\)", text)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["rl.gpu_memory_utilization=0.2"],
+         "vLLM has 15.8 GiB of .* 79 GiB, but weights and one sequence of 3584 tokens take 17.8 GiB; raise "
+         "rl.gpu_memory_utilization from 0.2 to at least 0.23"),
+        (["rl.gpu_memory_utilization=0.95"],
+         "the trainer keeps 12.7 GiB and vLLM takes 75.0 GiB, .*; lower rl.gpu_memory_utilization from 0.95 to at most "
+         "0.83$"),
+        (["rl.engine_sleeps=false"], "RL exploration, training takes 9.* GiB, .*; set rl.engine_sleeps to true or"),
+        (["rl.engine_sleeps=false", "rl.gpu_memory_utilization=0.6"],
+         "training takes .*; lower rl.completions_per_forward from 4 to 2 or set rl.engine_sleeps to true"),
+        (["rl.parallel.sharding=none"], "RL exploration, training takes .*; set rl.parallel.sharding to full or"),
+        (["rl.parallel.sharding=none"],
+         "the trainer keeps 113.5 GiB of .* beside vLLM, .*; spread the policy .*rl.parallel.sharding: full"),
+        (["pools.training.accelerator_memory_gib=24"],
+         r"the trainer keeps 12.7 GiB of .* 24 GiB beside vLLM, .* take 17.8 GiB; take a GPU .* \(a100-40gb, "),
+        (["rft.parallel.sharding=none"], "RFT takes .*; set rft.parallel.sharding to full or"),
+        (["rl.parallel.processes=4"],
+         "rl.parallel.processes is 4, but pools.training.accelerators is 8: 4 of a pod's GPUs are idle"),
+        (["eval.tensor_parallel_size=null", "pools.inference.accelerators=8"],
+         "28 attention heads and 4 key heads cannot be spread over 8 GPUs; set eval.tensor_parallel_size to 4"),
+        (["eval.tensor_parallel_size=2"],
+         "evaluation uses 2 of a pod's 4 GPUs .*; raise eval.tensor_parallel_size or lower it"),
+        (["eval.engine=transformers"], "evaluation uses 1 of a pod's 4 GPUs .*; set eval.engine to vllm or lower it"),
+        (["eval.tensor_parallel_size=1", "eval.gpu_memory_utilization=0.2"],
+         "vLLM has 15.8 GiB of .* take .* of 1; raise eval.gpu_memory_utilization to at least 0.23 or raise"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_several_gpus_says_which_key_to_change(
+    qwen_7b: Path, changes: list[str], message: str
+) -> None:
+    result = plan_7b(qwen_7b, *changes)
+    assert result.exit_code == 0, result.output
+    warnings = [line for line in result.output.splitlines() if line.startswith("warning: ")]
+    assert any(re.search(message, warning) for warning in warnings), result.output
+
+
+def test_what_such_a_warning_advises_fits(qwen_7b: Path) -> None:
+    for changes in (
+        ["rl.gpu_memory_utilization=0.23"],
+        ["rl.gpu_memory_utilization=0.83"],
+        ["rl.engine_sleeps=false", "rl.gpu_memory_utilization=0.6", "rl.completions_per_forward=2"],
+        ["eval.gpu_memory_utilization=0.23", "eval.tensor_parallel_size=1", "pools.inference.accelerators=1"],
+    ):
+        long = [f"pools.{pool}.timeout_hours=1000" for pool in ("training", "inference")]
+        assert "warning: " not in plan_7b(qwen_7b, *changes, *long).output, changes
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("rl.parallel.processes=16", r"^rl.parallel.processes \(16\) must be at most pools.training.accelerators \("),
+        ("pools.training.accelerators=4", r"processes \(8\) must be at most pools.training.accelerators \(4\)"),
+        ("rft.parallel.processes=16", r"rft.parallel.processes \(16\) must be at most pools.training.accelerators"),
+        ("eval.tensor_parallel_size=7",
+         r"eval.tensor_parallel_size \(7\) must be at most pools.inference.accelerators \(4\)"),
+    ],
+)  # fmt: skip
+def test_more_processes_than_gpus_are_an_error_that_names_both_keys(change: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_recipe(QWEN_7B, (change,))
+
+
+def test_a_machine_whose_gpus_the_recipe_does_not_count_may_have_any_number() -> None:
+    assert load_recipe(LAPTOP, ("rl.parallel.processes=2",)).pools.training.accelerators == 0
+
+
+def test_processes_on_a_cpu_share_its_cores(qwen_7b: Path) -> None:
+    two, one = (by_name((f"rl.parallel.processes={n}", f"rft.parallel.processes={n}")) for n in (2, 1))
+    for stage in ("RL exploration", "RFT"):
+        assert two[stage].seconds == pytest.approx(one[stage].seconds, rel=0.1)
+    result = run("--recipe", QWEN_7B, "--gpu", "cpu", "--set", f"base_policy={qwen_7b}")
+    assert "idle" not in result.output and "GPU-hours" not in result.output and "vLLM" not in result.output
+
+
+def test_processes_divide_the_time_and_vllm_shortens_it(qwen_7b: Path) -> None:
+    def seconds(*changes: str) -> dict[str, StageCost]:
+        return by_name((f"base_policy={qwen_7b}", *changes), recipe=QWEN_7B)
+
+    start = GPUS["h100"].start_seconds
+    eight, four = seconds(), seconds("rl.parallel.processes=4", "rft.parallel.processes=4")
+    assert four["RFT"].seconds - start == pytest.approx(2 * (eight["RFT"].seconds - start))
+    # Four GPUs have twice as many sequences each, and the cache holds about as many at once as before.
+    assert four["RL exploration"].seconds - start == pytest.approx(
+        2 * (eight["RL exploration"].seconds - start), rel=0.03
+    )
+    assert eight["RL exploration"].sampled == four["RL exploration"].sampled
+    transformers = seconds("rl.engine=transformers", "eval.engine=transformers")
+    for stage in ("RL exploration", "evaluation of base"):
+        assert transformers[stage].seconds > eight[stage].seconds
+    narrow = seconds("rl.gpu_memory_utilization=0.3")
+    assert narrow["RL exploration"].seconds > eight["RL exploration"].seconds, "fewer sequences at once"
+
+
+def test_vllms_time_follows_from_what_a_step_reads() -> None:
+    model = ModelSize.with_parameters(QWEN_7B_CONFIG, 7_615_616_512)
+    engine = engine_memory(model, 64 * 2**30, 1024, 4096)
+    assert engine.at_once > 200
+    few = replace(engine, at_once=100)
+    h100 = GPUS["h100"]  # 3.35 TB/s x 0.6, 989 TFLOPS x 0.35
+    # 100 sequences of 512 and on the average 1,536 tokens at 56 KiB, and 15.2 GB of weights, 3,072 x 10.24 times.
+    step = (100 * (512 + 1536) * 57344 + 2 * model.parameters) / (3.35e12 * 0.6)
+    prompts = 2 * model.parameters * 64 * 512 / (989e12 * 0.35)
+    assert engine_seconds(h100, model, few, 1024, 64, 512, 3072) == pytest.approx(
+        3072 * 10.24 * step + prompts, rel=0.01
+    )
+    # A thousand at once are bound by arithmetic on a GPU that computes a tenth, and a tiny model by the host's 5 ms.
+    slow = replace(h100, flops=h100.flops / 10)
+    step = 2 * model.parameters * 1000 / (98.9e12 * 0.35)
+    assert engine_seconds(slow, model, replace(engine, at_once=1000), 1000, 0, 512, 3072) == pytest.approx(3072 * step)
+    tiny = replace(model, parameters=10_000_000)
+    small = engine_memory(tiny, 64 * 2**30, 4, 64)
+    assert engine_seconds(h100, tiny, small, 4, 0, 32, 32) == pytest.approx(32 * 0.005)

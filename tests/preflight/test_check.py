@@ -37,6 +37,27 @@ def test_in_order(check: Any, tmp_path: Path) -> None:
     assert version in page and "countdown://train?count=3: readable" in page
 
 
+def test_vllm_takes_its_share_beside_the_trainer(check: Any) -> None:
+    """On a GPU vLLM samples; without one, or as it is asked for, transformers does, with all completions at once."""
+
+    def figures(**changes: Any) -> tuple[float, float]:
+        found = check(completions_per_forward=1, memory=10.0, **changes)[1]
+        return found["rl_training_gib"], found["rl_sampling_gib"]
+
+    alone, at_once = figures(engine="transformers")
+    training, sampling = figures(gpu_memory_utilization=0.2)
+    assert training == pytest.approx(alone + 0.2 * 10) and sampling == pytest.approx(0.2 * 10, abs=0.01)
+    assert figures(gpu_memory_utilization=0.2, engine_sleeps=True) == pytest.approx((alone, sampling))
+    assert check(completions_per_forward=1)[1]["rl_sampling_gib"] == pytest.approx(at_once)
+
+
+def test_processes_share_the_completions(check: Any) -> None:
+    one, two = (check(parallel={"processes": n})[1] for n in (1, 2))
+    assert one["rl_training_gib"] > two["rl_training_gib"] > one["rl_training_gib"] / 2
+    assert one["rl_sampling_gib"] > two["rl_sampling_gib"] > one["rl_sampling_gib"] / 2
+    assert one["rollouts_gib"] == two["rollouts_gib"], "batches stay as large as they are"
+
+
 def test_policies_kept_on_the_way_take_disk(check: Any, tiny_policy: Path) -> None:
     none, kept = (check(steps=40, snapshot_every=every)[1]["training_pod_disk_gib"] for every in (0, 10))
     weights = sum(file.stat().st_size for file in tiny_policy.glob("*.safetensors"))
@@ -69,9 +90,17 @@ def test_everything_wrong_is_named_at_once(check: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"memory": 1.0}, "training is estimated at 3 GiB, .* has 1 GiB .*lower rl.completions_per_forward"),
+        ({"memory": 1.0, "engine": "transformers"},
+         "training is estimated at 3 GiB, .* has 1 GiB .*lower rl.completions_per_forward"),
         ({"max_completion_tokens": 2048}, "the model's context is 2048 tokens, prompt included; lower it"),
-        ({"memory": 2.0, "prompts_per_step": 4096, "completions_per_forward": 1}, "sampling a step.s completions"),
+        ({"memory": 2.0, "prompts_per_step": 4096, "completions_per_forward": 1, "engine": "transformers"},
+         "sampling a step.s completions"),
+        ({"memory": 2.0, "engine": "vllm"},
+         r"training is .*, spread .*, let vLLM give its memory back \(rl.engine_sleeps\), or"),
+        ({"memory": 0.7, "completions_per_forward": 1, "gpu_memory_utilization": 0.01, "engine_sleeps": True},
+         r"vLLM has 0.0 GiB of an accelerator \(rl.gpu_memory_utilization\), but .* take .* GiB; raise it"),
+        ({"memory": 0.7, "completions_per_forward": 1, "gpu_memory_utilization": 1.0, "engine_sleeps": True},
+         "sampling is estimated at 1 GiB, .*; lower rl.gpu_memory_utilization"),
     ],
 )  # fmt: skip
 def test_what_cannot_fit_says_which_key_to_change(check: Any, changes: dict[str, Any], message: str) -> None:

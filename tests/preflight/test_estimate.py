@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from components.preflight.engine import engine_memory, samples_with_vllm
 from components.preflight.estimate import (
     GIB,
     ModelSize,
@@ -10,8 +11,10 @@ from components.preflight.estimate import (
     exploring_memory,
     rollout_bytes,
     training_memory,
+    waiting_memory,
 )
 from components.shared.lora import LoRASettings
+from components.shared.processes import ParallelSettings
 
 # Qwen2.5-Math-7B's config, as published: 7.62 billion parameters in bfloat16.
 QWEN_7B = {
@@ -97,3 +100,81 @@ def test_adapters_need_no_gradients_and_moments_of_the_frozen_weights() -> None:
     assert lora == 2 * model.parameters + 18 * 40_370_176
     assert everything / GIB > 113 and lora / GIB < 15 and state(LoRASettings(rank=16, quantize=True)) / GIB < 6
     assert state(LoRASettings(rank=16), mixed=False) == lora + 2 * model.parameters - 2 * 40_370_176
+
+
+EIGHT, SPREAD = ParallelSettings(processes=8), ParallelSettings(processes=8, sharding="full")
+# The output matrix of the 7B model: vocabulary x hidden size.
+HEAD = 152064 * 3584
+
+
+def test_sharding_divides_weights_gradients_and_moments_by_the_processes() -> None:
+    model = ModelSize.from_config(QWEN_7B, 15_230_000_000)
+    alone = training_memory(model, 4, 4096, checkpointing=True, mixed=True)
+    spread = training_memory(model, 4, 4096, checkpointing=True, mixed=True, parallel=SPREAD)
+    # 16 bytes a parameter over 8 GPUs: FSDP2 needs no copy of the weights in half precision beside them.
+    assert spread.weights + spread.optimiser == pytest.approx(16 * model.parameters / 8, abs=8)
+    # Two layers and the output matrix at two bytes: weights, their gradients, and what these are reduced from.
+    layer = (model.parameters - HEAD) / 28
+    assert spread.exchanged == pytest.approx(3 * 2 * (2 * layer + HEAD), rel=1e-6)
+    assert spread.exchanged / GIB == pytest.approx(5.9, abs=0.1)
+    assert spread.activations == alone.activations and alone.exchanged == 0
+    single = training_memory(model, 4, 4096, checkpointing=True, mixed=False, parallel=SPREAD)
+    assert single.exchanged == 2 * spread.exchanged
+    reference = training_memory(model, 4, 4096, checkpointing=True, mixed=True, reference=True, parallel=SPREAD)
+    assert reference.weights == 2 * spread.weights
+    # While it samples, gradients are gone, and no more than weights is gathered.
+    sampling = exploring_memory(model, 3, 10, 100, mixed=True, parallel=SPREAD)
+    assert sampling.weights + sampling.optimiser == pytest.approx(12 * model.parameters / 8, abs=8)
+    assert sampling.exchanged == pytest.approx(spread.exchanged / 3, rel=1e-6)
+
+
+def test_whole_copies_have_buckets_as_large_as_the_gradients() -> None:
+    model = ModelSize.from_config(QWEN_7B, 15_230_000_000)
+    alone, eight = (
+        training_memory(model, 1, 1024, checkpointing=True, mixed=True, parallel=parallel)
+        for parallel in (ParallelSettings(), EIGHT)
+    )
+    assert eight.exchanged == 4 * model.parameters and eight.total == alone.total + eight.exchanged
+    adapters = training_memory(
+        model, 1, 1024, checkpointing=True, mixed=True, lora=LoRASettings(rank=16), parallel=EIGHT
+    )
+    assert adapters.exchanged == 4 * 40_370_176
+    assert exploring_memory(model, 3, 10, 100, mixed=True, parallel=EIGHT).exchanged == eight.exchanged
+
+
+def test_vllm_fills_its_share_with_sequences() -> None:
+    model = ModelSize.from_config(QWEN_7B, 15_230_000_000)
+    engine = engine_memory(model, 40 * GIB, 1024, 4096)
+    # 28 layers x 512 x 2 (keys, values) x 2 bytes = 56 KiB a token, 224 MiB a sequence of 4,096.
+    assert engine.sequence == 224 * 2**20
+    # 8,192 tokens of prompts through one layer at two bytes; four copies of the next token's logits at four.
+    assert engine.activations == 8192 * (4 * 3584 + 3 * 18944) * 2 + 1024 * 152064 * 16
+    left = 40 * GIB - 2 * model.parameters - engine.activations
+    assert engine.cache == left and engine.fitting == engine.at_once == left // (224 * 2**20) == 102
+    assert engine_memory(model, 40 * GIB, 64, 4096).at_once == 64, "no more than there are"
+    assert engine.needed == 2 * model.parameters + engine.activations + engine.sequence
+    little = engine_memory(model, 16 * GIB, 1024, 4096)
+    assert little.needed > little.share and little.fitting == little.cache == 0
+
+
+def test_tensor_parallelism_divides_weights_and_heads() -> None:
+    model = ModelSize.from_config(QWEN_7B, 15_230_000_000)
+    one, four, seven = (engine_memory(model, 70 * GIB, 512, 4096, gpus) for gpus in (1, 4, 7))
+    assert four.weights == one.weights // 4 and four.sequence == one.sequence // 4
+    assert seven.sequence == four.sequence, "four heads of keys lie on four GPUs, and are copied to more"
+
+
+def test_the_trainer_that_waits_for_vllm_keeps_weights_and_moments() -> None:
+    model = ModelSize.from_config(QWEN_7B, 15_230_000_000)
+    alone = waiting_memory(model, 5 * GIB, mixed=True)
+    assert alone.total == 12 * model.parameters + 5 * GIB and alone.engine == 5 * GIB
+    spread = waiting_memory(model, 5 * GIB, mixed=True, parallel=SPREAD)
+    # The largest tensor is gathered to be handed over: the output matrix in single precision.
+    assert spread.total == pytest.approx(12 * model.parameters / 8 + 4 * HEAD + 5 * GIB, abs=8)
+    assert waiting_memory(model, 5 * GIB, mixed=True, parallel=EIGHT).exchanged == 4 * model.parameters
+
+
+def test_vllm_samples_on_gpus_unless_told_otherwise() -> None:
+    assert samples_with_vllm("auto", on_gpu=True) and samples_with_vllm("vllm", on_gpu=True)
+    assert not samples_with_vllm("transformers", on_gpu=True)
+    assert not samples_with_vllm("auto", on_gpu=False) and not samples_with_vllm("vllm", on_gpu=False)

@@ -29,12 +29,23 @@ def experts(tmp_path: Path, rollout: Any, tokenizer: Any) -> Path:
     return tmp_path / "experts"
 
 
-def run(policy: Path, experts: Path, out: Path, **changes: Any) -> Path:
+def refine_without_whole_gradients(*args: Any, **kwargs: Any) -> dict[str, float]:
+    """RFT that fails where a forward pass would leave its gradients unreduced."""
+    from accelerate import Accelerator
+
+    def no_sync(*_: Any) -> None:
+        raise AssertionError("gradients are added up whole")
+
+    Accelerator.no_sync = no_sync  # this process ends with the stage
+    return refine(*args, **kwargs)
+
+
+def run(policy: Path, experts: Path, out: Path, function: Any = refine, **changes: Any) -> Path:
     settings = RFTSettings.check({"learning_rate": 3e-4, "epochs": 8, "batch_size": 16} | changes, "rft")
     on_processes(
         settings.parallel,
         "rft",
-        refine,
+        function,
         policy,
         experts,
         settings,
@@ -146,13 +157,24 @@ def test_tensorboard_shows_the_loss_of_each_update(tiny_policy: Path, experts: P
     assert [event.value for event in events] == pytest.approx([update["loss"] for update in updates])
 
 
-@pytest.mark.parametrize("parallel", [{"processes": 2}, {"processes": 2, "sharding": "full"}])
+@pytest.mark.parametrize(
+    ("parallel", "function"),
+    [({"processes": 2}, refine), ({"processes": 2, "sharding": "full"}, refine_without_whole_gradients)],
+)
 def test_two_processes_learn_what_one_does(
-    parallel: dict[str, Any], tiny_policy: Path, experts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    parallel: dict[str, Any],
+    function: Any,
+    tiny_policy: Path,
+    experts: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     logs, weights = [], []
-    for name, changes in (("one", {}), ("two", {"parallel": parallel, "trajectories_per_forward": 4})):
+    for name, changes in (
+        ("one", {}),
+        ("two", {"function": function, "parallel": parallel, "trajectories_per_forward": 4}),
+    ):
         out = run(tiny_policy, experts, tmp_path / name, epochs=2, **changes)
         check_policy(out / "policy", name)
         logs.append(json.loads((out / "log.json").read_text())["updates"])
