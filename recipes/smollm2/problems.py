@@ -1,4 +1,4 @@
-"""Makes the problems of recipes/smollm2-135m.yaml: `python recipes/smollm2/make_problems.py`.
+"""Makes the problems of recipes/smollm2-135m.yaml: `python recipes/smollm2/problems.py`.
 
 Sums and differences of two numbers from 1 to 12, asked for as "What is 7 + 5?", and one-step word problems of our own
 as another kind. Seeded; the files are committed beside this one. Train, dev and test have different pairs of numbers.
