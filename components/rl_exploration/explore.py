@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from components.rl_exploration import vllm_on_cpu
+from components.rl_exploration.engine import check_server, trl_arguments
 from components.rl_exploration.recorder import CORRECT, RolloutRecorder, shard_name
 from components.rl_exploration.settings import ExplorationSettings
-from components.shared import page
+from components.rl_exploration.step_log import LOGPROB_DIFFERENCE, STEP_FIGURES, steps_of, write_page
 from components.shared.checkpoints import NOWHERE, Checkpoints, CheckpointSettings
 from components.shared.errors import InputError
 from components.shared.grading import Grader, GradingSettings
@@ -32,23 +33,10 @@ from components.shared.policy import (
     training_precision,
 )
 from components.shared.processes import agreed, allow_sharding, join, of_all, sharding_arguments
-from components.shared.sampling import Engine, chosen_engine
+from components.shared.sampling import chosen_engine
 from components.shared.schema import count_rows, parquet_files, read_rows
 from components.shared.stage import Progress, note, read_json, result, whole_folder, write_json
 from components.shared.tracking import NO_TRACKERS, TrackingSettings, tensorboard, tracked_at, trackers
-
-# What a step's log holds, under which name TRL logs it, and what the figure says of it.
-STEP_FIGURES = {
-    "reward": (CORRECT, "mean reward (share correct)"),
-    "entropy": ("entropy", "entropy of the policy, nats a token"),
-    "zero_spread": ("frac_reward_zero_std", "share of groups without spread"),
-    "truncated": ("completions/clipped_ratio", "share of completions cut"),
-    "grad_norm": ("grad_norm", "gradient norm before clipping"),
-    "mean_tokens": ("completions/mean_length", "tokens a completion"),
-}
-_DIFFERENCE = "sampling/sampling_logp_difference/mean"  # of a token, between vLLM and the trainer
-_REFILLS = ("useful_groups", "sampled_groups")  # of dynamic sampling: share of the batch, and how many
-_SOMETIMES = {"logprob_difference": _DIFFERENCE, **{name: name for name in _REFILLS}}
 
 
 def _recorder_file(rank: int) -> str:
@@ -126,6 +114,8 @@ def explore(
     engine = chosen_engine(settings.engine)
     prompts = (row["prompt"] for row in read_rows(problems, ["prompt"]))
     length = check_room(policy, prompts, settings.max_completion_tokens, "rl")
+    if settings.vllm_server:
+        check_server(settings.vllm_server, engine)
     adapted = engine == "vllm" and accelerator() == "cpu"
     if adapted:
         vllm_on_cpu.prepare()
@@ -139,7 +129,7 @@ def explore(
         """Prints a progress line after each RL step, and saves what was reached when it is time."""
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-            if logs and not (difference := float(logs.get(_DIFFERENCE, 0.0))) <= settings.max_logprob_difference:
+            if logs and not (difference := float(logs.get(LOGPROB_DIFFERENCE, 0.0))) <= settings.max_logprob_difference:
                 raise InputError(
                     f"vLLM and the trainer disagree about the sampled tokens' log-probabilities by {difference:.3f} on "
                     f"average (rl.max_logprob_difference is {settings.max_logprob_difference:g}): vLLM has not got the "
@@ -257,7 +247,7 @@ def explore(
             disable_tqdm=True,
             **training_precision(settings.precision),
             **sharding_arguments(settings.parallel),
-            **_of_engine(engine, settings, length, eos_token_ids(policy)),
+            **trl_arguments(engine, settings, length, eos_token_ids(policy)),
             **trackers(
                 tracking,
                 f"RL exploration, iteration {iteration}" if segment == 1 else f"Vanilla RL, part {segment}",
@@ -290,7 +280,7 @@ def explore(
     # An object store knows no empty folders, so that both have something in them in any case.
     write_json(Path(snapshots_out) / "steps.json", list(snapshot_files(snapshots_out)))
     write_json(Path(state_out) / "kept.json", keep_state)
-    steps = [row for row in _steps(trainer.state.log_history, settings.updates_per_step) if row["step"] >= first]
+    steps = [row for row in steps_of(trainer.state.log_history, settings.updates_per_step) if row["step"] >= first]
     write_json(
         log_out,
         {
@@ -303,7 +293,7 @@ def explore(
             "steps": steps,
         },
     )
-    _write_page(page_out, iteration, steps)
+    write_page(page_out, iteration, steps)
     last = steps[-1]
     rewards = f"reward {steps[0]['reward']:.3f} to {last['reward']:.3f}"
     checkpoints.finish()
@@ -316,20 +306,6 @@ def explore(
     }
 
 
-def _of_engine(engine: Engine, settings: ExplorationSettings, length: int, eos_ids: set[int]) -> dict[str, Any]:
-    """TRL's settings of the sampling engine; `length` is that of the longest prompt and its completion."""
-    if engine == "transformers":
-        return {}
-    return {
-        "use_vllm": True,
-        "vllm_mode": "colocate",
-        "vllm_gpu_memory_utilization": settings.gpu_memory_utilization,
-        "vllm_enable_sleep_mode": settings.engine_sleeps,
-        "vllm_max_model_length": length,
-        "generation_kwargs": {"stop_token_ids": sorted(eos_ids)},
-    }
-
-
 def _check_state(state: Path, updates: int) -> None:
     """Raises InputError unless a training state is one after so many updates."""
     if not (state / "trainer_state.json").is_file():
@@ -337,59 +313,3 @@ def _check_state(state: Path, updates: int) -> None:
     found = read_json(state / "trainer_state.json")["global_step"]
     if found != updates:
         raise InputError(f"{state} is the training state after {found} updates; expected one after {updates}")
-
-
-def _steps(history: list[dict[str, Any]], updates_per_step: int) -> list[dict[str, Any]]:
-    """One row of figures an RL step: means over its updates, None where TRL logged nothing.
-
-    TRL logs what concerns the samples at the step's first update alone, the rest at each.
-    """
-    values: dict[int, dict[str, list[float]]] = {}
-    for entry in history:
-        step = values.setdefault((entry["step"] - 1) // updates_per_step, {})
-        logged_as = {name: logged for name, (logged, _) in STEP_FIGURES.items()} | _SOMETIMES
-        for name, logged in logged_as.items():
-            if logged in entry:
-                step.setdefault(name, []).append(float(entry[logged]))
-    return [
-        {
-            "step": step,
-            **{name: _mean(figures.get(name)) for name in STEP_FIGURES},
-            **{name: _mean(figures[name]) for name in _SOMETIMES if name in figures},
-        }
-        for step, figures in sorted(values.items())
-        if "reward" in figures
-    ]
-
-
-def _mean(values: list[float] | None) -> float | None:
-    return sum(values) / len(values) if values else None
-
-
-def _refills_in_words(steps: list[dict[str, Any]]) -> list[str]:
-    if _REFILLS[0] not in steps[0]:
-        return []
-    useful, sampled = (sum(row[name] for row in steps) / len(steps) for name in _REFILLS)
-    return [
-        page.note(
-            f"Dynamic sampling: {sampled:.1f} groups were sampled a step, and {100 * useful:.0f} % of those that the "
-            "policy was trained on had spread."
-        )
-    ]
-
-
-def _write_page(path: str | Path, iteration: int, steps: list[dict[str, Any]]) -> None:
-    drawing, axes = page.new_figure(11, 5.4, rows=2, columns=3)
-    for axis, (name, (_, label)) in zip(axes, STEP_FIGURES.items(), strict=True):
-        axis.plot([row["step"] for row in steps], [row[name] for row in steps])
-        axis.set_title(label, fontsize=9)
-        if label.startswith("share"):
-            axis.set_ylim(-0.03, 1.03)
-        axis.set_xlabel("RL step", fontsize=8)
-    page.page(
-        path,
-        f"RL exploration, iteration {iteration}",
-        f"{len(steps)} steps; reward {steps[0]['reward']:.3f} at the first and {steps[-1]['reward']:.3f} at the last.",
-        page.figure(drawing, "Figures of each step, over all of its completions."),
-        *_refills_in_words(steps),
-    )

@@ -41,6 +41,11 @@ class ExplorationSettings(Settings):
         description="What samples; auto is vLLM where it is installed and there is a GPU, else transformers. vLLM runs "
         "beside the trainer, which hands it the weights after each update.",
     )
+    vllm_server: str = Field(
+        "",
+        description="Address of a vLLM server on other GPUs, such as http://vllm.rloop:8000, which samples in place of "
+        "one beside the trainer and gets the weights over NCCL; docs/engines.md says how to start it.",
+    )
     gpu_memory_utilization: float = Field(
         0.3, gt=0, le=1, description="Share of a GPU's memory that vLLM takes beside the trainer: TRL's default."
     )
@@ -101,6 +106,8 @@ class ExplorationSettings(Settings):
                 f"rl.parallel.processes)"
             )
         check_parallel(self.parallel, self.lora)
+        if self.vllm_server and self.engine == "transformers":
+            raise ValueError("rl.vllm_server is of no use with rl.engine: transformers; set rl.engine to vllm or auto")
         if self.overlong_tokens > self.max_completion_tokens:
             raise ValueError(
                 f"rl.overlong_tokens ({self.overlong_tokens}) must be at most rl.max_completion_tokens "

@@ -32,7 +32,7 @@ def main() -> None:
     pairs = list(combinations_with_replacement(range(1, 13), 2))
     rng.shuffle(pairs)
     for name, size in PAIRS.items():
-        problems = []
+        problems: list[tuple[int, str, int]] = []
         for low, high in (pairs.pop() for _ in range(size)):
             problems += dict.fromkeys([(low, "+", high), (high, "+", low), (high, "-", low)])
         write(name, [(f"What is {a} {sign} {b}?", result(a, sign, b)) for a, sign, b in problems])
