@@ -31,7 +31,7 @@ from components.shared.policy import (
     snapshot_name,
     training_precision,
 )
-from components.shared.processes import agreed, allow_sharding, join, of_all, sharding_arguments
+from components.shared.processes import agreed, allow_sharding, common_folder, join, of_all, sharding_arguments
 from components.shared.sampling import Engine, chosen_engine
 from components.shared.schema import count_rows, parquet_files, read_rows
 from components.shared.stage import Progress, note, read_json, result, whole_folder, write_json
@@ -187,6 +187,7 @@ def explore(
     }
     with (
         tempfile.TemporaryDirectory() as own,
+        common_folder() as work,
         Checkpoints(
             checkpointing if rank == 0 else NOWHERE,
             "rl_exploration",
@@ -195,7 +196,6 @@ def explore(
         ) as checkpoints,
         Grader(grading) as grader,
     ):
-        work = agreed(own)
         dataset = Dataset.from_parquet([str(file) for file in parquet_files(problems)], cache_dir=own).map(
             lambda row: {"prompt": conversation(row["prompt"]), "question": row["prompt"]},
             remove_columns=["source", "difficulty"],
