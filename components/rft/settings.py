@@ -36,9 +36,7 @@ class RFTSettings(Settings):
     )
     gradient_checkpointing: bool = Field(False, description="Saves memory for a third more compute.")
     lora: LoRASettings = Field(ALL_WEIGHTS, description="Adapters of low rank in place of all weights.")
-    parallel: ParallelSettings = Field(
-        ONE_PROCESS, description="Several processes, one for each GPU, of one pod or more."
-    )
+    parallel: ParallelSettings = Field(ONE_PROCESS, description="Several processes, one for each GPU; several pods.")
 
     @model_validator(mode="after")
     def _batches_divide(self) -> Self:

@@ -78,9 +78,7 @@ class ExplorationSettings(Settings):
     )
     gradient_checkpointing: bool = Field(False, description="Saves memory for a third more compute.")
     lora: LoRASettings = Field(ALL_WEIGHTS, description="Adapters of low rank in place of all weights.")
-    parallel: ParallelSettings = Field(
-        ONE_PROCESS, description="Several processes, one for each GPU, of one pod or more."
-    )
+    parallel: ParallelSettings = Field(ONE_PROCESS, description="Several processes, one for each GPU; several pods.")
     snapshot_every: int = Field(
         0, ge=0, description="Keep the weights after every so many RL steps, for the report's curves; 0: none."
     )

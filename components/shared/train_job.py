@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from components.shared.errors import InputError
-from components.shared.node import ALIVE, CALL, RESULT, arguments_of, node_failed, node_log, write_call
+from components.shared.node import ALIVE, RESULT, arguments_of, node_failed, node_log, write_call
 from components.shared.processes import MESSAGE, ParallelSettings
 from components.shared.stage import note, read_json
 
@@ -41,7 +41,8 @@ _LABELS = ("pipelines.kubeflow.org/v2_component", "rloop.dev/pool", "app.kuberne
 # Of the stage's pod alone, or given by the cluster to each pod of the account.
 _OWN_ENVIRONMENT = ("ARGO_", "KFP_", "AWS_ROLE_ARN", "AWS_WEB_IDENTITY_", "AWS_CONTAINER_")
 _LOG_TAIL = 30
-_GONE = 404
+_CREATE = "create trainjobs"
+_FORBIDDEN, _GONE, _CONFLICT, _TOO_MANY, _REFUSED = 403, 404, 409, 429, (400, 422)  # of HTTP
 
 
 def on_nodes(
@@ -74,8 +75,9 @@ def on_nodes(
     arguments = arguments_of(function, args, kwargs)
     name = job_name(pod["metadata"]["labels"][_WORKFLOW], function, arguments)
     cluster.delete(name)
-    folder = SHARED / name
-    shutil.rmtree(folder, ignore_errors=True)
+    for left in SHARED.glob(f"{name}-*"):
+        shutil.rmtree(left, ignore_errors=True)
+    folder = SHARED / f"{name}-{pod['metadata']['uid'][:8]}"  # an attempt that lives on removes its own alone
     folder.mkdir()
     outputs = {key: value for key, value in arguments.items() if isinstance(value, Path) and key.endswith("_out")}
     try:
@@ -93,11 +95,11 @@ def on_nodes(
         )
         try:
             _follow(cluster, job, folder, settings.nodes)
+            for key, value in outputs.items():
+                if there[key].exists():
+                    _copy(there[key], value)
         finally:
             cluster.delete(name, job["metadata"]["uid"])
-        for key, value in outputs.items():
-            if there[key].exists():
-                _copy(there[key], value)
         return read_json(folder / RESULT)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -220,7 +222,7 @@ class Cluster:
 
     def create(self, job: dict[str, Any]) -> dict[str, Any]:
         """Makes a TrainJob."""
-        with self._explained("create trainjobs"):
+        with self._explained(_CREATE):
             made: dict[str, Any] = self._custom.create_namespaced_custom_object(*self._where, job)
         return made
 
@@ -230,11 +232,15 @@ class Cluster:
         from urllib3.exceptions import HTTPError
 
         try:
-            found = self._custom.get_namespaced_custom_object(
-                *self._where, job["metadata"]["name"], _request_timeout=30
-            )
+            with self._explained("get trainjobs"):
+                name = job["metadata"]["name"]
+                found = self._custom.get_namespaced_custom_object(*self._where, name, _request_timeout=30)
         except ApiException as error:
-            return ("Deleted", "") if error.status == _GONE else ("", "")
+            if error.status == _GONE:
+                return "Deleted", ""
+            if not _is_away(error):
+                raise
+            return "", ""
         except HTTPError:  # the API server is away for a while; the nodes do without it
             return "", ""
         if found["metadata"]["uid"] != job["metadata"]["uid"]:
@@ -247,6 +253,7 @@ class Cluster:
     def delete(self, name: str, uid: str | None = None) -> None:
         """Removes a TrainJob and waits until its pods are gone; one that is not there, or not that one, is no error."""
         from kubernetes.client import ApiException, V1DeleteOptions, V1Preconditions
+        from urllib3.exceptions import HTTPError
 
         options = V1DeleteOptions(propagation_policy="Foreground")
         options.preconditions = V1Preconditions(uid=uid) if uid else None
@@ -255,9 +262,12 @@ class Cluster:
                 with self._explained("delete trainjobs"):
                     self._custom.delete_namespaced_custom_object(*self._where, name, body=options)
             except ApiException as error:
-                if error.status in (_GONE, 409):  # 409: another attempt at this stage has made another one
+                if error.status in (_GONE, _CONFLICT):  # a conflict: another attempt at this stage has made another one
                     return
-                raise
+                if not _is_away(error):
+                    raise
+            except HTTPError:
+                pass  # as in `state`
             time.sleep(POLL_SECONDS)
 
     @contextlib.contextmanager
@@ -267,16 +277,21 @@ class Cluster:
         try:
             yield
         except ApiException as error:
-            if error.status == 403:
+            if error.status == _FORBIDDEN:
                 raise InputError(
-                    f"this stage's account may not {right} in namespace {self.namespace}; "
-                    f"manifests/components/train-jobs gives it what several nodes need"
+                    f"the cluster does not let this stage's account {right}: {_said(error)}. "
+                    f"manifests/components/train-jobs has the rights that several nodes need"
                 ) from None
-            if error.status in (400, 422):
+            if error.status in _REFUSED:
                 raise InputError(f"the cluster refuses to {right}: {_said(error)}") from None
-            if error.status == _GONE and right.startswith("create"):
+            if error.status == _GONE and right == _CREATE:
                 raise InputError("this cluster has no TrainJobs: install Kubeflow Trainer 2.2 or later") from None
             raise
+
+
+def _is_away(error: Any) -> bool:
+    """Whether the API server has not answered, but asks to be asked again."""
+    return error.status >= 500 or error.status == _TOO_MANY
 
 
 def _said(error: Any) -> str:
@@ -312,30 +327,35 @@ def _follow(cluster: Cluster, job: dict[str, Any], folder: Path, nodes: int) -> 
         RuntimeError: a node failed otherwise.
     """
     log = _Tail(folder / node_log(0))
-    while True:
+    signs = {MESSAGE, *(node_failed(node) for node in range(nodes))}
+    state = ""
+    while not state:
         (folder / ALIVE).touch()
-        failed = (folder / MESSAGE).exists() or any((folder / node_failed(node)).exists() for node in range(nodes))
+        # Listed each time: on a network's file system, a name that was not there is taken to be missing for a while.
+        failed = signs & _names(folder)
         state, said = cluster.state(job)
-        time.sleep(POLL_SECONDS)  # what the nodes wrote last may take a while to be seen here
+        time.sleep(POLL_SECONDS)  # for what the nodes wrote at last
         log.print()
-        if state == "Complete" and (folder / RESULT).exists():
-            return
-        if failed or state:
+        if failed:
             break
-    if (message := folder / MESSAGE).exists():
-        raise InputError(message.read_text())
+    present = _names(folder)
+    if state == "Complete" and RESULT in present:
+        return
+    if MESSAGE in present:
+        raise InputError((folder / MESSAGE).read_text())
     for node in range(1, nodes):
-        if (path := folder / node_log(node)).exists():
-            print(
-                f"The log of node {node} ends with:",
-                *path.read_text(errors="replace").splitlines()[-_LOG_TAIL:],
-                sep="\n",
-            )
-    reasons = [
-        f"node {n}: {(folder / node_failed(n)).read_text()}" for n in range(nodes) if (folder / node_failed(n)).exists()
-    ]
-    state_said = f"TrainJob {job['metadata']['name']}: {state or 'a node failed'}{', ' + said if said else ''}"
-    raise RuntimeError("; ".join([state_said, *reasons]))
+        if node_log(node) in present:
+            lines = (folder / node_log(node)).read_text(errors="replace").splitlines()[-_LOG_TAIL:]
+            print(f"the log of node {node} ends with:", *lines, sep="\n")
+    reasons = [f"TrainJob {job['metadata']['name']}: {state or 'a node failed'}", said]
+    for node in range(nodes):
+        if node_failed(node) in present:
+            reasons.append(f"node {node}: {(folder / node_failed(node)).read_text()}")
+    raise RuntimeError("; ".join(filter(None, reasons)))
+
+
+def _names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
 
 
 class _Tail:
