@@ -84,9 +84,7 @@ def run_locally(
             raise InputError(f"--until {until!r} is no stage.{nearest(until, STAGES)}")
     for section, settings in (("rl", recipe.rl), ("rft", recipe.rft)):
         if settings.parallel.nodes > 1:
-            raise InputError(
-                f"several nodes train on a cluster alone: add --set {section}.parallel.nodes=1 to run here"
-            )
+            raise InputError(f"several nodes need a cluster: add --set {section}.parallel.nodes=1 to run it here")
     console = Console(file=sys.stdout, highlight=False)  # the real one: kfp.local's output is redirected
     with _exclusive(output_dir), _terminate_like_interrupt(), _temporary_folder(output_dir):
         compiled = output_dir / "rloop.yaml"

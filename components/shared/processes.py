@@ -39,7 +39,7 @@ class ParallelSettings(Settings):
         1,
         ge=1,
         description="Pods that train together, each with so many processes; more than one needs Kubeflow Trainer in "
-        "the cluster, and a volume. Whether there are several is fixed when the pipeline is compiled.",
+        "the cluster, and a volume: docs/cluster.md. Whether there are several is fixed when the pipeline is compiled.",
     )
     volume: str = Field(
         "",

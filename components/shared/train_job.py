@@ -143,7 +143,8 @@ def train_job(pod: dict[str, Any], name: str, folder: Path, settings: ParallelSe
         "containers": [_filled(container)],
     }
     labels = {label: metadata["labels"][label] for label in _LABELS if label in metadata["labels"]}
-    labels |= {"rloop.dev/train-job": name, "sidecar.istio.io/inject": "false"}  # a mesh's proxy never ends
+    labels |= {"rloop.dev/training-node": "true"}  # manifests/components/train-jobs lets them talk to each other
+    labels |= {"sidecar.istio.io/inject": "false"}  # a mesh's proxy never ends
     template = {"metadata": {"labels": labels}, "spec": _filled(patch)}
     return {
         "apiVersion": "/".join(API),
@@ -291,7 +292,7 @@ class Cluster:
 
 def _is_away(error: Any) -> bool:
     """Whether the API server has not answered, but asks to be asked again."""
-    return error.status >= 500 or error.status == _TOO_MANY
+    return bool(error.status >= 500 or error.status == _TOO_MANY)
 
 
 def _said(error: Any) -> str:
