@@ -101,6 +101,8 @@ def run(folder: Path) -> None:
     try:
         if (started := folder / f"started-{node}").exists():
             # Kubernetes starts a pod's container again; the other nodes and the stage do not wait for it.
+            if (folder / MESSAGE).exists() or (folder / node_failed(node)).exists():
+                sys.exit(1)
             raise RuntimeError("its container was killed, most often for memory; see pools.training.memory")
         started.touch()
         result = _launched(folder, node)
@@ -111,8 +113,18 @@ def run(folder: Path) -> None:
         (folder / MESSAGE).write_text(str(error))
     except Exception as error:
         traceback.print_exc()
-        (folder / node_failed(node)).write_text(str(error).strip().partition("\n")[0] or type(error).__name__)
+        (folder / node_failed(node)).write_text(_reason(error))
     sys.exit(1)
+
+
+def _reason(error: Exception) -> str:
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    if not isinstance(error, ChildFailedError):
+        return str(error) or type(error).__name__
+    process, failure = error.get_first_failure()
+    how = failure.signal_name() if failure.exitcode < 0 else f"exit code {failure.exitcode}"
+    return f"process {process} ended with {how}"
 
 
 def _launched(folder: Path, node: int) -> dict[int, Any]:

@@ -53,6 +53,10 @@ def test_a_node_that_was_killed_does_not_start_again(tmp_path: Path, monkeypatch
     with pytest.raises(SystemExit):
         run(tmp_path)
     assert "killed, most often for memory" in (tmp_path / node_failed(1)).read_text()
+    (tmp_path / node_failed(1)).write_text("why it failed")
+    with pytest.raises(SystemExit):
+        run(tmp_path)
+    assert (tmp_path / node_failed(1)).read_text() == "why it failed"
 
 
 def test_only_our_own_functions_are_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

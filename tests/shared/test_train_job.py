@@ -12,10 +12,11 @@ from kubernetes.client import ApiClient, Configuration
 
 from components.rft.refine import refine
 from components.rft.settings import RFTSettings
+from components.rl_exploration.explore import _check_state
 from components.shared import countdown, train_job
 from components.shared.errors import InputError
 from components.shared.node import node_failed
-from components.shared.processes import MESSAGE, ParallelSettings, join, on_processes
+from components.shared.processes import MESSAGE, ParallelSettings, join, on_processes, share
 from components.shared.schema import TRAJECTORIES, write_table
 from launch.pools import Pool, _resources
 from tests.countdown_solver import solve
@@ -291,6 +292,18 @@ def test_without_a_cluster_or_a_volume_it_says_so(cluster: TrainerStandIn, monke
     monkeypatch.undo()
     with pytest.raises(InputError, match="set it to 1 for a run here"):
         on_processes(TWO_NODES, "rl", join)
+
+
+@pytest.mark.slow
+def test_what_goes_wrong_in_the_nodes_ends_the_stage(
+    cluster: TrainerStandIn, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(RuntimeError, match=r"node [01]: process [01] ended with exit code 1"):
+        on_processes(TWO_NODES, "rl", share, 3, 2, "rl.prompts_per_step")
+    assert "must be a multiple of the 2 processes" in capsys.readouterr().out
+    with pytest.raises(InputError, match="holds no training state"):
+        on_processes(TWO_NODES, "rl", _check_state, Path(__file__).parent, 1)
+    assert not cluster.jobs and not list(train_job.SHARED.iterdir())
 
 
 @pytest.mark.slow
