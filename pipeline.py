@@ -34,6 +34,7 @@ from components.rft.component import rft
 from components.rl_exploration.component import rl_exploration
 from components.rollout_harvesting.component import rollout_harvesting
 from components.shared.errors import InputError
+from components.shared.processes import ONE_PROCESS
 from components.shared.sources import keyed_sources
 from components.shared.stage import disk_problem
 from components.shared.tracking import CREDENTIALS
@@ -101,7 +102,8 @@ def build_pipeline(recipe: Recipe, iterations: int, registry: str = "", variant:
 
     def prepared(task: dsl.PipelineTask, stage: str, display_name: str, pools: dict[str, Any]) -> None:
         task.set_container_image(image(stage, registry, variant)).set_display_name(display_name)
-        place(task, stage, recipe.pools, pools, recipe.caching)
+        parallel = {"rl_exploration": recipe.rl.parallel, "rft": recipe.rft.parallel}.get(stage, ONE_PROCESS)
+        place(task, stage, recipe.pools, pools, recipe.caching, parallel)
         connect(task, stage, recipe.store)
         if stage in ("rl_exploration", "rft") and recipe.tracking.secret:
             keys = {CREDENTIALS[name]: CREDENTIALS[name] for name in recipe.tracking.report_to}

@@ -76,12 +76,15 @@ def run_locally(
         The exit status: 0, 1 for a failed stage, 130 after an interruption.
 
     Raises:
-        InputError: an unknown stage, an output folder that cannot be used or is in use.
+        InputError: an unknown stage, several nodes, an output folder that cannot be used or is in use.
     """
     if until is not None:
         until = until.replace("-", "_")
         if until not in STAGES:
             raise InputError(f"--until {until!r} is no stage.{nearest(until, STAGES)}")
+    for section, settings in (("rl", recipe.rl), ("rft", recipe.rft)):
+        if settings.parallel.nodes > 1:
+            raise InputError(f"several nodes need a cluster: add --set {section}.parallel.nodes=1 to run it here")
     console = Console(file=sys.stdout, highlight=False)  # the real one: kfp.local's output is redirected
     with _exclusive(output_dir), _terminate_like_interrupt(), _temporary_folder(output_dir):
         compiled = output_dir / "rloop.yaml"

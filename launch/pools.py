@@ -1,11 +1,14 @@
 """Node pools: what the pods of a stage family ask for, and where they run."""
 
+import json
 from typing import Any
 
 from kfp import dsl, kubernetes
 from pydantic import Field
 
+from components.shared.processes import ONE_PROCESS, ParallelSettings
 from components.shared.settings import Settings
+from components.shared.train_job import NODE_RESOURCES, SHARED
 from launch.store import StoreSettings
 
 # The label of nodes and pods, and its value for each pool; the manifests use them too.
@@ -74,7 +77,14 @@ def connect(task: dsl.PipelineTask, stage: str, store: StoreSettings) -> None:
         kubernetes.use_secret_as_env(task, store.secret, keys)
 
 
-def place(task: dsl.PipelineTask, stage: str, pools: Pools, parameters: dict[str, Any], caching: bool) -> None:
+def place(
+    task: dsl.PipelineTask,
+    stage: str,
+    pools: Pools,
+    parameters: dict[str, Any],
+    caching: bool,
+    parallel: ParallelSettings = ONE_PROCESS,
+) -> None:
     """Gives a stage's task its resources, its place, its retries and its labels.
 
     Args:
@@ -83,12 +93,20 @@ def place(task: dsl.PipelineTask, stage: str, pools: Pools, parameters: dict[str
         pools: the recipe's section.
         parameters: the pipeline's parameters `pool_POOL_node_selector` and `pool_POOL_tolerations`.
         caching: whether KFP may take the result of an earlier run.
+        parallel: of a training stage. Where several nodes train, the stage's own pod only copies and waits: it asks for
+            what a pod of the CPU pool does, and carries what the nodes ask for.
     """
     name = POOL_OF[stage]
     pool: Pool = getattr(pools, name)
-    task.set_cpu_request(pool.cpu).set_memory_request(pool.memory).set_memory_limit(pool.memory)
-    if pool.accelerators:
-        task.set_accelerator_type(pool.accelerator).set_accelerator_limit(pool.accelerators)
+    if parallel.nodes == 1:
+        task.set_cpu_request(pool.cpu).set_memory_request(pool.memory).set_memory_limit(pool.memory)
+        if pool.accelerators:
+            task.set_accelerator_type(pool.accelerator).set_accelerator_limit(pool.accelerators)
+    else:
+        waits = pools.cpu
+        task.set_cpu_request(waits.cpu).set_memory_request(waits.memory).set_memory_limit(waits.memory)
+        kubernetes.mount_pvc(task, parallel.volume, str(SHARED))
+        kubernetes.add_pod_annotation(task, NODE_RESOURCES, json.dumps(_resources(pool)))
     if pool.shared_memory:
         kubernetes.empty_dir_mount(task, "shm", "/dev/shm", medium="Memory", size_limit=pool.shared_memory)
     kubernetes.add_node_selector_json(task, parameters[f"pool_{name}_node_selector"])
@@ -100,3 +118,11 @@ def place(task: dsl.PipelineTask, stage: str, pools: Pools, parameters: dict[str
     if pool.retries:
         task.set_retry(pool.retries, "60s", 2.0, "600s")
     task.set_caching_options(caching)
+
+
+def _resources(pool: Pool) -> dict[str, dict[str, str]]:
+    accelerators = {pool.accelerator: str(pool.accelerators)} if pool.accelerators else {}
+    return {
+        "requests": {"cpu": pool.cpu, "memory": pool.memory, **accelerators},
+        "limits": {"memory": pool.memory, **accelerators},
+    }

@@ -90,6 +90,27 @@ def test_pods_have_a_place_resources_and_retries(tmp_path: Path) -> None:
     assert all(task["retryPolicy"]["maxRetryCount"] == 3 for task in inner.values())
 
 
+def test_where_several_nodes_train_the_stages_pod_mounts_their_volume_and_has_no_accelerators(tmp_path: Path) -> None:
+    sets = ["pools.training={accelerators: 8, memory: 900Gi, shared_memory: 16Gi}", "pools.cpu.memory=8Gi"]
+    sets += ["rl.parallel={nodes: 2, processes: 8, volume: rloop-shared}", "vanilla=true"]
+    specification, platform = documents(compiled(tmp_path, 2, *(part for each in sets for part in ("--set", each))))
+    executors = specification["deploymentSpec"]["executors"]
+    pods = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    several = [name for name in executors if name.startswith(("exec-rl-exploration", "exec-vanilla-rl"))]
+    assert len(several) == 3
+    for name in several:
+        (mount,) = pods[name]["pvcMount"]
+        assert mount["mountPath"] == "/rloop-shared" and mount["pvcNameParameter"] == {
+            "runtimeValue": {"constant": "rloop-shared"}
+        }
+        asked = json.loads(pods[name]["podMetadata"]["annotations"]["rloop.dev/node-resources"])
+        assert asked["limits"] == {"memory": "900Gi", "nvidia.com/gpu": "8"}
+        resources = executors[name]["container"]["resources"]
+        assert "accelerator" not in resources and resources["resourceMemoryLimit"] == "8Gi"
+    assert "pvcMount" not in pods["exec-rft"] and "annotations" not in pods["exec-rft"]["podMetadata"]
+    assert executors["exec-rft"]["container"]["resources"]["accelerator"]["resourceCount"] == "8"
+
+
 def test_caching_can_be_turned_off(tmp_path: Path) -> None:
     specification = documents(compiled(tmp_path, 1, "--set", "caching=false"))[0]
     inner = specification["components"]["comp-iteration"]["dag"]["tasks"]
@@ -170,6 +191,10 @@ def test_every_parameter_has_a_default_and_a_description(tmp_path: Path) -> None
     [
         (["run", "--recipe", "no.yaml"], "error: cannot read the recipe no.yaml"),
         (["run", "--recipe", LAPTOP, "--set", "rl.stepz=1"], "error: unknown recipe key 'rl.stepz'. Did you mean"),
+        (
+            ["run", "--recipe", LAPTOP, "--set", "rft.parallel={{nodes: 2, volume: v}}"],
+            "error: several nodes need a cluster: add --set rft.parallel.nodes=1",
+        ),
         (["run", "--recipe", LAPTOP, "--until", "rtf"], "error: --until 'rtf' is no stage. Did you mean 'rft'"),
         (["run", "--recipe", LAPTOP, "--output-dir", "{file}/x"], "error: cannot write to the output folder"),
         (["compile", "--recipe", LAPTOP, "--output", "{file}/x.yaml"], "is not a folder"),

@@ -40,6 +40,8 @@ def rft(
         page: The same as plots.
         metrics: Figures of the run as a whole.
     """
+    from pathlib import Path
+
     from components.rft.refine import refine
     from components.rft.settings import RFTSettings
     from components.shared.checkpoints import CheckpointSettings
@@ -53,15 +55,15 @@ def rft(
             fine_tuning.parallel,
             "rft",
             refine,
-            policy.path,
-            experts.path,
+            Path(policy.path),
+            Path(experts.path),
             fine_tuning,
             iteration=iteration,
             seed=seed,
-            policy_out=rloop_policy.path,
-            log_out=log.path,
-            page_out=page.path,
-            tensorboard_out=tensorboard.path,
+            policy_out=Path(rloop_policy.path),
+            log_out=Path(log.path),
+            page_out=Path(page.path),
+            tensorboard_out=Path(tensorboard.path),
             checkpointing=CheckpointSettings.check({**checkpoint_settings, "uri": checkpoint_uri}, "store"),
             tracking=TrackingSettings.check(tracking_settings, "tracking"),
         )

@@ -23,7 +23,7 @@ from components.shared.policy import (
     save_policy,
     training_precision,
 )
-from components.shared.processes import agreed, allow_sharding, join, of_all, sharding_arguments
+from components.shared.processes import agreed, allow_sharding, common_folder, join, of_all, sharding_arguments
 from components.shared.schema import earlier_expert_files, parquet_files
 from components.shared.stage import Progress, note, result, write_json
 from components.shared.tracking import NO_TRACKERS, TrackingSettings, tensorboard, tracked_at, trackers
@@ -88,9 +88,9 @@ def refine(
     course = {"settings": settings.model_dump(), "iteration": iteration, "seed": seed}
     with (
         tempfile.TemporaryDirectory() as own,
+        common_folder() as work,
         Checkpoints(checkpointing if rank == 0 else NOWHERE, "rft", course, [policy, experts]) as checkpoints,
     ):
-        work = agreed(own)
         files = [*parquet_files(experts), *earlier_expert_files(experts)]
         dataset = Dataset.from_parquet([str(file) for file in files], cache_dir=own)
         dataset = dataset.map(tokens, batched=True, remove_columns=dataset.column_names)

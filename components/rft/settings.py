@@ -36,14 +36,14 @@ class RFTSettings(Settings):
     )
     gradient_checkpointing: bool = Field(False, description="Saves memory for a third more compute.")
     lora: LoRASettings = Field(ALL_WEIGHTS, description="Adapters of low rank in place of all weights.")
-    parallel: ParallelSettings = Field(ONE_PROCESS, description="Several processes, one for each GPU.")
+    parallel: ParallelSettings = Field(ONE_PROCESS, description="Several processes, one for each GPU; several pods.")
 
     @model_validator(mode="after")
     def _batches_divide(self) -> Self:
         if self.process_trajectories % self.forward_trajectories:
             raise ValueError(
                 f"rft.trajectories_per_forward ({self.forward_trajectories}) must divide a process's share of a batch, "
-                f"{self.process_trajectories} trajectories (rft.batch_size / rft.parallel.processes)"
+                f"{self.process_trajectories} trajectories (rft.batch_size / processes of rft.parallel)"
             )
         check_parallel(self.parallel, self.lora)
         return self
@@ -51,7 +51,7 @@ class RFTSettings(Settings):
     @property
     def process_trajectories(self) -> int:
         """Trajectories of one optimiser update that a process has."""
-        return share(self.batch_size, self.parallel.processes, "rft.batch_size")
+        return share(self.batch_size, self.parallel.world, "rft.batch_size")
 
     @property
     def forward_trajectories(self) -> int:

@@ -58,6 +58,8 @@ def rl_exploration(
         metrics: Figures of the run as a whole.
         earlier_state: The training state of the segment before.
     """
+    from pathlib import Path
+
     from components.rl_exploration.explore import explore
     from components.rl_exploration.settings import ExplorationSettings
     from components.shared.checkpoints import CheckpointSettings
@@ -78,22 +80,22 @@ def rl_exploration(
             exploration.parallel,
             "rl",
             explore,
-            policy.path,
-            problems.path,
+            Path(policy.path),
+            Path(problems.path),
             exploration,
             GradingSettings.check(grading_settings, "grading"),
             iteration=iteration,
             seed=seed,
-            rollouts_out=rollouts.path,
-            policy_out=explored_policy.path,
-            log_out=log.path,
-            page_out=page.path,
-            snapshots_out=snapshots.path,
-            state_out=training_state.path,
-            tensorboard_out=tensorboard.path,
+            rollouts_out=Path(rollouts.path),
+            policy_out=Path(explored_policy.path),
+            log_out=Path(log.path),
+            page_out=Path(page.path),
+            snapshots_out=Path(snapshots.path),
+            state_out=Path(training_state.path),
+            tensorboard_out=Path(tensorboard.path),
             keep_state=keep_training_state,
             segment=segment,
-            state=earlier_state.path if earlier_state else None,
+            state=Path(earlier_state.path) if earlier_state else None,
             checkpointing=CheckpointSettings.check({**checkpoint_settings, "uri": checkpoint_uri}, "store"),
             tracking=TrackingSettings.check(tracking_settings, "tracking"),
         )

@@ -32,7 +32,7 @@ from components.shared.policy import (
     snapshot_name,
     training_precision,
 )
-from components.shared.processes import agreed, allow_sharding, join, of_all, sharding_arguments
+from components.shared.processes import agreed, allow_sharding, common_folder, join, of_all, sharding_arguments
 from components.shared.sampling import chosen_engine
 from components.shared.schema import count_rows, parquet_files, read_rows
 from components.shared.stage import Progress, note, read_json, result, whole_folder, write_json
@@ -177,6 +177,7 @@ def explore(
     }
     with (
         tempfile.TemporaryDirectory() as own,
+        common_folder() as work,
         Checkpoints(
             checkpointing if rank == 0 else NOWHERE,
             "rl_exploration",
@@ -185,7 +186,6 @@ def explore(
         ) as checkpoints,
         Grader(grading) as grader,
     ):
-        work = agreed(own)
         dataset = Dataset.from_parquet([str(file) for file in parquet_files(problems)], cache_dir=own).map(
             lambda row: {"prompt": conversation(row["prompt"]), "question": row["prompt"]},
             remove_columns=["source", "difficulty"],

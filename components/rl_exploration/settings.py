@@ -83,7 +83,7 @@ class ExplorationSettings(Settings):
     )
     gradient_checkpointing: bool = Field(False, description="Saves memory for a third more compute.")
     lora: LoRASettings = Field(ALL_WEIGHTS, description="Adapters of low rank in place of all weights.")
-    parallel: ParallelSettings = Field(ONE_PROCESS, description="Several processes, one for each GPU.")
+    parallel: ParallelSettings = Field(ONE_PROCESS, description="Several processes, one for each GPU; several pods.")
     snapshot_every: int = Field(
         0, ge=0, description="Keep the weights after every so many RL steps, for the report's curves; 0: none."
     )
@@ -98,12 +98,12 @@ class ExplorationSettings(Settings):
                 f"rl.prompts_per_step ({self.prompts_per_step}) must be a multiple of rl.prompts_per_update "
                 f"({self.update_prompts})"
             )
-        share(self.prompts_per_step, self.parallel.processes, "rl.prompts_per_step")
+        share(self.prompts_per_step, self.parallel.world, "rl.prompts_per_step")
         if self.process_completions % self.forward_completions:
             raise ValueError(
                 f"rl.completions_per_forward ({self.forward_completions}) must divide a process's share of an update, "
                 f"{self.process_completions} completions (rl.prompts_per_update x rl.group_size / "
-                f"rl.parallel.processes)"
+                f"processes of rl.parallel)"
             )
         check_parallel(self.parallel, self.lora)
         if self.vllm_server and self.engine == "transformers":
@@ -123,7 +123,7 @@ class ExplorationSettings(Settings):
     @property
     def process_completions(self) -> int:
         """Completions of one optimiser update that a process has, whole groups of them."""
-        return share(self.update_prompts, self.parallel.processes, "rl.prompts_per_update") * self.group_size
+        return share(self.update_prompts, self.parallel.world, "rl.prompts_per_update") * self.group_size
 
     @property
     def forward_completions(self) -> int:

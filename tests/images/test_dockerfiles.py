@@ -71,7 +71,8 @@ def test_requirements_are_the_tested_versions(family: str) -> None:
     tested = dict(line.lower().replace("_", "-").split("==") for line in lines if "==" in line)
     differ = {name for name, version in pinned.items() if tested.get(name, version) != version.removesuffix("+cpu")}
     assert differ == ({"numpy"} if family == "training-cuda" else set())  # vLLM takes no newer one
-    assert pinned["kfp"] == tested["kfp"] and "kubernetes" not in pinned  # the executor, without its client
+    assert pinned["kfp"] == tested["kfp"] and "kfp-kubernetes" not in pinned  # the executor, without its client
+    assert ("kubernetes" in pinned) == (family != "cpu")  # where several nodes train, the stage makes a TrainJob
     if family != "training-cuda":
         assert set(pinned) - set(tested) <= {"setuptools"}
 
