@@ -122,8 +122,8 @@ class Costs:
         """RL: sampling a step's completions and training on them, the optimiser's state there all the while."""
         rl, model = self._recipe.rl, self._model
         tokens = self.memory.rl_lengths[1]
-        processes = rl.parallel.processes
-        device = self._training.of(processes)
+        processes = rl.parallel.world
+        device = self._training.of(rl.parallel.processes)
         memories = {
             "sampling": self.memory.rl_sampling(self.memory.process_completions),
             "training": self.memory.rl_training(rl.forward_completions),
@@ -191,8 +191,8 @@ class Costs:
     def refinement(self, times: int) -> StageCost:
         """RFT on as many experts as there can be."""
         rft, model, tokens = self._recipe.rft, self._model, self.memory.rl_lengths[1]
-        per_forward, processes = rft.forward_trajectories, rft.parallel.processes
-        device = self._training.of(processes)
+        per_forward, processes = rft.forward_trajectories, rft.parallel.world
+        device = self._training.of(rft.parallel.processes)
         flops = TRAINING + (RECOMPUTING if rft.gradient_checkpointing else 0)
         trained = math.ceil(self.experts * rft.epochs) * tokens
         passes = math.ceil(self.experts * rft.epochs / per_forward)

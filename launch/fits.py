@@ -87,7 +87,7 @@ def _batches(recipe: Recipe, costs: Costs) -> Iterator[_Batch]:
         remedies[section] = []
         if not settings.gradient_checkpointing:
             remedies[section].append(f"turn on {section}.gradient_checkpointing")
-        if settings.parallel.processes > 1 and settings.parallel.sharding == "none" and not settings.lora.rank:
+        if settings.parallel.world > 1 and settings.parallel.sharding == "none" and not settings.lora.rank:
             remedies[section].append(f"set {section}.parallel.sharding to full")
     if memory.rl_engine and not rl.engine_sleeps:
         remedies["rl"].append("set rl.engine_sleeps to true")
@@ -101,7 +101,7 @@ def _batches(recipe: Recipe, costs: Costs) -> Iterator[_Batch]:
         remedies["rl"],
     )
     if memory.rl_engine is None:
-        processes = rl.parallel.processes
+        processes = rl.parallel.world
         yield _Batch(
             "RL exploration, sampling",
             "training",

@@ -73,7 +73,9 @@ def plan(recipe_path: Path, iterations: int | None, vanilla: bool, overrides: tu
     for warning in warnings(recipe, model, costs, stages, context, limits):
         console.print("\n[bold]warning[/bold]: ", end="")
         console.print(warning, markup=False)
-    _print_totals(console, stages, {name: _gpus(pools[name].accelerators, device) for name, device in devices.items()})
+    nodes = {"training": max(recipe.rl.parallel.nodes, recipe.rft.parallel.nodes), "inference": 1}
+    gpus = {name: nodes[name] * _gpus(pools[name].accelerators, device) for name, device in devices.items()}
+    _print_totals(console, stages, gpus)
 
 
 def _gpus(accelerators: int, device: Device) -> int:

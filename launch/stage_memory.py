@@ -68,7 +68,7 @@ class StageMemory:
     def process_completions(self) -> int:
         """Completions of an RL step that a process samples."""
         rl = self._recipe.rl
-        return rl.prompts_per_step * rl.group_size // rl.parallel.processes
+        return rl.prompts_per_step * rl.group_size // rl.parallel.world
 
     @cached_property
     def rl_engine(self) -> EngineMemory | None:

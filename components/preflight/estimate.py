@@ -135,7 +135,7 @@ def _exchanged(model: ModelSize, trained: int, parallel: ParallelSettings, copie
         parallel: the processes.
         copies: bytes of a parameter that FSDP2 gathers, in all its copies.
     """
-    if parallel.processes == 1:
+    if parallel.world == 1:
         return 0
     if parallel.sharding == "none":
         return trained * GRADIENT_BYTES  # the buckets that DDP reduces gradients in, which stay there
@@ -144,7 +144,7 @@ def _exchanged(model: ModelSize, trained: int, parallel: ParallelSettings, copie
 
 def _sharers(parallel: ParallelSettings) -> int:
     """Among how many processes weights, gradients and moments are divided."""
-    return parallel.processes if parallel.sharding == "full" else 1
+    return parallel.world if parallel.sharding == "full" else 1
 
 
 def training_memory(

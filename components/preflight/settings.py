@@ -37,7 +37,7 @@ class RunSize(Settings):
     @property
     def process_completions(self) -> int:
         """Of those, the ones that a process samples."""
-        return max(1, self.completions // self.parallel.processes)
+        return max(1, self.completions // self.parallel.world)
 
     @property
     def mixed(self) -> bool:
@@ -58,4 +58,4 @@ class RunSize(Settings):
     def forward_completions(self) -> int:
         """Completions of one forward and backward pass of a process."""
         update = (self.prompts_per_update or self.prompts_per_step) * self.group_size
-        return self.completions_per_forward or max(1, update // self.parallel.processes)
+        return self.completions_per_forward or max(1, update // self.parallel.world)

@@ -118,6 +118,8 @@ def test_sharding_divides_weights_gradients_and_moments_by_the_processes() -> No
     assert spread.exchanged == pytest.approx(3 * 2 * (2 * layer + HEAD), rel=1e-6)
     assert spread.exchanged / GIB == pytest.approx(5.9, abs=0.1)
     assert spread.activations == alone.activations and alone.exchanged == 0
+    two_nodes = ParallelSettings(nodes=2, processes=4, volume="shared", sharding="full")
+    assert training_memory(model, 4, 4096, checkpointing=True, mixed=True, parallel=two_nodes) == spread
     single = training_memory(model, 4, 4096, checkpointing=True, mixed=False, parallel=SPREAD)
     assert single.exchanged == 2 * spread.exchanged
     reference = training_memory(model, 4, 4096, checkpointing=True, mixed=True, reference=True, parallel=SPREAD)
