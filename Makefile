@@ -8,10 +8,10 @@ IMAGE_OPTIONS = $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(VARIANT),--varia
 READY := .venv/.installed
 VLLM_BIN := .venv-vllm/bin
 VLLM_READY := .venv-vllm/.installed
-SMOLLM2 := build/smollm2-135m/model.safetensors
+SMOLLM2 := build/smollm2-135m
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow test-docker test-vllm fuzz bench bench-vllm smollm2 reproduce reproduce-short lint format compile images push lock docs base-policy clean
+.PHONY: help run test test-slow test-docker test-vllm fuzz bench bench-vllm bench-smollm2 smollm2 reproduce reproduce-short lint format compile images push lock docs base-policy clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -42,6 +42,10 @@ bench: $(READY) ## Time stages, grader and transfers beside the plain libraries;
 
 bench-vllm: $(VLLM_READY) ## Time evaluation with either engine beside the plain libraries, on the CPU (three minutes)
 	@PYTHONPATH=. $(VLLM_BIN)/python bench/sampling.py
+
+bench-smollm2: $(VLLM_READY) $(SMOLLM2) ## Time exploration and evaluation with SmolLM2-135M beside the plain libraries, on the CPU (15 minutes)
+	@PYTHONPATH=. $(VLLM_BIN)/python bench/stages.py --model smollm2
+	@PYTHONPATH=. $(VLLM_BIN)/python bench/sampling.py --policy $(SMOLLM2) --engine vllm --samples 8
 
 smollm2: $(VLLM_READY) $(SMOLLM2) ## Run the loop with SmolLM2-135M and vLLM, on the CPU (one hour)
 	@$(VLLM_BIN)/python pipeline.py run --recipe recipes/smollm2-135m.yaml --output-dir runs/smollm2

@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
@@ -29,8 +29,31 @@ from launch.s3_server import S3Server
 
 ROOT = Path(__file__).resolve().parent.parent
 POLICY = ROOT / "recipes" / "tiny" / "countdown"
-RL = {"steps": 20, "learning_rate": 1e-4, "prompts_per_step": 16, "group_size": 16, "max_completion_tokens": 40}
-EVAL = {"samples": 32, "pass_at": [1, 32], "max_completion_tokens": 40, "sequences_per_batch": 1024}
+
+
+class Model(NamedTuple):
+    """A policy, and as much work as suits it."""
+
+    policy: Path
+    rl: dict[str, Any]
+    eval: dict[str, Any]
+    problems: int  # to measure it on
+
+
+MODELS = {
+    "tiny": Model(
+        POLICY,
+        {"steps": 20, "learning_rate": 1e-4, "prompts_per_step": 16, "group_size": 16, "max_completion_tokens": 40},
+        {"samples": 32, "pass_at": [1, 32], "max_completion_tokens": 40, "sequences_per_batch": 1024},
+        150,
+    ),
+    "smollm2": Model(
+        ROOT / "build" / "smollm2-135m",
+        {"steps": 4, "learning_rate": 1e-5, "prompts_per_step": 4, "group_size": 8, "max_completion_tokens": 24},
+        {"samples": 8, "pass_at": [1, 8], "max_completion_tokens": 24, "sequences_per_batch": 128},
+        48,
+    ),
+}
 
 
 def write_problems(path: Path, count: int, split: str) -> None:
@@ -52,15 +75,15 @@ def write_problems(path: Path, count: int, split: str) -> None:
     )
 
 
-def stage_exploration(work: Path, checkpointing: CheckpointSettings = NOWHERE) -> None:
+def stage_exploration(work: Path, model: Model, checkpointing: CheckpointSettings = NOWHERE) -> None:
     """Our stage, everything recorded."""
     from components.rl_exploration.explore import explore
     from components.rl_exploration.settings import ExplorationSettings
 
     explore(
-        POLICY,
+        model.policy,
         work / "problems",
-        ExplorationSettings.check({**RL, "warmup_steps": 0, "weight_decay": 0.0}, "rl"),
+        ExplorationSettings.check({**model.rl, "warmup_steps": 0, "weight_decay": 0.0}, "rl"),
         GradingSettings(),
         iteration=1,
         seed=1,
@@ -75,17 +98,17 @@ def stage_exploration(work: Path, checkpointing: CheckpointSettings = NOWHERE) -
     )
 
 
-def stage_saving(work: Path) -> None:
+def stage_saving(work: Path, model: Model) -> None:
     """The same, with every shard and, as often as the laptop's recipe asks, a checkpoint sent to an S3 server."""
-    stage_exploration(work, CheckpointSettings(uri="s3://bench/progress"))
+    stage_exploration(work, model, CheckpointSettings(uri="s3://bench/progress"))
 
 
-def stage_saving_each_step(work: Path) -> None:
+def stage_saving_each_step(work: Path, model: Model) -> None:
     """The same, with a checkpoint at each step."""
-    stage_exploration(work, CheckpointSettings(uri="s3://bench/progress", minutes=0))
+    stage_exploration(work, model, CheckpointSettings(uri="s3://bench/progress", minutes=0))
 
 
-def plain_exploration(work: Path) -> None:
+def plain_exploration(work: Path, model: Model) -> None:
     """TRL alone: nothing recorded, completions scored in the process."""
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -96,20 +119,21 @@ def plain_exploration(work: Path) -> None:
 
     dataset = Dataset.from_parquet(str(work / "problems" / "problems.parquet"), cache_dir=str(work / "cache"))
     dataset = dataset.map(lambda row: {"prompt": [{"role": "user", "content": row["prompt"]}]})
-    batch = RL["prompts_per_step"] * RL["group_size"]
+    rl = model.rl
+    batch = rl["prompts_per_step"] * rl["group_size"]
     trainer = GRPOTrainer(
-        model=AutoModelForCausalLM.from_pretrained(POLICY),
-        processing_class=AutoTokenizer.from_pretrained(POLICY, padding_side="left"),
+        model=AutoModelForCausalLM.from_pretrained(model.policy),
+        processing_class=AutoTokenizer.from_pretrained(model.policy, padding_side="left"),
         reward_funcs=reward,
         train_dataset=dataset,
         args=GRPOConfig(
             output_dir=str(work / "trl"),
-            max_steps=int(RL["steps"]),
-            learning_rate=RL["learning_rate"],
+            max_steps=rl["steps"],
+            learning_rate=rl["learning_rate"],
             lr_scheduler_type="constant",
-            num_generations=int(RL["group_size"]),
-            per_device_train_batch_size=int(batch),
-            max_completion_length=int(RL["max_completion_tokens"]),
+            num_generations=rl["group_size"],
+            per_device_train_batch_size=batch,
+            max_completion_length=rl["max_completion_tokens"],
             epsilon_high=0.28,
             gradient_checkpointing=False,
             bf16=False,
@@ -124,15 +148,15 @@ def plain_exploration(work: Path) -> None:
     trainer.train()
 
 
-def stage_evaluation(work: Path) -> None:
+def stage_evaluation(work: Path, model: Model) -> None:
     """Our stage: sampled, judged, every sample written."""
     from components.evaluation.evaluate import evaluate
     from components.evaluation.settings import EvaluationSettings
 
     evaluate(
-        POLICY,
+        model.policy,
         work / "benchmarks",
-        EvaluationSettings.check(EVAL, "eval"),
+        EvaluationSettings.check(model.eval, "eval"),
         GradingSettings(),
         name="base",
         kind="base",
@@ -144,17 +168,17 @@ def stage_evaluation(work: Path) -> None:
     )
 
 
-def plain_evaluation(work: Path) -> None:
+def plain_evaluation(work: Path, model: Model) -> None:
     """transformers' generate over the same prompts in the same batches, nothing judged or written."""
     import pyarrow.parquet as pq
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(POLICY), AutoTokenizer.from_pretrained(POLICY)
-    tokenizer.padding_side = "left"
+    policy = AutoModelForCausalLM.from_pretrained(model.policy)
+    tokenizer = AutoTokenizer.from_pretrained(model.policy, padding_side="left")
     prompts = pq.read_table(work / "benchmarks" / "dev.parquet")["prompt"].to_pylist()
-    chats = [[{"role": "user", "content": p}] for p in prompts for _ in range(int(str(EVAL["samples"])))]
-    size = int(str(EVAL["sequences_per_batch"]))
+    chats = [[{"role": "user", "content": p}] for p in prompts for _ in range(model.eval["samples"])]
+    size = model.eval["sequences_per_batch"]
     for start in range(0, len(chats), size):
         batch = tokenizer.apply_chat_template(
             chats[start : start + size],
@@ -164,7 +188,7 @@ def plain_evaluation(work: Path) -> None:
             return_dict=True,
         )
         with torch.inference_mode():
-            out = model.generate(**batch, max_new_tokens=int(str(EVAL["max_completion_tokens"])), top_k=0)
+            out = policy.generate(**batch, max_new_tokens=model.eval["max_completion_tokens"], top_k=0)
         tokenizer.batch_decode(out, skip_special_tokens=True)
 
 
@@ -195,23 +219,27 @@ def server_for(name: str, folder: Path) -> Iterator[dict[str, str]]:
 @click.command()
 @click.option("--side", type=click.Choice(sorted(SIDES)), hidden=True)
 @click.option("--work", type=click.Path(path_type=Path), hidden=True)
+@click.option("--model", "named", type=click.Choice(sorted(MODELS)), default="tiny", show_default=True)
 @click.option("--runs", default=3, show_default=True, help="Runs of each side.")
-def main(side: str | None, work: Path | None, runs: int) -> None:
-    """Times the stages beside the plain libraries and prints the ratios."""
+def main(side: str | None, work: Path | None, named: str, runs: int) -> None:
+    """Times the stages beside the plain libraries and prints the ratios; of a larger model, the first two alone."""
+    model = MODELS[named]
     if side and work:
-        SIDES[side](work)
+        SIDES[side](work, model)
         return
-    for name in ("exploration", "evaluation", "saving", "saving_each_step"):
+    if not model.policy.is_dir():
+        raise click.ClickException(f"{model.policy} is not there; `make {model.policy.relative_to(ROOT)}` makes it")
+    for name in ("exploration", "evaluation", "saving", "saving_each_step")[: 4 if named == "tiny" else 2]:
         seconds: dict[str, list[float]] = {"stage": [], "plain": []}
         for _ in range(runs):
             for kind in seconds:
                 with tempfile.TemporaryDirectory() as folder, server_for(name, Path(folder)) as environment:
                     write_problems(Path(folder) / "problems" / "problems.parquet", 256, "train")
-                    write_problems(Path(folder) / "benchmarks" / "dev.parquet", 150, "dev")
+                    write_problems(Path(folder) / "benchmarks" / "dev.parquet", model.problems, "dev")
                     write_json(Path(folder) / "benchmarks" / BENCHMARK_ORDER, ["dev"])
                     began = time.monotonic()
                     subprocess.run(
-                        [sys.executable, __file__, "--side", f"{kind}_{name}", "--work", folder],
+                        [sys.executable, __file__, "--side", f"{kind}_{name}", "--work", folder, "--model", named],
                         check=True,
                         capture_output=True,
                         env={**os.environ, **environment},
@@ -219,7 +247,7 @@ def main(side: str | None, work: Path | None, runs: int) -> None:
                     seconds[kind].append(time.monotonic() - began)
         medians = {kind: round(statistics.median(values), 2) for kind, values in seconds.items()}
         ratio = round(medians["stage"] / medians["plain"], 3)
-        click.echo(json.dumps({"what": name, "median_seconds": medians, "ratio": ratio, "runs": runs}))
+        click.echo(json.dumps({"model": named, "what": name, "median_seconds": medians, "ratio": ratio, "runs": runs}))
 
 
 if __name__ == "__main__":
