@@ -57,7 +57,7 @@ def test_intervals_take_seeds_and_problems_into_account() -> None:
     """Five seeds that differ as much as problems do: intervals of the difference hold the truth about as promised."""
     rng = np.random.default_rng(0)
     covered = 0
-    for trial in range(100):
+    for trial in range(50):
         runs = []
         problems = [rng.uniform(0, 1, 60) for _ in range(2)]
         for _ in range(5):
@@ -66,7 +66,7 @@ def test_intervals_take_seeds_and_problems_into_account() -> None:
         found = over_seeds_and_problems(runs, difference, seed=trial)
         covered += found.low <= 0.1 <= found.high
     # With five seeds a percentile bootstrap is known to be too narrow; problems alone would cover about 40 %.
-    assert 78 <= covered <= 97
+    assert 39 <= covered <= 48
 
 
 def test_a_run_with_other_settings_is_made_again(tmp_path: Path) -> None:

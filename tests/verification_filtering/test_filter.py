@@ -108,7 +108,7 @@ def test_the_cap_keeps_early_and_different_solutions(run: Any, trajectory: Any) 
     assert Counter(row["dropped_because"] for row in got["dropped"]) == {"over_cap": 4}
 
 
-@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(
     st.lists(
         st.tuples(st.sampled_from("abc"), st.sampled_from([*SOLUTIONS, WRONG]), st.integers(0, 3)),
