@@ -125,13 +125,13 @@ def _write_page(path: str | Path, curve: dict[str, Any]) -> None:
         most = list(e["pass_at_k"])[-1]
         series = [point["evaluations"][index] for point in points]
         steps = [point["step"] for point in points]
-        axes[0].plot(steps, [e["avg"] for e in series], marker="o", label=e["benchmark"])
-        axes[1].plot(steps, [e["pass_at_k"][most] for e in series], marker="o", label=e["benchmark"])
-        axes[0].set_ylabel(f"avg@{e['n']}")
-        axes[1].set_ylabel(f"pass@{most}")
+        axes[0].plot(steps, [e["avg"] for e in series], marker="o", label=f"{e['benchmark']}, n {e['n']}")
+        axes[1].plot(steps, [e["pass_at_k"][most] for e in series], marker="o", label=f"{e['benchmark']}, k {most}")
     for axis in axes:
         axis.set_xlabel("RL steps")
-    axes[0].legend(frameon=False)
+        axis.legend(frameon=False)
+    axes[0].set_ylabel("avg@n")
+    axes[1].set_ylabel("pass@k")
     n, problems = points[0]["evaluations"][0]["n"], points[0]["evaluations"][0]["problems"]
     page.page(
         path,

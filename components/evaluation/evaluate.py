@@ -125,7 +125,7 @@ def evaluate(
     write_json(evaluation_out, evaluation)
     _write_page(page_out, evaluation)
     checkpoints.finish()
-    result(f"avg@{settings.samples}/pass@{settings.pass_at[-1]}: {', '.join(map(_in_words, evaluations))}")
+    result(_in_words(evaluations))
     metrics: dict[str, float] = {"grading_timed_out": reasons[TIMED_OUT]}
     for e in evaluations:
         metrics[f"{e['benchmark']}_avg_at_{e['n']}"] = e["avg"]
@@ -134,8 +134,14 @@ def evaluate(
     return metrics
 
 
-def _in_words(e: dict[str, Any]) -> str:
-    return f"{e['benchmark']} {e['avg']:.3f}/{list(e['pass_at_k'].values())[-1]:.3f}"
+def _in_words(evaluations: list[dict[str, Any]]) -> str:
+    """All benchmarks' avg@n and pass@k, with n and the largest k once where they are the same for all."""
+    named = [f"avg@{e['n']}/pass@{list(e['pass_at_k'])[-1]}" for e in evaluations]
+    figures = [f"{e['avg']:.3f}/{list(e['pass_at_k'].values())[-1]:.3f}" for e in evaluations]
+    benchmarks = [e["benchmark"] for e in evaluations]
+    if len(set(named)) == 1:
+        return f"{named[0]}: {', '.join(map(' '.join, zip(benchmarks, figures, strict=True)))}"
+    return ", ".join(map(" ".join, zip(benchmarks, named, figures, strict=True)))
 
 
 def check_prompts(

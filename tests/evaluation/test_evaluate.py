@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.evaluation.curve import evaluate_curve
-from components.evaluation.evaluate import evaluate
+from components.evaluation.evaluate import _in_words, evaluate
 from components.evaluation.settings import EvaluationSettings
 from components.shared import countdown
 from components.shared.errors import InputError
@@ -131,6 +131,16 @@ def test_with_vllm_the_figures_are_as_with_transformers_and_it_says_so(
         assert abs(a["avg"] - b["avg"]) < 4 * 0.036
     again = run(tiny_policy, benchmarks, tmp_path / "again", engine="vllm", **values)
     assert again == ours
+
+
+def test_the_result_names_n_and_k_of_each_benchmark_where_they_differ() -> None:
+    dev, test = (
+        {"benchmark": name, "n": n, "avg": 0.25, "pass_at_k": {"1": 0.25, str(n): 0.5}}
+        for name, n in (("dev", 8), ("test", 8))
+    )
+    assert _in_words([dev, test]) == "avg@8/pass@8: dev 0.250/0.500, test 0.250/0.500"
+    more = {**test, "n": 16, "pass_at_k": {"1": 0.25, "16": 0.5}}
+    assert _in_words([dev, more]) == "dev avg@8/pass@8 0.250/0.500, test avg@16/pass@16 0.250/0.500"
 
 
 def test_a_benchmark_may_have_settings_of_its_own() -> None:
