@@ -9,6 +9,7 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
@@ -230,7 +231,8 @@ def in_process(
 def _state() -> Any:
     from accelerate import PartialState
 
-    return PartialState(cpu=accelerator() == "cpu")
+    # All wait while the first brings a checkpoint, which is 12 bytes a parameter; NCCL gives up after 10 minutes.
+    return PartialState(cpu=accelerator() == "cpu", timeout=timedelta(hours=2))
 
 
 def join() -> tuple[int, int]:
