@@ -19,11 +19,11 @@ VERDICTS = [True, True, True, False, False, False]
 
 
 @pytest.mark.slow
-def test_ten_thousand_hostile_answers_leave_nothing_behind() -> None:
+def test_thousands_of_hostile_answers_leave_nothing_behind() -> None:
     process = psutil.Process()
     before = process.num_fds(), threading.active_count(), set(process.children(recursive=True))
     with Grader(GradingSettings(seconds=0.3, memory_mib=1024)) as grader:
-        rows = [GradingRow("math", "7", text) for text in hostile_answers(10_000, seed=1)]
+        rows = [GradingRow("math", "7", text) for text in hostile_answers(4_000, seed=1)]
         verdicts = []
         for start in range(0, len(rows), 500):
             verdicts += grader.judge(rows[start : start + 500])
@@ -31,7 +31,7 @@ def test_ten_thousand_hostile_answers_leave_nothing_behind() -> None:
             assert len(process.children(recursive=True)) <= len(before[2]) + 2 * len(grader._workers)
         assert [v.correct for v in verdicts].count(True) == 0
         assert max(v.seconds for v in verdicts) < 0.3 + 5
-        assert sum(grader.counts.values()) == len(rows) + 20 * len(EASY)
+        assert sum(grader.counts.values()) == len(rows) + len(rows) // 500 * len(EASY)
         assert 0 < grader.counts[TIMED_OUT] < len(rows) / 5
     assert (process.num_fds(), threading.active_count(), set(process.children(recursive=True))) == before
     assert process.memory_info().rss < 1 << 30
