@@ -49,7 +49,8 @@ MODELS = {
     ),
     "smollm2": Model(
         ROOT / "build" / "smollm2-135m",
-        {"steps": 4, "learning_rate": 1e-5, "prompts_per_step": 4, "group_size": 8, "max_completion_tokens": 24},
+        {"steps": 4, "learning_rate": 1e-5, "prompts_per_step": 4, "group_size": 8, "max_completion_tokens": 24}
+        | {"temperature": 0.7},
         {"samples": 8, "pass_at": [1, 8], "max_completion_tokens": 24, "sequences_per_batch": 128},
         48,
     ),
@@ -71,6 +72,27 @@ def write_problems(path: Path, count: int, split: str) -> None:
                 "difficulty": None,
             }
             for i, problem in enumerate(countdown.generate(split, 3, 1, 9, count, seed=1))
+        ),
+    )
+
+
+def write_sums(path: Path) -> None:
+    """The problems of recipes/smollm2-135m.yaml as a table: Countdown is beyond a small language model."""
+    lines = (ROOT / "recipes" / "smollm2" / "train.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    write_table(
+        path,
+        PROBLEMS,
+        (
+            {
+                "problem_id": f"sum{i}",
+                "prompt": row["problem"],
+                "answer": row["answer"],
+                "source": "train",
+                "verifier": "math",
+                "difficulty": None,
+            }
+            for i, row in enumerate(rows)
         ),
     )
 
@@ -114,8 +136,11 @@ def plain_exploration(work: Path, model: Model) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import GRPOConfig, GRPOTrainer
 
-    def reward(completions: Any, answer: Any, **_: Any) -> list[float]:
-        return [float(countdown.score(a, c[0]["content"])) for a, c in zip(answer, completions, strict=True)]
+    def reward(completions: Any, answer: Any, verifier: Any, **_: Any) -> list[float]:
+        return [
+            float(countdown.score(a, c[0]["content"]) if v == "countdown" else f"= {a}" in c[0]["content"])
+            for v, a, c in zip(verifier, answer, completions, strict=True)
+        ]
 
     dataset = Dataset.from_parquet(str(work / "problems" / "problems.parquet"), cache_dir=str(work / "cache"))
     dataset = dataset.map(lambda row: {"prompt": [{"role": "user", "content": row["prompt"]}]})
@@ -134,6 +159,7 @@ def plain_exploration(work: Path, model: Model) -> None:
             num_generations=rl["group_size"],
             per_device_train_batch_size=batch,
             max_completion_length=rl["max_completion_tokens"],
+            temperature=rl.get("temperature", 1.0),
             epsilon_high=0.28,
             gradient_checkpointing=False,
             bf16=False,
@@ -234,7 +260,11 @@ def main(side: str | None, work: Path | None, named: str, runs: int) -> None:
         for _ in range(runs):
             for kind in seconds:
                 with tempfile.TemporaryDirectory() as folder, server_for(name, Path(folder)) as environment:
-                    write_problems(Path(folder) / "problems" / "problems.parquet", 256, "train")
+                    training = Path(folder) / "problems" / "problems.parquet"
+                    if named == "tiny":
+                        write_problems(training, 256, "train")
+                    else:
+                        write_sums(training)
                     write_problems(Path(folder) / "benchmarks" / "dev.parquet", model.problems, "dev")
                     write_json(Path(folder) / "benchmarks" / BENCHMARK_ORDER, ["dev"])
                     began = time.monotonic()
