@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,40 +59,30 @@ MODELS = {
 
 def write_problems(path: Path, count: int, split: str) -> None:
     """Countdown problems as a table."""
+    problems = countdown.generate(split, 3, 1, 9, count, seed=1)
+    _write(path, split, "countdown", ((problem.text, problem.answer) for problem in problems))
+
+
+def write_sums(path: Path) -> None:
+    """The problems of recipes/smollm2-135m.yaml as a table: Countdown is beyond a small language model."""
+    lines = (ROOT / "recipes" / "smollm2" / "train.jsonl").read_text().splitlines()
+    _write(path, "train", "math", ((row["problem"], row["answer"]) for row in map(json.loads, lines)))
+
+
+def _write(path: Path, split: str, verifier: str, problems: Iterable[tuple[str, str]]) -> None:
     write_table(
         path,
         PROBLEMS,
         (
             {
                 "problem_id": f"{split}{i}",
-                "prompt": problem.text,
-                "answer": problem.answer,
+                "prompt": prompt,
+                "answer": answer,
                 "source": split,
-                "verifier": "countdown",
+                "verifier": verifier,
                 "difficulty": None,
             }
-            for i, problem in enumerate(countdown.generate(split, 3, 1, 9, count, seed=1))
-        ),
-    )
-
-
-def write_sums(path: Path) -> None:
-    """The problems of recipes/smollm2-135m.yaml as a table: Countdown is beyond a small language model."""
-    lines = (ROOT / "recipes" / "smollm2" / "train.jsonl").read_text().splitlines()
-    rows = [json.loads(line) for line in lines]
-    write_table(
-        path,
-        PROBLEMS,
-        (
-            {
-                "problem_id": f"sum{i}",
-                "prompt": row["problem"],
-                "answer": row["answer"],
-                "source": "train",
-                "verifier": "math",
-                "difficulty": None,
-            }
-            for i, row in enumerate(rows)
+            for i, (prompt, answer) in enumerate(problems)
         ),
     )
 

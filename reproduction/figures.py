@@ -32,15 +32,16 @@ def draw_plane(path: Path, results: Results, methods: "dict[str, Method]", tests
     styles |= {"vanilla tuned best": ("vanilla", "v"), "rloop": ("rloop", "o"), "rloop tuned": ("rloop", "^")}
     styles |= {"all experts": ("rloop", "*"), "control": ("explored", "D")}
     for name, (kind, marker) in styles.items():
+        if (method := methods.get(name)) is None:
+            continue
         points = []
-        method = methods.get(name)
-        for run, found in results.items() if method else ():
-            if method and (run.base, run.learning_rate, run.variant) == ("A", method.rate, method.variant):
+        for run, found in results.items():
+            if (run.base, run.learning_rate, run.variant) == ("A", method.rate, method.variant):
                 counts = found["problems"][method.policy(found)]
                 points.append(
                     tuple(fmean(float(np.nanmean(values(counts, t, tries))) for t in tests) for tries in (1, k))
                 )
-        if method and points:
+        if points:
             xs, ys = zip(*points, strict=True)
             axis.plot(xs, ys, marker, color=COLOURS[kind], alpha=0.3, markersize=4, linestyle="")
             axis.plot(fmean(xs), fmean(ys), marker, color=COLOURS[kind], markersize=9, linestyle="", label=method.label)

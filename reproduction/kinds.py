@@ -37,13 +37,7 @@ def choose_by_half(results: Results, grid: Grid, tests: Sequence[str]) -> list[l
     return chosen
 
 
-def cross_fitted(
-    results: Results,
-    grid: Grid,
-    tests: Sequence[str],
-    base: str,
-    k: int,
-) -> list[list[np.ndarray]]:
+def cross_fitted(results: Results, grid: Grid, tests: Sequence[str], base: str, k: int) -> list[list[np.ndarray]]:
     """For each seed of a base policy, for each test set, pass@k of METHODS, of shape (2, problems).
 
     Each problem's figures are those of the learning rates that were chosen on the half without it.
