@@ -10,6 +10,7 @@ from typing import Any
 from components.shared.checkpoints import CheckpointSettings
 from components.shared.grading import GradingSettings
 from components.shared.processes import on_processes
+from tests.stage_outputs import exploration_outputs, rft_outputs
 
 POLICY = Path(__file__).resolve().parents[2] / "recipes" / "tiny" / "countdown"
 
@@ -37,13 +38,7 @@ def main(stage: str, work: Path, out: Path, uri: str) -> None:
             GradingSettings(),
             iteration=1,
             seed=1,
-            rollouts_out=out / "rollouts",
-            policy_out=out / "policy",
-            log_out=out / "log.json",
-            page_out=out / "page.html",
-            snapshots_out=out / "snapshots",
-            state_out=out / "state",
-            tensorboard_out=out / "tensorboard",
+            **exploration_outputs(out),
             checkpointing=checkpointing,
         )
     elif stage == "rft":
@@ -61,10 +56,7 @@ def main(stage: str, work: Path, out: Path, uri: str) -> None:
             fine_tuning,
             iteration=1,
             seed=1,
-            policy_out=out / "policy",
-            log_out=out / "log.json",
-            page_out=out / "page.html",
-            tensorboard_out=out / "tensorboard",
+            **rft_outputs(out),
             checkpointing=checkpointing,
         )
     elif stage == "evaluation":

@@ -27,6 +27,7 @@ from launch.pools import Pool
 from launch.recipe import load_recipe
 from launch.timing import engine_seconds
 from pipeline import main
+from tests.stage_outputs import exploration_outputs, rft_outputs
 
 ROOT = Path(__file__).resolve().parents[2]
 LAPTOP = ROOT / "recipes" / "laptop.yaml"
@@ -254,13 +255,7 @@ def test_a_run_stays_within_its_plan(tmp_path: Path, tiny_policy: Path, problems
         recipe.grading,
         iteration=1,
         seed=1,
-        rollouts_out=out / "rl" / "rollouts",
-        policy_out=out / "rl" / "policy",
-        log_out=out / "rl" / "log.json",
-        page_out=out / "rl" / "page.html",
-        snapshots_out=out / "rl" / "snapshots",
-        state_out=out / "rl" / "state",
-        tensorboard_out=out / "rl" / "tensorboard",
+        **exploration_outputs(out / "rl"),
     )
     rollouts = list(read_rows(out / "rl" / "rollouts"))
     experts = [
@@ -273,10 +268,7 @@ def test_a_run_stays_within_its_plan(tmp_path: Path, tiny_policy: Path, problems
         recipe.rft,
         iteration=1,
         seed=1,
-        policy_out=out / "rft" / "policy",
-        log_out=out / "rft" / "log.json",
-        page_out=out / "rft" / "page.html",
-        tensorboard_out=out / "rft" / "tensorboard",
+        **rft_outputs(out / "rft"),
     )
     write_table(tmp_path / "benchmarks" / "dev.parquet", PROBLEMS, read_rows(problems_folder))
     write_json(tmp_path / "benchmarks" / BENCHMARK_ORDER, ["dev"])

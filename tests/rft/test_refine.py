@@ -15,6 +15,7 @@ from components.shared.processes import on_processes
 from components.shared.schema import TRAJECTORIES, write_table
 from tests.countdown_solver import solve
 from tests.merging import assert_merged_once
+from tests.stage_outputs import rft_outputs
 
 pytestmark = pytest.mark.slow
 
@@ -51,10 +52,7 @@ def run(policy: Path, experts: Path, out: Path, function: Any = refine, **change
         settings,
         iteration=1,
         seed=1,
-        policy_out=out / "policy",
-        log_out=out / "log.json",
-        page_out=out / "page.html",
-        tensorboard_out=out / "tensorboard",
+        **rft_outputs(out),
     )
     return out
 

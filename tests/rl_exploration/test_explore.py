@@ -20,6 +20,7 @@ from components.shared.policy import (
 )
 from components.shared.schema import read_rows
 from tests.merging import assert_merged_once, layout
+from tests.stage_outputs import exploration_outputs
 
 pytestmark = pytest.mark.slow
 
@@ -45,13 +46,7 @@ def run(tmp_path: Path, tiny_policy: Path, problems_folder: Path) -> Any:
             GradingSettings(),
             iteration=1,
             seed=1,
-            rollouts_out=out / "rollouts",
-            policy_out=out / "policy",
-            log_out=out / "log.json",
-            page_out=out / "page.html",
-            snapshots_out=out / "snapshots",
-            state_out=out / "state",
-            tensorboard_out=out / "tensorboard",
+            **exploration_outputs(out),
             keep_state=keep_state,
             segment=segment,
             state=state,

@@ -16,6 +16,7 @@ from components.shared.policy import check_policy, load_model, policy_id, snapsh
 from components.shared.processes import on_processes
 from components.shared.schema import read_rows
 from tests.rl_exploration.fixed_rollouts import explore_fixed
+from tests.stage_outputs import exploration_outputs
 
 VALUES = {
     "steps": 4,
@@ -49,13 +50,7 @@ def run(tmp_path: Path, tiny_policy: Path, problems_folder: Path, monkeypatch: p
             GradingSettings(),
             iteration=1,
             seed=1,
-            rollouts_out=out / "rollouts",
-            policy_out=out / "policy",
-            log_out=out / "log.json",
-            page_out=out / "page.html",
-            snapshots_out=out / "snapshots",
-            state_out=out / "state",
-            tensorboard_out=out / "tensorboard",
+            **exploration_outputs(out),
             keep_state=True,
             segment=segment,
             state=state,

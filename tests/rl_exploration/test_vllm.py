@@ -13,6 +13,7 @@ from components.shared.errors import InputError
 from components.shared.grading import GradingSettings
 from components.shared.policy import eos_token_ids, load_tokenizer
 from components.shared.schema import read_rows
+from tests.stage_outputs import exploration_outputs
 
 pytestmark = pytest.mark.vllm
 
@@ -36,13 +37,7 @@ def run(tmp_path: Path, tiny_policy: Path, problems_folder: Path) -> Any:
             GradingSettings(),
             iteration=1,
             seed=1,
-            rollouts_out=tmp_path / "rollouts",
-            policy_out=tmp_path / "policy",
-            log_out=tmp_path / "log.json",
-            page_out=tmp_path / "page.html",
-            snapshots_out=tmp_path / "snapshots",
-            state_out=tmp_path / "state",
-            tensorboard_out=tmp_path / "tensorboard",
+            **exploration_outputs(tmp_path),
         )
         return tmp_path
 

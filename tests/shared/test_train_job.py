@@ -21,6 +21,7 @@ from components.shared.schema import TRAJECTORIES, write_table
 from launch.pools import Pool, _resources
 from tests.countdown_solver import solve
 from tests.shared.trainer_stand_in import TrainerStandIn
+from tests.stage_outputs import rft_outputs
 
 TWO_NODES = ParallelSettings(nodes=2, volume="shared")
 SECRET_KEY = {
@@ -330,10 +331,7 @@ def test_two_nodes_fine_tune_as_two_processes_do(
             settings,
             iteration=1,
             seed=1,
-            policy_out=out / "policy",
-            log_out=out / "log.json",
-            page_out=out / "page.html",
-            tensorboard_out=out / "tensorboard",
+            **rft_outputs(out),
         )
     assert figures["nodes"] == figures["processes"]
     files = {p.relative_to(tmp_path / "processes"): p for p in (tmp_path / "processes" / "policy").rglob("*")}
