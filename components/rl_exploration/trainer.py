@@ -47,6 +47,15 @@ class ExplorationTrainer(GRPOTrainer):  # type: ignore[misc]
         sampler.set_epoch = lambda epoch: sampler.generator.manual_seed(sampler.seed + 1_000_003 * epoch)
         return sampler
 
+    def get_train_dataloader(self) -> Any:
+        """The batches, whose sampler can be told the epoch also where a resumed run skips some of them."""
+        loader = super().get_train_dataloader()
+        if self.accelerator.num_processes > 1:
+            # Where accelerate looks for it then. It puts its own samplers there; without, an epoch that is gone on with
+            # would have the first one's order.
+            loader.batch_sampler.sampler = loader.batch_sampler.batch_sampler.sampler
+        return loader
+
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Any:
         if self._refill_rounds:
             self._sampled = self._groups_with_spread(inputs)

@@ -97,13 +97,14 @@ def test_two_processes_train_on_the_same_rollouts_as_one_does(run: Any, tiny_pol
 
 @pytest.mark.slow
 def test_two_processes_in_segments_are_two_processes_in_one_piece(run: Any) -> None:
-    common = {"parallel": SPREAD, "prompts_per_update": 2, "snapshot_every": 1}
-    whole = run("whole", **common)
-    first = run("first", steps=2, **common)
-    second = run("second", steps=2, segment=2, state=first / "state", **common)
+    # Two steps are an epoch: the second segment begins within one that has an order of its own.
+    common = {"parallel": SPREAD, "prompts_per_step": 8, "prompts_per_update": 4, "snapshot_every": 1}
+    whole = run("whole", steps=6, **common)
+    first = run("first", steps=3, **common)
+    second = run("second", steps=3, segment=2, state=first / "state", **common)
     assert policy_id(second / "policy") == policy_id(whole / "policy") != policy_id(first / "policy")
-    assert list(snapshot_files(second / "snapshots")) == [3, 4]
-    for name in ("step-000003.safetensors", "step-000004.safetensors"):
+    assert list(snapshot_files(second / "snapshots")) == [4, 5, 6]
+    for name in ("step-000004.safetensors", "step-000006.safetensors"):
         assert (second / "snapshots" / name).read_bytes() == (whole / "snapshots" / name).read_bytes()
 
     def content(out: Path) -> list[tuple[Any, ...]]:
