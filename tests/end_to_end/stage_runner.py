@@ -24,7 +24,7 @@ def main(stage: str, work: Path, out: Path, uri: str) -> None:
         from components.rl_exploration.explore import explore
         from components.rl_exploration.settings import ExplorationSettings
 
-        values: dict[str, Any] = {"steps": 24 if how == "two" else 60, "learning_rate": 3e-4, "group_size": 8}
+        values: dict[str, Any] = {"steps": 16 if how == "two" else 60, "learning_rate": 3e-4, "group_size": 8}
         values |= {"prompts_per_step": 8, "prompts_per_update": 4}
         values |= {"snapshot_every": values["steps"] // 4, "lora": lora, "parallel": parallel}
         exploration = ExplorationSettings.check({**values, "max_completion_tokens": 40, "warmup_steps": 0}, "rl")

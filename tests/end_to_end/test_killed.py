@@ -111,8 +111,8 @@ def problems(split: str, count: int) -> list[dict[str, Any]]:
     ]
 
 
-def test_exploration_killed_ten_times_is_the_same_bit_for_bit(tmp_path: Path, s3: Any) -> None:
-    uri, kills = f"s3://{s3.bucket}/killed", 10
+def test_exploration_killed_six_times_is_the_same_bit_for_bit(tmp_path: Path, s3: Any) -> None:
+    uri, kills = f"s3://{s3.bucket}/killed", 6
     write_table(tmp_path / "problems" / "problems.parquet", PROBLEMS, problems("train", 64))
     expected = undisturbed("rl_exploration", tmp_path)
     got, count, said = killed("rl_exploration", tmp_path, uri, kills, seed=1)
@@ -130,8 +130,8 @@ def test_exploration_killed_ten_times_is_the_same_bit_for_bit(tmp_path: Path, s3
 def test_exploration_otherwise_killed_is_the_same_bit_for_bit(stage: str, tmp_path: Path, uri: str) -> None:
     write_table(tmp_path / "problems" / "problems.parquet", PROBLEMS, problems("train", 64))
     expected = undisturbed(stage, tmp_path)
-    got, count, said = killed(stage, tmp_path, uri, 3, seed=5)
-    assert count >= 2 and any("goes on after step" in line for line in said)
+    got, count, said = killed(stage, tmp_path, uri, 2, seed=5)
+    assert count == 2 and any("goes on after step" in line for line in said)
     assert rows(got / "rollouts", "sampled_at") == rows(expected / "rollouts", "sampled_at")
     assert weights(got) == weights(expected)
     kept = [{file.name: file.read_bytes() for file in (out / "snapshots").iterdir()} for out in (got, expected)]
@@ -149,8 +149,8 @@ def test_rft_killed_is_the_same_bit_for_bit(
     )
     write_table(tmp_path / "experts" / "experts.parquet", TRAJECTORIES, written)
     expected = undisturbed(stage, tmp_path)
-    got, count, said = killed(stage, tmp_path, uri, 3, seed=2)
-    assert count >= 2 and any("goes on after update" in line for line in said)
+    got, count, said = killed(stage, tmp_path, uri, 2, seed=2)
+    assert count == 2 and any("goes on after update" in line for line in said)
     assert weights(got) == weights(expected)
     assert log(got) == log(expected)
 
