@@ -319,7 +319,7 @@ def _verdicts(comparisons: dict[tuple[str, str], Found]) -> str:
 def _cost(results: Results) -> str:
     rl, rft = [], []
     for run, found in results.items():
-        if run.learning_rate:
+        if run.learning_rate and not run.variant:
             for iteration in found["summary"]["iterations"]:
                 rl.append(iteration["seconds"]["rl"])
                 rft.append(iteration["seconds"]["rft"])

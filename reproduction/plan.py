@@ -49,7 +49,7 @@ SHORT = Grid(
 class Run:
     """One pipeline run from one base policy with one seed and learning rate of RL.
 
-    RLoop and vanilla RL; of a variant and of the control, RLoop alone.
+    RLoop and vanilla RL; of the control, RLoop alone.
     """
 
     base: str
@@ -72,9 +72,10 @@ class Run:
     def settings(self) -> list[str]:
         """What differs from the recipe."""
         own = [f"base_policy={BASES[self.base]}", f"seed={self.seed}", f"rl.learning_rate={self.learning_rate!r}"]
-        variant = (*VARIANTS[self.variant], "vanilla=false") if self.variant else ()
+        # With vanilla RL beside it, a variant shares the stages of the run that it varies, up to the second iteration.
+        variant = VARIANTS[self.variant] if self.variant else ()
         # The course of RL is drawn for the first base policy and one learning rate alone.
-        drawn = self.base == "A" and self.learning_rate == SAME_RATE and not self.variant
+        drawn = self.base == "A" and self.learning_rate == SAME_RATE
         return [*own, *self.changes, *variant, *(() if drawn else ("rl.snapshot_every=0",))]
 
 
