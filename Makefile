@@ -50,7 +50,7 @@ bench-smollm2: $(VLLM_READY) $(SMOLLM2) ## Time exploration and evaluation with 
 smollm2: $(VLLM_READY) $(SMOLLM2) ## Run the loop with SmolLM2-135M and vLLM, on the CPU (one hour)
 	@$(VLLM_BIN)/python pipeline.py run --recipe recipes/smollm2-135m.yaml --output-dir runs/smollm2
 
-reproduce: $(READY) ## Compare RLoop with vanilla RL over seeds and write docs/reproduction.md (2 hours)
+reproduce: $(READY) ## Compare RLoop with vanilla RL over seeds and write docs/reproduction.md (2 to 2.5 hours)
 	@$(BIN)/python -m reproduction.run
 
 reproduce-short: $(READY) ## The same with fewer seeds and learning rates (20 minutes), into runs/reproduction-short
