@@ -10,7 +10,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from components.preflight.check import PROMPT_TOKENS, look_at_policy
+from components.preflight.base_policy import look_at_policy
+from components.preflight.check import PROMPT_TOKENS
 from components.preflight.estimate import GIB, ModelSize
 from components.shared.errors import InputError
 from components.shared.policy import context_length, load_tokenizer, prompt_token_ids

@@ -35,6 +35,7 @@ from components.shared.policy import (
 from components.shared.schema import BENCHMARK_ORDER, PROBLEMS, table_writer
 from components.shared.sources import RawProblem, Source, read_source, source_name
 from components.shared.stage import read_json, result, write_json
+from components.shared.weights import check_numbers, local_weights
 
 _BATCH = 512
 _EXAMPLES = 20
@@ -190,6 +191,7 @@ def _keyed_sources(settings: DataSettings) -> Iterator[tuple[str, Source]]:
 def _bring_policy(base_policy: str, policy_out: str | Path) -> None:
     if not base_policy.startswith("hf://") and not is_stored(base_policy):
         check_policy(base_policy, base_policy)
+        check_numbers(base_policy, local_weights(base_policy, base_policy), base_policy)
         copy_policy(base_policy, policy_out)
         _stop_where_the_template_does(policy_out)
         return
@@ -200,6 +202,7 @@ def _bring_policy(base_policy: str, policy_out: str | Path) -> None:
         else:
             _fetch_from_hub(base_policy, folder)
         check_policy(folder, base_policy)
+        check_numbers(folder, local_weights(folder, base_policy), base_policy)
         copy_policy(folder, policy_out)
         _stop_where_the_template_does(policy_out)
 

@@ -2,9 +2,9 @@
 
 import io
 import uuid
-from urllib.parse import urlsplit
 
 from components.shared.errors import InputError
+from components.shared.object_store.store import split_uri
 
 
 def check_bucket(pipeline_root: str, endpoint: str | None) -> None:
@@ -24,19 +24,19 @@ def check_bucket(pipeline_root: str, endpoint: str | None) -> None:
 
     from components.shared.object_store.s3 import describe, new_client
 
-    parts = urlsplit(pipeline_root)
-    if parts.scheme not in ("s3", "minio") or not parts.netloc:
+    scheme, bucket, key = split_uri(pipeline_root)
+    if scheme not in ("s3", "minio") or not bucket:
         raise InputError(f"--pipeline-root {pipeline_root!r}: expected s3://BUCKET/PREFIX or minio://BUCKET/PREFIX")
-    client, where = new_client(endpoint), describe(parts.netloc, endpoint)
-    name = f"{parts.path.strip('/')}/rloop-check-{uuid.uuid4().hex}".lstrip("/")
+    client, where = new_client(endpoint), describe(bucket, endpoint)
+    name = f"{key.strip('/')}/rloop-check-{uuid.uuid4().hex}".lstrip("/")
     content = b"written by the check of rloop; it may be deleted"
     try:
-        if not client.bucket_exists(parts.netloc):  # some stores make one when it is written to
+        if not client.bucket_exists(bucket):  # some stores make one when it is written to
             raise InputError(f"{where}: there is no such bucket")
-        client.put_object(parts.netloc, name, io.BytesIO(content), len(content))
-        with client.get_object(parts.netloc, name) as response:
+        client.put_object(bucket, name, io.BytesIO(content), len(content))
+        with client.get_object(bucket, name) as response:
             read = response.read()
-        client.remove_object(parts.netloc, name)
+        client.remove_object(bucket, name)
     except S3Error as error:
         raise InputError(f"{where}: {error.code}: {error.message}") from None
     except (HTTPError, MinioException, ValueError, OSError) as error:

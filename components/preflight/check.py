@@ -7,11 +7,10 @@ digest changes, and come from the cache when it does not; a scheduled run with n
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+from components.preflight.base_policy import hub_commit, look_at_policy
 from components.preflight.engine import EngineMemory, engine_memory, samples_with_vllm
 from components.preflight.estimate import (
     GIB,
@@ -26,8 +25,7 @@ from components.preflight.settings import RunSize
 from components.shared import page
 from components.shared.errors import InputError
 from components.shared.grading import check_verifier
-from components.shared.object_store.inputs import fetched_file, is_stored, stored_objects, stored_version
-from components.shared.policy import check_policy, context_length
+from components.shared.object_store.inputs import is_stored, stored_version
 from components.shared.sources import Source, read_source
 from components.shared.stage import files_digest, result, whole_file
 
@@ -107,78 +105,10 @@ def _source_version(uri: str, key: str) -> str:
         if Path(repository).exists():  # a folder in a repository's place
             return files_digest(sorted(p for p in Path(repository).rglob("*") if p.is_file()))
         revision = dict(part.partition("=")[::2] for part in query.split("&")).get("revision")
-        return f"{uri} {_hub_commit('dataset', repository, revision, key)}"
+        return f"{uri} {hub_commit('dataset', repository, revision, key)}"
     if is_stored(uri):
         return f"{uri} {stored_version(uri)}"
     return uri if "://" in uri else f"{uri} {files_digest([Path(uri)])}"
-
-
-def look_at_policy(base_policy: str) -> tuple[ModelSize, int, str]:
-    """Looks at a base policy where it is, without fetching its weights.
-
-    Args:
-        base_policy: a Hugging Face model folder, s3://BUCKET/FOLDER, or hf://ORG/NAME[@REVISION].
-
-    Returns:
-        Its size, its context in tokens, and what tells whether it has changed.
-
-    Raises:
-        InputError: it is not there, cannot be reached, or is no policy.
-    """
-    if is_stored(base_policy):
-        return _stored_policy(base_policy)
-    if not base_policy.startswith("hf://"):
-        check_policy(base_policy, base_policy)
-        weight_bytes = sum(file.stat().st_size for file in Path(base_policy).glob("*.safetensors"))
-        config = json.loads((Path(base_policy) / "config.json").read_text())
-        size = ModelSize.from_config(config, weight_bytes)
-        files = sorted(file for file in Path(base_policy).iterdir() if file.is_file())
-        return size, context_length(base_policy), files_digest(files)
-    from httpx import HTTPError
-    from huggingface_hub import HfApi, hf_hub_download
-
-    repository, _, revision = base_policy.removeprefix("hf://").partition("@")
-    commit = _hub_commit("model", repository, revision or None, "base_policy")
-    try:
-        names = {
-            entry.path: entry.size for entry in HfApi().list_repo_tree(repository, revision=commit) if _is_file(entry)
-        }
-        config = json.loads(Path(hf_hub_download(repository, "config.json", revision=commit)).read_text())
-    except (HTTPError, OSError, ValueError) as error:
-        raise InputError(f"base policy {base_policy!r} cannot be looked at on the hub: {error}") from None
-    weights = [size for name, size in names.items() if name.endswith(".safetensors")]
-    if not weights:
-        raise InputError(f"base policy {base_policy!r} has no *.safetensors weights")
-    context = config.get("text_config", config).get("max_position_embeddings", 0)
-    return ModelSize.from_config(config, sum(weights)), context, commit
-
-
-def _stored_policy(uri: str) -> tuple[ModelSize, int, str]:
-    objects = {item.name.rpartition("/")[2]: item.size for item in stored_objects(uri)}
-    weights = [size for name, size in objects.items() if name.endswith(".safetensors")]
-    if not weights or "config.json" not in objects:
-        raise InputError(
-            f"base policy {uri!r}: expected a Hugging Face model folder, with config.json and *.safetensors"
-        )
-    with fetched_file(f"{uri.rstrip('/')}/config.json") as path:
-        config = json.loads(path.read_text())
-    context = config.get("text_config", config).get("max_position_embeddings", 0)
-    return ModelSize.from_config(config, sum(weights)), context, stored_version(uri)
-
-
-def _is_file(entry: Any) -> bool:
-    return getattr(entry, "size", None) is not None
-
-
-def _hub_commit(kind: str, repository: str, revision: str | None, key: str) -> str:
-    from httpx import HTTPError
-    from huggingface_hub import HfApi
-
-    try:
-        sha: str | None = HfApi().repo_info(repository, repo_type=kind, revision=revision).sha
-    except (HTTPError, OSError, ValueError) as error:
-        raise InputError(f"{key}: {kind} {repository!r} cannot be looked at on the hub: {error}") from None
-    return sha or ""
 
 
 def _lengths(context: int, size: RunSize) -> tuple[int, int]:

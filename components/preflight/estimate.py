@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from components.shared.lora import ALL_WEIGHTS, LoRASettings
+from components.shared.policy import named_config
 from components.shared.processes import ONE_PROCESS, ParallelSettings
 
 GIB = 2**30
@@ -59,14 +60,14 @@ class ModelSize:
             config: the content of config.json.
             weight_bytes: size of all safetensors files.
         """
-        inner = config.get("text_config", config)
+        inner = named_config(config)
         width = 4 if inner.get("dtype", inner.get("torch_dtype")) in (None, "float32") else 2
         return cls.with_parameters(config, weight_bytes // width)
 
     @classmethod
     def with_parameters(cls, config: dict[str, Any], parameters: int) -> "ModelSize":
         """Reads a Hugging Face config, given the number of parameters."""
-        config = config.get("text_config", config)
+        config = named_config(config)
         heads, hidden = config["num_attention_heads"], config["hidden_size"]
         inner = config.get("intermediate_size") or 4 * hidden
         head_size = config.get("head_dim") or hidden // heads

@@ -19,6 +19,7 @@ from jinja2.exceptions import TemplateError
 from components.shared.batches import batches
 from components.shared.errors import InputError
 from components.shared.stage import whole_file, whole_folder
+from components.shared.weights import WeightFiles, check_weights, local_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -28,12 +29,13 @@ _WEIGHT_PATTERNS = ("*.safetensors", "*.safetensors.index.json")
 _NEVER_COPIED = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.h5", "*.msgpack", "*.onnx", "*.gguf", "*.py")
 
 
-def check_policy(path: str | Path, name: str) -> None:
-    """Checks that a folder is a policy: safetensors, config, tokenizer, chat template, an EOS that agrees.
+def check_policy(path: str | Path, name: str, weights: WeightFiles | None = None) -> None:
+    """Checks that a folder is a policy: config, weights that fit it, tokenizer, chat template, an EOS that agrees.
 
     Args:
         path: the folder.
         name: what the user calls it, for the messages.
+        weights: the headers of the weights where they lie elsewhere; the folder's own if None.
 
     Raises:
         InputError: names what is missing and how to supply it.
@@ -43,7 +45,7 @@ def check_policy(path: str | Path, name: str) -> None:
         raise InputError(f"base policy {name!r}: no such folder; give a Hugging Face model folder or hf://ORG/NAME")
     if not (path / "config.json").is_file():
         raise InputError(f"base policy {name!r} has no config.json; it is not a Hugging Face model folder")
-    if not any(path.glob("*.safetensors")):
+    if not (any(path.glob("*.safetensors")) if weights is None else weights.headers):
         raise InputError(
             f"base policy {name!r} has no *.safetensors weights; load it in transformers and save it again with "
             f"save_pretrained (pickled *.bin weights are not loaded, since they can run code)"
@@ -53,8 +55,8 @@ def check_policy(path: str | Path, name: str) -> None:
             f"base policy {name!r} has no tokenizer (tokenizer.json, tokenizer.model or vocab.json); "
             f"save one beside the weights with tokenizer.save_pretrained({name!r})"
         )
-    _check_config(path, name)
-    _check_weights(path, name)
+    config = _check_config(path, name)
+    check_weights(config, local_weights(path, name) if weights is None else weights, name)
     try:
         tokenizer = load_tokenizer(path)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -64,10 +66,7 @@ def check_policy(path: str | Path, name: str) -> None:
             f"base policy {name!r} has no chat template; add a chat_template.jinja file or set "
             f"tokenizer.chat_template and save the tokenizer beside the weights"
         )
-    try:
-        prompt_token_ids(tokenizer, ["1 + 1?"])
-    except (TemplateError, ValueError, TypeError) as error:
-        raise InputError(f"base policy {name!r}: its chat template fails: {_first_line(error)}") from None
+    ids = _template_ids(tokenizer, name)
     if tokenizer.eos_token_id is None:
         raise InputError(f"base policy {name!r}: the tokenizer has no EOS token, so a completion could never end")
     if tokenizer.eos_token_id not in eos_token_ids(path):
@@ -76,9 +75,70 @@ def check_policy(path: str | Path, name: str) -> None:
             f"among the generation config's {sorted(eos_token_ids(path))}; generation would not stop where "
             f"fine-tuning says it ends. Set eos_token_id in generation_config.json to a list with both"
         )
+    rows = vocabulary_size(path)
+    ids |= {tokenizer.eos_token_id, tokenizer.pad_token_id, *eos_token_ids(path)}
+    if beyond := sorted(token for token in ids if token >= rows):
+        raise InputError(
+            f"base policy {name!r}: token {tokenizer.convert_ids_to_tokens(beyond[0])!r} (id {beyond[0]}) of the "
+            f"template, EOS or padding has no row in the model's embeddings, which have {rows}; call "
+            f"model.resize_token_embeddings(len(tokenizer)) and save the model again"
+        )
 
 
-def _check_config(path: Path, name: str) -> None:
+def _template_ids(tokenizer: "PreTrainedTokenizerBase", name: str) -> set[int]:
+    """The token ids that the chat template makes of a prompt and of an answered one.
+
+    Raises:
+        InputError: it fails, drops the problem or the answer, or refuses assistant turns.
+    """
+    try:
+        prompt = tokenizer.apply_chat_template(conversation("1 + 1?"), add_generation_prompt=True, tokenize=False)
+        ids = prompt_token_ids(tokenizer, ["1 + 1?"])[0]
+    except (TemplateError, ValueError, TypeError) as error:
+        raise InputError(f"base policy {name!r}: its chat template fails: {_first_line(error)}") from None
+    if "1 + 1?" not in prompt:
+        raise InputError(f"base policy {name!r}: its chat template leaves out what the user says: it gives {prompt!r}")
+    answered = [*conversation("1 + 1?"), {"role": "assistant", "content": "It is 2."}]
+    try:
+        text = tokenizer.apply_chat_template(answered, tokenize=False)
+    except (TemplateError, ValueError, TypeError) as error:
+        raise InputError(
+            f"base policy {name!r}: its chat template fails on an assistant's turn, with which answers are trained: "
+            f"{_first_line(error)}; allow the role assistant in it"
+        ) from None
+    if "It is 2." not in text:
+        raise InputError(
+            f"base policy {name!r}: its chat template leaves out what the assistant says, with which answers are "
+            f"trained: it gives {text[-200:]!r}; render messages of the role assistant too"
+        )
+    return {*ids, *tokenizer.encode(text, add_special_tokens=False)}
+
+
+def vocabulary_size(path: str | Path) -> int:
+    """The rows of the model's embeddings."""
+    size: int = named_config(json.loads((Path(path) / "config.json").read_text()))["vocab_size"]
+    return size
+
+
+def named_config(config: dict[str, Any]) -> dict[str, Any]:
+    """A model's config under the usual names, whatever its class calls them: GPT-2's n_layer is num_hidden_layers.
+
+    Args:
+        config: content of config.json; of a model that sees too, its language model's part is meant.
+    """
+    inner = config.get("text_config", config)
+    names = _attribute_names(inner.get("model_type", config.get("model_type")))
+    return {**inner, **{usual: inner[own] for usual, own in names.items() if usual not in inner and own in inner}}
+
+
+@cache
+def _attribute_names(kind: str | None) -> dict[str, str]:
+    from transformers import CONFIG_MAPPING
+
+    return dict(CONFIG_MAPPING[kind].attribute_map) if kind in CONFIG_MAPPING else {}
+
+
+def _check_config(path: Path, name: str) -> dict[str, Any]:
     from transformers import CONFIG_MAPPING
 
     try:
@@ -95,20 +155,8 @@ def _check_config(path: Path, name: str) -> None:
     for key in ("attn_implementation", "_attn_implementation"):
         if "/" in str(config.get(key, "")):
             raise InputError(f"base policy {name!r}: config.json asks for foreign code in {key}; remove it")
-
-
-def _check_weights(path: Path, name: str) -> None:
-    from safetensors import SafetensorError, safe_open
-
-    for file in sorted(path.glob("*.safetensors")):
-        try:
-            with safe_open(file, framework="numpy") as weights:
-                weights.keys()
-        except (SafetensorError, OSError) as error:
-            if not os.access(file, os.R_OK):
-                raise InputError(f"base policy {name!r}: {file.name} may not be read by this user") from None
-            pointer = " (it is a git-lfs pointer: fetch the file itself)" if file.stat().st_size < 1024 else ""
-            raise InputError(f"base policy {name!r}: {file.name} is not safetensors: {error}{pointer}") from None
+    found: dict[str, Any] = config
+    return found
 
 
 def _first_line(error: Exception) -> str:
@@ -143,13 +191,28 @@ def load_model(path: str | Path, precision: str = "float32", **options: Any) -> 
         path: of the policy.
         precision: of the weights: `float32` or `bfloat16`.
         options: more arguments for `from_pretrained`; without them the model is on the CPU.
+
+    Raises:
+        InputError: a tensor is missing, or holds NaN or infinity.
     """
     import torch
     from transformers import AutoModelForCausalLM, GenerationConfig
 
-    model = AutoModelForCausalLM.from_pretrained(
-        str(path), dtype=getattr(torch, precision), use_safetensors=True, trust_remote_code=False, **options
+    model, found = AutoModelForCausalLM.from_pretrained(
+        str(path),
+        dtype=getattr(torch, precision),
+        use_safetensors=True,
+        trust_remote_code=False,
+        output_loading_info=True,
+        **options,
     )
+    if missing := sorted(found["missing_keys"]):
+        raise InputError(
+            f"policy {path}: its weights lack {len(missing)} tensors that the model has, such as {missing[0]}, and "
+            f"these would be random numbers; save the whole model again with save_pretrained"
+        )
+    if broken := [key for key, value in model.named_parameters() if not torch.isfinite(value).all()]:
+        raise InputError(f"policy {path}: {len(broken)} of its tensors hold NaN or infinity, such as {broken[0]}")
     # Where it ends is the policy's; how it is sampled is the recipe's. Without this, transformers fills what
     # a caller leaves open from the checkpoint's file: a repetition penalty here and none in RL.
     model.generation_config = GenerationConfig(
@@ -170,10 +233,8 @@ def eos_token_ids(path: str | Path) -> set[int]:
 
 def context_length(path: str | Path) -> int:
     """The most tokens the model takes, prompt and completion together."""
-    config = json.loads((Path(path) / "config.json").read_text())
-    config = config.get("text_config", config)
-    length = config.get("max_position_embeddings")
-    if not isinstance(length, int):
+    length = named_config(json.loads((Path(path) / "config.json").read_text())).get("max_position_embeddings")
+    if not isinstance(length, int) or isinstance(length, bool) or length < 1:
         raise InputError(f"{path}/config.json does not say max_position_embeddings, the model's context length")
     return length
 

@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save
 
 from components.shared.policy import check_policy
 
@@ -22,11 +23,21 @@ PROGRAM = (
     "with stage('data preparation'):\n"
     "    _bring_policy(sys.argv[1], sys.argv[2])\n"
 )
+LOOK = (
+    "import sys\n"
+    "from components.preflight.base_policy import look_at_policy\n"
+    "from components.shared.stage import stage\n"
+    "with stage('preflight'):\n"
+    "    print(look_at_policy(sys.argv[1])[0].parameters)\n"
+)
 
 
 @pytest.fixture
 def hub(tiny_policy: Path) -> Iterator[str]:
     files = {file.name: file.read_bytes() for file in tiny_policy.iterdir()} | {"pytorch_model.bin": b"\x80"}
+    lost = dict(load_file(tiny_policy / "model.safetensors"))
+    del lost["model.norm.weight"]
+    repositories = {"tiny": files, "lost": {**files, "model.safetensors": save(lost)}}
 
     class Handler(BaseHTTPRequestHandler):
         def do_HEAD(self) -> None:
@@ -37,14 +48,15 @@ def hub(tiny_policy: Path) -> Iterator[str]:
 
         def answer(self, body: bool) -> None:
             parts = self.path.split("?")[0].strip("/").split("/")
-            if parts[:5] == ["api", "models", "me", "tiny", "tree"]:
-                tree = [{"type": "file", "path": n, "size": len(c), "oid": SHA} for n, c in files.items()]
+            own = repositories.get(parts[3 if parts[0] == "api" else 1] if len(parts) > 1 else "")
+            if own is not None and parts[0] == "api" and parts[4:5] == ["tree"]:
+                tree = [{"type": "file", "path": n, "size": len(c), "oid": SHA} for n, c in own.items()]
                 content: bytes | None = json.dumps(tree).encode()
-            elif parts[:4] == ["api", "models", "me", "tiny"]:
-                found = {"id": "me/tiny", "sha": SHA, "siblings": [{"rfilename": name} for name in files]}
+            elif own is not None and parts[0] == "api":
+                found = {"id": f"me/{parts[3]}", "sha": SHA, "siblings": [{"rfilename": name} for name in own]}
                 content = json.dumps(found).encode()
             else:
-                content = files.get(parts[-1]) if parts[:2] == ["me", "tiny"] else None
+                content = None if own is None else own.get(parts[-1])
             self.send_response(200 if content is not None else 404)
             if content is None:
                 self.send_header("X-Error-Code", "RepoNotFound")
@@ -65,10 +77,10 @@ def hub(tiny_policy: Path) -> Iterator[str]:
     server.server_close()
 
 
-def bring(hub: str, uri: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
+def bring(hub: str, uri: str, tmp_path: Path, program: str = PROGRAM) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "HF_ENDPOINT": hub, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
     return subprocess.run(
-        [sys.executable, "-c", PROGRAM, uri, str(tmp_path / "policy")], env=environment, capture_output=True, text=True
+        [sys.executable, "-c", program, uri, str(tmp_path / "policy")], env=environment, capture_output=True, text=True
     )
 
 
@@ -86,3 +98,13 @@ def test_a_repository_that_is_not_there_is_a_message(hub: str, tmp_path: Path) -
     assert "base policy 'hf://me/other' cannot be had from the Hugging Face hub" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
     assert not (tmp_path / "policy").exists()
+
+
+def test_preflight_reads_the_headers_of_the_weights_alone(hub: str, tmp_path: Path) -> None:
+    done = bring(hub, "hf://me/tiny", tmp_path, LOOK)
+    assert done.returncode == 0 and done.stdout.split()[-1].isdigit(), done.stdout + done.stderr
+    done = bring(hub, "hf://me/lost", tmp_path, LOOK)
+    assert done.returncode == 1
+    assert (
+        "base policy 'hf://me/lost'" in done.stdout and "missing are 1 of 38 tensors: model.norm.weight" in done.stdout
+    )

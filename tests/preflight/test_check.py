@@ -2,10 +2,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from components.preflight.check import preflight
 from components.preflight.settings import RunSize
 from components.shared.errors import InputError
+from components.shared.object_store import open_store
+from components.shared.object_store.s3 import new_client
 from components.shared.sources import keyed_sources
 
 TRAIN = [{"uri": "countdown://train?count=3"}]
@@ -117,3 +120,25 @@ def test_a_hub_that_cannot_be_reached_is_no_traceback(check: Any, monkeypatch: p
 def test_an_unknown_key_of_a_source_is_an_error() -> None:
     with pytest.raises(InputError, match="unknown recipe key 'data.benchmarks.dev.url'. Did you mean 'uri'"):
         keyed_sources([], [{"name": "dev", "uri": "x.jsonl", "url": "x"}])
+
+
+@pytest.mark.parametrize("root", [True, False])
+def test_a_policy_in_a_bucket_is_looked_at_without_its_weights(
+    check: Any, s3: Any, tmp_path: Path, tiny_policy: Path, root: bool
+) -> None:
+    bucket = f"policy-{'root' if root else 'folder'}"
+    new_client(s3.endpoint).make_bucket(bucket)
+    uri = f"s3://{bucket}" if root else f"s3://{bucket}/a #1?%20b/policy"
+    store = open_store(uri)
+    for file in tiny_policy.iterdir():
+        store.upload_file(file, file.name)
+    assert check(policy=uri)[1] == check(policy=tiny_policy)[1]
+    weights = load_file(tiny_policy / "model.safetensors")
+    del weights["model.layers.0.mlp.up_proj.weight"]
+    save_file(weights, tmp_path / "model.safetensors")
+    store.upload_file(tmp_path / "model.safetensors", "model.safetensors")
+    with pytest.raises(InputError, match="missing are 1 of 38 tensors: model.layers.0.mlp.up_proj.weight"):
+        check(policy=uri)
+    store.delete("tokenizer.json")
+    with pytest.raises(InputError, match="has no tokenizer"):
+        check(policy=uri)

@@ -1,13 +1,14 @@
 """Inputs of a run that lie in an object store: data sets and benchmarks as files, the base policy as a folder."""
 
 import contextlib
+import fnmatch
 import hashlib
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from components.shared.errors import InputError
-from components.shared.object_store.store import MARKER, StoredObject, open_store
+from components.shared.object_store.store import MARKER, Store, StoredObject, open_store, split_uri
 
 
 def is_stored(uri: str) -> bool:
@@ -15,41 +16,87 @@ def is_stored(uri: str) -> bool:
     return uri.startswith(("s3://", "minio://"))
 
 
-def stored_objects(uri: str) -> list[StoredObject]:
-    """The objects at a URI: one for a file, all below it for a folder.
+def _bucket_of(uri: str) -> tuple[Store, str]:
+    """The bucket that a URI points into, as a store, and the key or the beginning of keys in it."""
+    scheme, bucket, key = split_uri(uri)
+    return open_store(f"{scheme}://{bucket}"), key.strip("/")
+
+
+def stored_objects(uri: str) -> dict[str, StoredObject]:
+    """The objects at a URI: one for a file, all below it for a folder or a bucket.
+
+    Returns:
+        Each object, named by its key, by its name below the URI; that of a file is its own, without folders.
 
     Raises:
         InputError: there is none, or the store cannot be reached.
     """
-    root, _, name = uri.rstrip("/").rpartition("/")
-    found = [item for item in open_store(root).list(name) if item.name == name or item.name.startswith(f"{name}/")]
+    store, key = _bucket_of(uri)
+    found = {_below(item.name, key): item for item in store.list(key) if _is_below(item.name, key)}
     if not found:
         raise InputError(f"{uri}: there is nothing under this name")
-    return [item for item in found if not item.name.endswith(MARKER)]
+    return {name: item for name, item in sorted(found.items()) if not name.endswith(MARKER)}
+
+
+def _is_below(name: str, key: str) -> bool:
+    return not key or name == key or name.startswith(f"{key}/")
+
+
+def _below(name: str, key: str) -> str:
+    if name == key:
+        return name.rpartition("/")[2]
+    return name.removeprefix(f"{key}/") if key else name
 
 
 def stored_version(uri: str) -> str:
     """What changes when the objects at a URI change: a digest of names, sizes and times."""
-    found = sorted((item.name, item.size, item.modified.isoformat()) for item in stored_objects(uri))
+    found = [(name, item.size, item.modified.isoformat()) for name, item in stored_objects(uri).items()]
     return hashlib.sha256(repr(found).encode()).hexdigest()
+
+
+def matching_uris(pattern: str) -> list[str]:
+    """The URIs of the objects that a pattern with *, ? or [...] matches, in order; a * stops at a slash.
+
+    Raises:
+        InputError: the store cannot be reached.
+    """
+    scheme, bucket, key = split_uri(pattern)
+    store = open_store(f"{scheme}://{bucket}")
+    parts = key.split("/")
+    fixed = next((number for number, part in enumerate(parts) if set(part) & set("*?[")), len(parts))
+    prefix = "/".join(parts[:fixed])
+
+    def matches(name: str) -> bool:
+        given = name.split("/")
+        return len(given) == len(parts) and all(map(fnmatch.fnmatchcase, given, parts))
+
+    return sorted(f"{scheme}://{bucket}/{item.name}" for item in store.list(prefix) if matches(item.name))
 
 
 @contextlib.contextmanager
 def fetched_file(uri: str) -> Iterator[Path]:
     """Gives a local copy of a file, for as long as the block runs."""
-    root, _, name = uri.rpartition("/")
+    store, key = _bucket_of(uri)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / name
-        open_store(root).download_file(name, path)
+        path = Path(folder) / key.rpartition("/")[2]
+        store.download_file(key, path)
         yield path
 
 
+def stored_bytes(uri: str, offset: int, length: int) -> bytes:
+    """Some bytes of an object, without fetching the rest."""
+    from components.shared.object_store.s3 import S3
+
+    _, bucket, key = split_uri(uri)
+    return S3(bucket, "").read_range(key, offset, length)
+
+
 def fetch_folder(uri: str, folder: str | Path, suffixes: tuple[str, ...]) -> None:
-    """Fetches the files of a folder that end so, whoever put them there.
+    """Fetches the files of a folder or at a bucket's root that end so, whoever put them there, and none below.
 
     Raises:
         InputError: there is none, or the store cannot be reached.
     """
-    root, _, name = uri.rstrip("/").rpartition("/")
-    wanted = [item.name for item in stored_objects(uri) if item.name.endswith(suffixes) and item.name.count("/") == 1]
-    open_store(root).download_files([(item, Path(folder) / item.removeprefix(f"{name}/")) for item in wanted])
+    wanted = {name: item for name, item in stored_objects(uri).items() if name.endswith(suffixes) and "/" not in name}
+    store, _ = _bucket_of(uri)
+    store.download_files([(item.name, Path(folder) / name) for name, item in wanted.items()])

@@ -80,7 +80,7 @@ class S3:
         """Fetches a part into its place in a file, piece by piece; returns its digest."""
         part, end = xxhash.xxh3_128(), offset + length
         with self.client.get_object(self._bucket, self._prefix + name, offset, length) as response:
-            while piece := response.read(_PIECE):
+            while piece := response.read(_PIECE, decode_content=False):  # as stored, whatever its Content-Encoding
                 part.update(piece)
                 os.pwrite(file, piece, offset)
                 offset += len(piece)
@@ -100,9 +100,18 @@ class S3:
 
         def fetch() -> bytes:
             with self.client.get_object(self._bucket, self._prefix + name) as response:
-                return bytes(response.read())
+                return bytes(response.read(decode_content=False))
 
         return self._persist(lambda: self._unless_missing(fetch))
+
+    def read_range(self, name: str, offset: int, length: int) -> bytes:
+        """Some bytes of an object."""
+
+        def fetch() -> bytes:
+            with self.client.get_object(self._bucket, self._prefix + name, offset, length) as response:
+                return bytes(response.read(decode_content=False))
+
+        return self._persist(fetch) if length else b""
 
     def write(self, name: str, data: bytes) -> None:
         """Writes a small object."""
@@ -165,9 +174,23 @@ def new_client(endpoint: str | None) -> Minio:
     Raises:
         InputError: the endpoint is no URL.
     """
-    url = urlsplit(endpoint or "https://s3.amazonaws.com")
-    if url.scheme not in ("http", "https") or not url.netloc:
+    try:
+        url = urlsplit(endpoint or "https://s3.amazonaws.com")
+        named = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:  # a port that is no number, brackets without an end
+        named = False
+    if not named:
         raise InputError(f"S3 endpoint {endpoint!r}: expected a URL such as http://seaweedfs:8333")
+    if url.path.strip("/") or url.query or url.fragment or url.username:
+        shown = f"{url.scheme}://{'...@' if url.username else ''}{url.netloc.rpartition('@')[2]}{url.path}"
+        raise InputError(
+            f"S3 endpoint {shown}: expected no more than http://HOST:PORT; buckets and prefixes stand in the URIs, "
+            f"keys in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        )
+    bundle = os.environ.get("AWS_CA_BUNDLE")
+    if bundle and not Path(bundle).exists():
+        raise InputError(f"AWS_CA_BUNDLE: there is no {bundle}; expected a file or folder with certificates in PEM")
+    trusted = {"ca_cert_dir" if Path(bundle).is_dir() else "ca_certs": bundle} if bundle else {}  # else the system's
     providers = [EnvAWSProvider(), AWSConfigProvider()]
     if not endpoint or "AWS_WEB_IDENTITY_TOKEN_FILE" in os.environ:
         providers.append(IamAwsProvider())  # asks the machine's metadata service, which only a cloud has
@@ -177,7 +200,11 @@ def new_client(endpoint: str | None) -> Minio:
         credentials=ChainedProvider(providers),
         region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1",
         http_client=PoolManager(
-            maxsize=THREADS * _RANGES_AT_ONCE, block=False, timeout=Timeout(connect=5, read=60), retries=False
+            maxsize=THREADS * _RANGES_AT_ONCE,
+            block=False,
+            timeout=Timeout(connect=5, read=60),
+            retries=False,
+            **trusted,
         ),
     )
 

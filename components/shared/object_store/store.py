@@ -7,13 +7,13 @@ it again sends only what is not there with the right digest; fetching it checks 
 import contextlib
 import json
 import os
+import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Protocol
-from urllib.parse import urlsplit
 
 import xxhash
 
@@ -69,20 +69,34 @@ def open_store(uri: str) -> "Store":
     Raises:
         InputError: no such scheme, no credentials, no bucket, or the endpoint does not answer.
     """
-    parts = urlsplit(uri)
-    if parts.scheme in ("s3", "minio"):
+    scheme, bucket, key = split_uri(uri)
+    if scheme in ("s3", "minio"):
         from components.shared.object_store.s3 import S3
 
-        if not parts.netloc:
+        if not bucket:
             raise InputError(f"{uri!r} names no bucket; expected s3://BUCKET/PREFIX")
-        return Store(uri, S3(parts.netloc, parts.path.strip("/")))
-    if parts.scheme not in ("", "file"):
+        return Store(uri, S3(bucket, key.strip("/")))
+    if scheme not in ("", "file"):
         raise InputError(
             f"{uri!r}: unknown kind of store; expected s3://BUCKET/PREFIX, minio://BUCKET/PREFIX or a folder"
         )
+    if bucket not in ("", "localhost"):
+        raise InputError(f"{uri!r} names the machine {bucket!r}; a folder of this one is file:///{bucket}/{key}")
     from components.shared.object_store.folder import Folder
 
-    return Store(uri, Folder(Path(parts.path if parts.scheme else uri)))
+    return Store(uri, Folder(Path(f"/{key}" if scheme else uri)))
+
+
+def split_uri(uri: str) -> tuple[str, str, str]:
+    """Scheme, bucket and key of a URI as they stand: in a key, `#`, `?`, `%` and spaces mean nothing.
+
+    Of a path without a scheme, all three are empty.
+    """
+    scheme, separator, rest = uri.partition("://")
+    if not separator or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme):
+        return "", "", ""
+    bucket, _, key = rest.partition("/")
+    return scheme.lower(), bucket, key
 
 
 class Store:

@@ -1,0 +1,362 @@
+"""Whether a policy's weights fit its config, from the headers of its safetensors files: no weights are loaded.
+
+Transformers fills what it does not find with random numbers and leaves what it does not know aside, with no more than
+a warning; a run would start from noise. Headers are read where the files lie: in a folder, a bucket or the hub.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from components.shared.errors import InputError
+
+INDEX = "model.safetensors.index.json"
+ADAPTER = "adapter_config.json"
+_MOST_HEADER = 100 << 20  # bytes; what the format allows
+_FLOATS = {"F64", "F32", "F16", "BF16"}
+# Names that are no fault where they are too many: buffers that older versions saved.
+_BUFFERS = re.compile(r"(^|\.)(rotary_emb\.inv_freq|attn\.(masked_)?bias|attention\.(masked_)?bias|position_ids)$")
+# What wrappers put before or into the names of a model's tensors: DDP, torch.compile, FSDP, activation checkpointing.
+_WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
+_SHOWN = 4  # names in a message
+
+
+class Tensor(NamedTuple):
+    """What a header says of a tensor."""
+
+    dtype: str  # as safetensors writes it: F32, BF16, ...
+    shape: tuple[int, ...]
+    start: int = 0  # bytes from the end of the header
+    end: int = 0
+
+
+class WeightFiles(NamedTuple):
+    """A policy's weight files as their headers describe them."""
+
+    headers: dict[str, dict[str, Tensor]]  # file -> tensor's name -> tensor
+    names: set[str]  # of all files beside config.json
+    index: dict[str, str] | None = None  # tensor's name -> file, as the index has it
+
+
+def read_header(name: str, file: str, size: int, read: Callable[[int, int], bytes]) -> dict[str, Tensor]:
+    """Reads the header of a safetensors file.
+
+    Args:
+        name: of the policy, for messages.
+        file: its name.
+        size: of the file in bytes.
+        read: gives the bytes from an offset on, so many.
+
+    Raises:
+        InputError: it is no safetensors file, or not whole.
+    """
+    start = read(0, min(size, 8))
+    length = int.from_bytes(start, "little")
+    pointer = " (it is a git-lfs pointer: fetch the file itself)" if start == b"version " else ""
+    if len(start) < 8 or pointer or not 2 <= length <= min(size - 8, _MOST_HEADER):
+        raise InputError(f"base policy {name!r}: {file} is not safetensors{pointer}, or was cut off; fetch it again")
+    try:
+        header = json.loads(read(8, length))
+        tensors = {
+            tensor: Tensor(entry["dtype"], tuple(entry["shape"]), *entry["data_offsets"])
+            for tensor, entry in header.items()
+            if tensor != "__metadata__"
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"base policy {name!r}: {file} is not safetensors: its header is broken: {error}") from None
+    whole = 8 + length + max((tensor.end for tensor in tensors.values()), default=0)
+    if size != whole:
+        raise InputError(
+            f"base policy {name!r}: {file} has {size:,} bytes, but its header speaks of {whole:,}: it was cut off or "
+            f"written over; fetch it again"
+        )
+    return tensors
+
+
+def local_weights(folder: str | Path, name: str) -> WeightFiles:
+    """The headers of the weight files in a folder.
+
+    Raises:
+        InputError: a file is no safetensors file, or not whole, or may not be read.
+    """
+    folder, headers = Path(folder), {}
+    for path in sorted(folder.glob("*.safetensors")):
+
+        def read(offset: int, length: int, path: Path = path) -> bytes:
+            with path.open("rb") as file:
+                file.seek(offset)
+                return file.read(length)
+
+        try:
+            headers[path.name] = read_header(name, path.name, path.stat().st_size, read)
+        except PermissionError:
+            raise InputError(f"base policy {name!r}: {path.name} may not be read by this user") from None
+    index = (folder / INDEX).read_bytes() if (folder / INDEX).is_file() else None
+    return WeightFiles(headers, {path.name for path in folder.iterdir()}, parse_index(index, name))
+
+
+def parse_index(data: bytes | None, name: str) -> dict[str, str] | None:
+    """The index of weights in several files: tensor's name to file; None where there is none.
+
+    Raises:
+        InputError: it is not what transformers writes.
+    """
+    if data is None:
+        return None
+    try:
+        return {str(tensor): str(file) for tensor, file in json.loads(data)["weight_map"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise InputError(
+            f"base policy {name!r}: {INDEX} is broken; expected JSON with a weight_map of tensors to files"
+        ) from None
+
+
+def check_weights(config: dict[str, Any], files: WeightFiles, name: str) -> None:
+    """Checks that weights are those of the model that a config describes: names, shapes and kinds of numbers.
+
+    Tied weights need not be there, and buffers that are not saved may or may not be.
+
+    Args:
+        config: content of config.json.
+        files: the weights.
+        name: what the user calls the policy, for the message.
+
+    Raises:
+        InputError: which tensors are missing, unexpected, misshapen or no plain numbers, and what to do.
+    """
+    tensors = {tensor: entry for header in files.headers.values() for tensor, entry in header.items()}
+    if (ADAPTER in files.names and "model.safetensors" not in files.names and files.index is None) or any(
+        ".lora_A." in tensor or ".lora_embedding_A" in tensor for tensor in tensors
+    ):
+        raise InputError(
+            f"base policy {name!r} is an adapter without its base model; merge it first: "
+            f"AutoPeftModelForCausalLM.from_pretrained(...).merge_and_unload().save_pretrained(FOLDER)"
+        )
+    if files.index is not None:
+        _check_index(files.index, files.headers, name)
+    if wrapped := [tensor for tensor in tensors if any(part in f".{tensor}" for part in map(".{}".format, _WRAPPERS))]:
+        raise InputError(
+            f"base policy {name!r}: the names of {len(wrapped)} tensors come from a wrapper, such as {wrapped[0]!r}; "
+            f"they would be left out and the model made of random numbers. Save the model that is wrapped (.module, "
+            f"._orig_mod) with save_pretrained"
+        )
+    if odd := [
+        tensor for tensor, entry in tensors.items() if entry.dtype not in _FLOATS and not _BUFFERS.search(tensor)
+    ]:
+        raise InputError(
+            f"base policy {name!r}: {_names(odd)} {'is' if len(odd) == 1 else 'are'} {tensors[odd[0]].dtype}, but "
+            f"weights that are trained are {', '.join(sorted(_FLOATS))}; give the model that is not quantised"
+        )
+    expected = expected_tensors(config, name)
+    faults = list(_layer_faults(config, tensors) if expected is None else _faults(expected, tensors))
+    if faults:
+        raise InputError(
+            f"base policy {name!r}: the weights do not fit config.json, and what is missing would be random numbers: "
+            + "; ".join(faults)
+        )
+
+
+def _check_index(index: dict[str, str], headers: Mapping[str, Mapping[str, Tensor]], name: str) -> None:
+    if gone := sorted(set(index.values()) - headers.keys()):
+        raise InputError(
+            f"base policy {name!r}: {INDEX} names {_names(gone)}, which {'is' if len(gone) == 1 else 'are'} not there; "
+            f"fetch all of its files"
+        )
+    if lost := [tensor for tensor, file in index.items() if tensor not in headers[file]]:
+        raise InputError(
+            f"base policy {name!r}: {INDEX} says that {_names(lost)} {'is' if len(lost) == 1 else 'are'} in "
+            f"{index[lost[0]]}, which is not so; index and files are not of one model"
+        )
+    if strange := sorted(headers.keys() - set(index.values())):
+        raise InputError(
+            f"base policy {name!r}: {_names(strange)} lies beside the weights, but {INDEX} does not name it; remove "
+            f"what is no part of the model"
+        )
+
+
+class Expected(NamedTuple):
+    """The tensors that a model class has, as its checkpoints name them."""
+
+    required: dict[str, tuple[int, ...]]
+    optional: dict[str, tuple[int, ...]]  # tied to others, and buffers
+    prefix: str  # of all but the output layer, which a checkpoint of the bare model lacks
+    bare: bool = False  # whether checkpoints of the bare model will do
+
+
+def _faults(expected: Expected, tensors: dict[str, Tensor]) -> Iterator[str]:
+    known = expected.required | expected.optional
+    if expected.bare and not any(tensor.startswith(expected.prefix) for tensor in tensors):
+        tensors = {tensor if tensor in known else expected.prefix + tensor: t for tensor, t in tensors.items()}
+    missing = [tensor for tensor in expected.required if tensor not in tensors]
+    unexpected = [tensor for tensor in tensors if tensor not in known and not _BUFFERS.search(tensor)]
+    misshapen = [t for t, shape in known.items() if t in tensors and tensors[t].shape != shape]
+    if missing and all(expected.prefix + tensor in known for tensor in unexpected) and unexpected:
+        yield (
+            f"the names lack {expected.prefix!r}, such as {unexpected[0]!r} for {expected.prefix + unexpected[0]!r}: "
+            f"load it with AutoModelForCausalLM and save it again with save_pretrained"
+        )
+        return
+    if missing:
+        yield f"missing are {len(missing)} of {len(expected.required)} tensors: {_names(missing)}"
+    if unexpected:
+        yield f"unexpected are {len(unexpected)}: {_names(unexpected)}"
+    if misshapen:
+        shapes = (f"{t} {list(tensors[t].shape)} for {list(known[t])}" for t in misshapen[:_SHOWN])
+        yield f"of another shape are {len(misshapen)}: {', '.join(shapes)}{', ...' if len(misshapen) > _SHOWN else ''}"
+
+
+def _layer_faults(config: dict[str, Any], tensors: dict[str, Tensor]) -> Iterator[str]:
+    """What can be said of a model class that is not known here: whether it has as many layers as the config says."""
+    found = {int(match[1]) for tensor in tensors if (match := _LAYER.search(tensor))}
+    inner = config.get("text_config", config)
+    layers = inner.get("num_hidden_layers", inner.get("n_layer"))
+    if found and isinstance(layers, int) and found != set(range(layers)):
+        there = f"{min(found)} to {max(found)}" if len(found) == max(found) - min(found) + 1 else _names(sorted(found))
+        yield f"there are layers {there}, but config.json speaks of {layers}"
+
+
+def expected_tensors(config: dict[str, Any], name: str) -> Expected | None:
+    """The tensors that the model class of a config expects; None where that cannot be said without its code.
+
+    Llama and its like are described here, since the stage that looks has no torch; other classes are asked where torch
+    is installed.
+
+    Raises:
+        InputError: the config is not that of a model.
+    """
+    from transformers import CONFIG_MAPPING
+
+    kind = config.get("model_type")
+    try:
+        full = CONFIG_MAPPING[kind].from_dict(config)
+        if kind in _LLAMA_LIKE:
+            return _llama_like(full)
+        return _of_class(full)
+    except InputError:
+        raise
+    except Exception as error:  # whatever a config's class makes of values that are none
+        raise InputError(
+            f"base policy {name!r}: config.json describes no model of type {kind!r}: "
+            f"{' '.join(str(error).split())[:300]}"
+        ) from None
+
+
+# Model types whose checkpoints are laid out as Llama's; the biases of queries, keys and values, and of the output.
+_LLAMA_LIKE = {"llama": (None, None), "mistral": (False, False), "qwen2": (True, False), "qwen3": (None, None)}
+
+
+def _llama_like(config: Any) -> Expected:
+    hidden, inner, vocabulary = config.hidden_size, config.intermediate_size, config.vocab_size
+    heads, keys = config.num_attention_heads, config.num_key_value_heads
+    head = getattr(config, "head_dim", None) or hidden // heads
+    own = getattr(config, "attention_bias", False)
+    bias, output_bias = (own if said is None else said for said in _LLAMA_LIKE[config.model_type])
+    attention = {"q": (heads * head, hidden), "k": (keys * head, hidden), "v": (keys * head, hidden)}
+    layer: dict[str, tuple[int, ...]] = {}
+    for part, shape in attention.items():
+        layer[f"self_attn.{part}_proj.weight"] = shape
+        if bias:
+            layer[f"self_attn.{part}_proj.bias"] = shape[:1]
+    layer["self_attn.o_proj.weight"] = (hidden, heads * head)
+    if output_bias:
+        layer["self_attn.o_proj.bias"] = (hidden,)
+    if config.model_type == "qwen3":
+        layer |= {"self_attn.q_norm.weight": (head,), "self_attn.k_norm.weight": (head,)}
+    for part, shape in {"gate": (inner, hidden), "up": (inner, hidden), "down": (hidden, inner)}.items():
+        layer[f"mlp.{part}_proj.weight"] = shape
+        if getattr(config, "mlp_bias", False):
+            layer[f"mlp.{part}_proj.bias"] = shape[:1]
+    layer |= {"input_layernorm.weight": (hidden,), "post_attention_layernorm.weight": (hidden,)}
+    required: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (vocabulary, hidden)}
+    for number in range(config.num_hidden_layers):
+        required |= {f"model.layers.{number}.{part}": shape for part, shape in layer.items()}
+    required["model.norm.weight"] = (hidden,)
+    head_shape = {"lm_head.weight": (vocabulary, hidden)}
+    tied = config.tie_word_embeddings
+    return Expected(required if tied else required | head_shape, head_shape if tied else {}, "model.")
+
+
+def _of_class(config: Any) -> Expected | None:
+    try:
+        import torch
+    except ImportError:
+        return None
+    from transformers import AutoModelForCausalLM
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
+    if get_checkpoint_conversion_mapping(config.model_type):
+        return None  # its tensors are made of those in the files; load_model sees what is missing
+    with torch.device("meta"):  # shapes alone
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
+    shapes = {tensor: tuple(value.shape) for tensor, value in model.state_dict().items()}
+    parameters = {tensor for tensor, _ in model.named_parameters(remove_duplicate=False)}
+    required = {tensor: shape for tensor, shape in shapes.items() if tensor in parameters - tied}
+    optional = {tensor: shape for tensor, shape in shapes.items() if tensor not in required}
+    return Expected(required, optional, f"{model.base_model_prefix}.", bare=True)
+
+
+def check_numbers(folder: str | Path, files: WeightFiles, name: str) -> None:
+    """Looks at every number of a policy's weights, where they are read anyway.
+
+    Raises:
+        InputError: a tensor holds NaN or infinity; or the output layer is stored beside the embeddings that the config
+            ties it to and differs from them, which trainers and vLLM read differently.
+    """
+    folder, places = Path(folder), {}
+    for file, header in files.headers.items():
+        for tensor, entry in header.items():
+            places[tensor] = folder / file, entry
+            if entry.dtype in _EXPONENTS and not _finite(_bits(folder / file, entry), _EXPONENTS[entry.dtype][1]):
+                raise InputError(
+                    f"base policy {name!r}: {tensor} in {file} holds NaN or infinity; the policy is broken. Take it "
+                    f"from where it was trained, before it diverged"
+                )
+    config = json.loads((folder / "config.json").read_text())
+    output, embeddings = places.get("lm_head.weight"), places.get("model.embed_tokens.weight")
+    if config.get("tie_word_embeddings") and output and embeddings and not _equal(_bits(*output), _bits(*embeddings)):
+        raise InputError(
+            f"base policy {name!r}: config.json has tie_word_embeddings, but lm_head.weight differs from "
+            f"model.embed_tokens.weight: some programs would use the one, some the other. Set tie_word_embeddings to "
+            f"false, or save the model again without lm_head.weight"
+        )
+
+
+# By kind of number: the unsigned integer of its width, and the bits that are all set in NaN and infinity alone.
+_EXPONENTS = {
+    "F64": ("<u8", 0x7FF0 << 48),
+    "F32": ("<u4", 0x7F80 << 16),
+    "F16": ("<u2", 0x7C00),
+    "BF16": ("<u2", 0x7F80),
+}
+_AT_ONCE = 1 << 22  # numbers
+
+
+def _bits(path: Path, entry: Tensor) -> "np.ndarray[Any, Any]":
+    """A tensor's numbers as unsigned integers; read when they are looked at."""
+    with path.open("rb") as file:
+        header = int.from_bytes(file.read(8), "little")
+    kind = np.dtype(_EXPONENTS[entry.dtype][0])
+    count = (entry.end - entry.start) // kind.itemsize
+    if not count:
+        return np.zeros(0, kind)
+    return np.memmap(path, dtype=kind, mode="r", offset=8 + header + entry.start, shape=(count,))
+
+
+def _finite(bits: "np.ndarray[Any, Any]", exponent: int) -> bool:
+    mask = bits.dtype.type(exponent)
+    return not any(((bits[i : i + _AT_ONCE] & mask) == mask).any() for i in range(0, len(bits), _AT_ONCE))
+
+
+def _equal(a: "np.ndarray[Any, Any]", b: "np.ndarray[Any, Any]") -> bool:
+    return a.dtype == b.dtype and a.shape == b.shape and bool((a == b).all())
+
+
+def _names(names: Sequence[Any]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(map(str, names[:_SHOWN])) + more
