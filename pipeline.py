@@ -589,6 +589,8 @@ def check_command(
             RunSize.check(recipe.rl.model_dump(), "rl"),
             accelerator_memory_gib=defaults["pool_training_accelerator_memory_gib"],
             page_out=Path(folder) / "page.html",
+            grading=recipe.grading,
+            prompt_template=recipe.data.prompt_template,
         )
     click.echo(f"everything that could be looked at is in order; data version {version}")
     for name, value in figures.items():

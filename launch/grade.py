@@ -17,7 +17,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from components.shared.batches import batches
 from components.shared.errors import InputError
-from components.shared.grading import TIMED_OUT, Grader, GradingRow, GradingSettings, Verdict, check_verifier
+from components.shared.grading import (
+    TIMED_OUT,
+    Grader,
+    GradingRow,
+    GradingSettings,
+    Verdict,
+    check_verifier,
+    reason_kind,
+)
 from components.shared.sources import file_rows
 from components.shared.stage import whole_file
 from launch.recipe import load_recipe, set_key
@@ -51,7 +59,7 @@ def grade(file: Path, output: Path | None, verifier: str, recipe: Path | None, o
     Where rows have `expected` too (true, false or null), the disagreements are shown; they do not change the exit
     status.
     """
-    settings = _settings(recipe, overrides)
+    settings = _settings(recipe, overrides).model_copy(update={"max_failed_share": 1.0})  # to see all of them
     check_verifier(verifier)
     if output:
         _check_output(output, file)
@@ -235,7 +243,7 @@ class _Tally:
     def add(self, rows: list[_Row]) -> None:
         for row in rows:
             self.verdicts[row.verdict.correct] += 1
-            self.reasons[row.verdict.reason] += 1
+            self.reasons[reason_kind(row.verdict.reason)] += 1
             if self.slowest is None or row.verdict.seconds > self.slowest.verdict.seconds:
                 self.slowest = row
             if "expected" in row.columns:

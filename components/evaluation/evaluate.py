@@ -12,7 +12,7 @@ from components.evaluation.settings import EvaluationSettings
 from components.shared import page
 from components.shared.checkpoints import NOWHERE, Checkpoints, CheckpointSettings
 from components.shared.errors import InputError
-from components.shared.grading import TIMED_OUT, Grader, GradingRow, GradingSettings
+from components.shared.grading import FAILED, TIMED_OUT, Grader, GradingRow, GradingSettings, reason_kind
 from components.shared.pass_at_k import bootstrap_interval, pass_at_k
 from components.shared.policy import check_room, policy_id
 from components.shared.sampling import Completion, Engine, Sampler, chosen_engine, open_sampler
@@ -108,7 +108,7 @@ def evaluate(
                 sampler, benchmark, benchmark, rows, own[benchmark], seed, grader, judged, checkpoints, progress
             ):
                 tallies[sample["problem_id"]].add(sample)
-                reasons[sample["reason"]] += 1
+                reasons[reason_kind(sample["reason"])] += 1
                 writer.write(sample)
             evaluations.append(summarise(benchmark, list(tallies.values()), own[benchmark], seed))
     evaluation = {
@@ -118,6 +118,7 @@ def evaluate(
         "policy_id": policy_id(policy),
         "engine": engine,
         "timed_out": reasons[TIMED_OUT],
+        "failed": reasons[FAILED],
         "reasons": dict(reasons.most_common()),
         "settings": {**settings.model_dump(), "seed": seed},
         "evaluations": evaluations,
@@ -126,7 +127,11 @@ def evaluate(
     _write_page(page_out, evaluation)
     checkpoints.finish()
     result(_in_words(evaluations))
-    metrics: dict[str, float] = {"grading_timed_out": reasons[TIMED_OUT]}
+    metrics: dict[str, float] = {
+        "grading_timed_out": reasons[TIMED_OUT],
+        "grading_failed": reasons[FAILED],
+        "grading_failed_share": reasons[FAILED] / max(1, reasons.total()),
+    }
     for e in evaluations:
         metrics[f"{e['benchmark']}_avg_at_{e['n']}"] = e["avg"]
         metrics |= {f"{e['benchmark']}_pass_at_{k}": value for k, value in e["pass_at_k"].items()}

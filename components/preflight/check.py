@@ -8,6 +8,7 @@ digest changes, and come from the cache when it does not; a scheduled run with n
 import dataclasses
 import hashlib
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from components.preflight.base_policy import hub_commit, look_at_policy
@@ -22,13 +23,16 @@ from components.preflight.estimate import (
     waiting_memory,
 )
 from components.preflight.settings import RunSize
+from components.preflight.verifiers import TRIED, try_verifier
 from components.shared import page
 from components.shared.errors import InputError
-from components.shared.grading import check_verifier
+from components.shared.grading import GradingSettings, check_verifier, is_user_function
 from components.shared.object_store.inputs import is_stored, stored_version
 from components.shared.sources import Source, read_source
 from components.shared.stage import files_digest, result, whole_file
 
+_GRADING = GradingSettings()  # where the caller does not know the recipe's
+_LOOKED_AT = 20  # rows of a source
 PROMPT_TOKENS = 512  # assumed of a prompt, where the context allows it
 
 
@@ -39,6 +43,8 @@ def preflight(
     *,
     accelerator_memory_gib: float,
     page_out: str | Path,
+    grading: GradingSettings = _GRADING,
+    prompt_template: str | None = None,
 ) -> tuple[str, dict[str, float]]:
     """Checks what a run needs.
 
@@ -48,6 +54,8 @@ def preflight(
         size: of the run.
         accelerator_memory_gib: of one accelerator of the training pool; 0 if it has none or is not known.
         page_out: HTML page to write: what was found.
+        grading: the recipe's `grading` section.
+        prompt_template: the recipe's `data.prompt_template`; None where the caller does not know it.
 
     Returns:
         The version of the data, and figures for KFP metrics.
@@ -63,15 +71,19 @@ def preflight(
         try:
             if source.verifier:
                 check_verifier(source.verifier)
-            first = next(iter(read_source(source, key)), None)
-            if first is None:
+            first = list(islice(read_source(source, key), _LOOKED_AT))
+            if not first:
                 raise InputError(f"{key}: {source.uri} holds no rows")
+            answered = [problem for problem in first if problem.text and problem.answer]
+            judged = f"judged by {first[0].verifier}"
+            if answered and is_user_function(first[0].verifier):
+                judged += f", which {try_verifier(key, answered[:TRIED], grading)}"
             version = _source_version(source.uri, key)
         except InputError as error:
             problems.append(str(error))
             continue
         digest.update(f"{key}\0{version}\0".encode())
-        found.append((key, f"{source.uri}: readable, judged by {first.verifier}"))
+        found.append((key, f"{source.uri}: readable, {judged}"))
 
     figures: dict[str, float] = {}
     try:

@@ -268,8 +268,8 @@ def explore(
         if adapted:
             vllm_on_cpu.hand_over_whole(trainer.vllm_generation)
         trainer.train(resume_from_checkpoint=str(resume) if resume.is_dir() else None)
-        totals = of_all((recorder.recorded, recorder.correct, recorder.timed_out))
-        recorded, correct, timed_out = (sum(values) for values in zip(*totals, strict=True))
+        totals = of_all((recorder.recorded, recorder.correct, recorder.timed_out, recorder.failed))
+        recorded, correct, timed_out, failed = (sum(values) for values in zip(*totals, strict=True))
         explored = merged(trainer.model, policy)
 
     if rank > 0:
@@ -288,12 +288,13 @@ def explore(
             "seed": seed,
             "settings": settings.model_dump(),
             "timed_out": timed_out,
+            "failed": failed,
             "seconds": round(time.monotonic() - began, 1),  # of this attempt
             "tracked_at": tracked_at(tracking),
             "steps": steps,
         },
     )
-    write_page(page_out, iteration, steps)
+    write_page(page_out, iteration, steps, failed / max(1, recorded))
     last = steps[-1]
     rewards = f"reward {steps[0]['reward']:.3f} to {last['reward']:.3f}"
     checkpoints.finish()
@@ -302,6 +303,8 @@ def explore(
         "rollouts": recorded,
         "correct_rollouts": correct,
         "grading_timed_out": timed_out,
+        "grading_failed": failed,
+        "grading_failed_share": failed / max(1, recorded),
         **{f"last_step_{name}": last[name] for name in STEP_FIGURES if last[name] is not None},
     }
 

@@ -75,7 +75,7 @@ class RolloutRecorder:
         self._overlong_tokens = overlong_tokens
         self._all_truncated = self._no_spread = 0
         self._of_all = of_all
-        self._timed_out_before = 0
+        self._timed_out_before = self._failed_before = 0
         self._aside: list[tuple[str, str, str, list[int], float | None]] = []
         self.recorded = 0
         self.correct = 0
@@ -175,18 +175,23 @@ class RolloutRecorder:
 
     def state(self) -> dict[str, int]:
         """What a checkpoint has to keep of the recorder."""
-        return {**{name: getattr(self, name) for name in _STATE}, "timed_out": self.timed_out}
+        return {**{name: getattr(self, name) for name in _STATE}, "timed_out": self.timed_out, "failed": self.failed}
 
     def resume(self, state: dict[str, int]) -> None:
         """Goes on from the state of a checkpoint."""
         for name in _STATE:
             setattr(self, name, state[name])
-        self._timed_out_before = state["timed_out"]
+        self._timed_out_before, self._failed_before = state["timed_out"], state.get("failed", 0)
 
     @property
     def timed_out(self) -> int:
         """Answers that took too long or too much memory to judge, earlier attempts included."""
         return self._timed_out_before + self._grader.timed_out
+
+    @property
+    def failed(self) -> int:
+        """Completions on which a user's verifier failed, earlier attempts included."""
+        return self._failed_before + self._grader.failed
 
     def _check_signal(
         self, problem_ids: Sequence[str], rewards: list[float | None], finished: list[bool], solved: bool

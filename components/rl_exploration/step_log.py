@@ -59,8 +59,8 @@ def _refills_in_words(steps: list[dict[str, Any]]) -> list[str]:
     ]
 
 
-def write_page(path: str | Path, iteration: int, steps: list[dict[str, Any]]) -> None:
-    """Writes the steps' figures as plots."""
+def write_page(path: str | Path, iteration: int, steps: list[dict[str, Any]], failed: float) -> None:
+    """Writes the steps' figures as plots; `failed` is the share of completions on which the verifier failed."""
     drawing, axes = page.new_figure(11, 5.4, rows=2, columns=3)
     for axis, (name, (_, label)) in zip(axes, STEP_FIGURES.items(), strict=True):
         axis.plot([row["step"] for row in steps], [row[name] for row in steps])
@@ -74,4 +74,9 @@ def write_page(path: str | Path, iteration: int, steps: list[dict[str, Any]]) ->
         f"{len(steps)} steps; reward {steps[0]['reward']:.3f} at the first and {steps[-1]['reward']:.3f} at the last.",
         page.figure(drawing, "Figures of each step, over all of its completions."),
         *_refills_in_words(steps),
+        *(
+            [page.note(f"The verifier failed on {failed:.2%} of the completions, which got no reward.")]
+            if failed
+            else []
+        ),
     )

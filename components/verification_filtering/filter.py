@@ -20,6 +20,7 @@ from components.shared.batches import batches
 from components.shared.checkpoints import NOWHERE, Checkpoints, CheckpointSettings
 from components.shared.errors import InputError
 from components.shared.grading import (
+    FAILED,
     HEDGED,
     TIMED_OUT,
     TRUNCATED,
@@ -28,6 +29,7 @@ from components.shared.grading import (
     GradingRow,
     GradingSettings,
     Verdict,
+    reason_kind,
 )
 from components.shared.ngrams import Sketch, sketch, solution_text
 from components.shared.schema import (
@@ -60,7 +62,13 @@ _GATE_NUMBERS = {name: number for number, name in enumerate(_GATE_NAMES)}
 _KEPT = -1
 _VERDICTS = pa.schema([pa.field("correct", pa.bool_()), pa.field("reason", pa.string(), nullable=False)])
 # What the report counts of the reasons for verdicts.
-_COUNTED = {"timed_out": TIMED_OUT, "not_scorable": UNSCORABLE, "hedged": HEDGED, "truncated": TRUNCATED}
+_COUNTED = {
+    "timed_out": TIMED_OUT,
+    "failed": FAILED,
+    "not_scorable": UNSCORABLE,
+    "hedged": HEDGED,
+    "truncated": TRUNCATED,
+}
 
 
 def filter_trajectories(
@@ -124,7 +132,7 @@ def filter_trajectories(
                 earlier.add(shard)
             for row, found in zip(batch, read_rows(shard), strict=True):
                 verdict = found["correct"]
-                reasons[found["reason"]] += 1
+                reasons[reason_kind(found["reason"])] += 1
                 gate = _gate(row, verdict, settings)
                 if gate is None:
                     # Texts are compared by hash within a problem: a set of texts would hold every completion.
@@ -148,6 +156,7 @@ def filter_trajectories(
     report["grading"] = {
         "answers_per_second": round(fresh / grading_seconds) if fresh else 0,
         **{name: reasons[reason] for name, reason in _COUNTED.items()},
+        "failed_share": reasons[FAILED] / max(1, len(gates)),
         "reasons": dict(reasons.most_common()),
     }
     _check_not_empty(report)
@@ -164,7 +173,7 @@ def filter_trajectories(
         "experts": report["experts"],
         "expert_problems": report["problems"],
         "earlier_experts": handed_on,
-        **{f"grading_{name}": report["grading"][name] for name in ("answers_per_second", *_COUNTED)},
+        **{f"grading_{name}": report["grading"][name] for name in ("answers_per_second", "failed_share", *_COUNTED)},
         **{f"dropped_{gate['gate']}": gate["dropped"] for gate in report["funnel"]},
     }
 

@@ -243,7 +243,7 @@ def test_a_users_function_judges_in_the_worker(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.syspath_prepend(tmp_path)
     assert check_verifier("my_rewards:ends_with")
-    with Grader(GradingSettings(seconds=1.0), workers=1) as grader:
+    with Grader(GradingSettings(seconds=1.0, max_failed_share=1.0), workers=1) as grader:
 
         def judge(function: str, gold: str, completion: str) -> tuple[bool | None, str]:
             return grader.judge([GradingRow(f"my_rewards:{function}", gold, completion)])[0][:2]
@@ -251,10 +251,12 @@ def test_a_users_function_judges_in_the_worker(tmp_path: Path, monkeypatch: pyte
         assert judge("ends_with", "5", "it is 5") == (True, "equal")
         assert judge("ends_with", "5", "it is 6") == (False, "different")
         assert judge("ends_with", "", "it is 6") == (None, "not scorable")
-        assert judge("starts_a_process", "5", "x")[1].startswith("PermissionError: subprocess")
-        assert judge("fails", "5", "x") == (False, "KeyError: 'x'")
+        assert judge("starts_a_process", "5", "x")[1].startswith("verifier failed: PermissionError: subprocess")
+        assert judge("fails", "5", "x") == (None, "verifier failed: KeyError: 'x'")
         assert judge("hangs", "5", "x") == (False, "timed out")
-        assert judge("is_no_verdict", "5", "x")[1].startswith("TypeError: my_rewards:is_no_verdict returned str")
+        assert judge("is_no_verdict", "5", "x")[1].startswith(
+            "verifier failed: TypeError: my_rewards:is_no_verdict returned 'yes' (str)"
+        )
         assert judge("ends_with", "7", "it is 7") == (True, "equal")
         with pytest.raises(InputError, match="my_rewards:nothing' cannot be run: .*no attribute 'nothing'"):
             judge("nothing", "5", "x")

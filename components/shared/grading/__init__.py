@@ -1,11 +1,22 @@
 """Grading: whether a completion answers a problem. `Grader` is what the stages use."""
 
 from components.shared.grading.answer import boxed_answers, committed_answer
-from components.shared.grading.grader import HEDGED, TIMED_OUT, TRUNCATED, UNSCORABLE, Grader, GradingRow, Verdict
+from components.shared.grading.grader import (
+    HEDGED,
+    TIMED_OUT,
+    TRUNCATED,
+    UNSCORABLE,
+    Grader,
+    GradingRow,
+    Verdict,
+    reason_kind,
+)
 from components.shared.grading.settings import GradingSettings
-from components.shared.grading.verifiers import check_verifier
+from components.shared.grading.user_function import FAILED
+from components.shared.grading.verifiers import check_verifier, is_user_function
 
 __all__ = [
+    "FAILED",
     "HEDGED",
     "TIMED_OUT",
     "TRUNCATED",
@@ -17,4 +28,6 @@ __all__ = [
     "boxed_answers",
     "check_verifier",
     "committed_answer",
+    "is_user_function",
+    "reason_kind",
 ]

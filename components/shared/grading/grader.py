@@ -18,7 +18,8 @@ from typing import Any, NamedTuple, Self
 from components.shared.errors import InputError
 from components.shared.grading.answer import committed_answer
 from components.shared.grading.settings import GradingSettings
-from components.shared.grading.verifiers import READS_ANSWERS, fast_verdict
+from components.shared.grading.user_function import FAILED
+from components.shared.grading.verifiers import READS_ANSWERS, fast_verdict, is_user_function
 
 
 class GradingRow(NamedTuple):
@@ -41,6 +42,7 @@ class Verdict(NamedTuple):
 # Reasons that stages count.
 TRUNCATED, TIMED_OUT, HEDGED, UNSCORABLE = "truncated", "timed out", "hedged", "not scorable"
 _REMEMBERED = 200_000
+_COUNTED_FROM = 100  # rows: of fewer, the share of failures says little
 
 
 class _Question(NamedTuple):
@@ -54,7 +56,7 @@ class Grader:
 
     Attributes:
         settings: limits and judgement calls.
-        counts: rows so far by reason: `truncated`, `hedged`, `timed out`, `not scorable` and others.
+        counts: rows so far by reason: `truncated`, `hedged`, `timed out`, `not scorable`, `verifier failed` and others.
 
     Args:
         settings: limits and judgement calls; the defaults if left out.
@@ -69,6 +71,7 @@ class Grader:
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="grader")
         self._lock = Lock()
         self._remembered: dict[_Question, Verdict] = {}
+        self._by_users = 0  # rows that users' functions judged
 
     def __enter__(self) -> Self:
         return self
@@ -89,6 +92,11 @@ class Grader:
         """Rows so far that were graded wrong because they took too long or too much memory."""
         return self.counts[TIMED_OUT]
 
+    @property
+    def failed(self) -> int:
+        """Rows so far on which a user's verifier failed."""
+        return self.counts[FAILED]
+
     def grade(self, rows: Sequence[GradingRow]) -> list[bool | None]:
         """The verdicts of the rows, in their order: True, False, or None where a row cannot be scored."""
         return [verdict.correct for verdict in self.judge(rows)]
@@ -97,7 +105,8 @@ class Grader:
         """The verdicts of the rows with their reasons, in their order; equal answers to a problem are judged once.
 
         Raises:
-            InputError: a verifier cannot be run, such as a function that is not there.
+            InputError: a verifier cannot be run, such as a function that is not there; or a user's has failed on more
+                rows than `max_failed_share` allows.
         """
         with self._lock:
             verdicts: list[Verdict | None] = []
@@ -119,8 +128,21 @@ class Grader:
                 self._remembered.clear()
             self._remembered |= judged
             done = [verdict for verdict in verdicts if verdict]
-            self.counts.update(verdict.reason for verdict in done)
+            self.counts.update(reason_kind(verdict.reason) for verdict in done)
+            self._check_failures(rows, done)
             return done
+
+    def _check_failures(self, rows: Sequence[GradingRow], verdicts: Sequence[Verdict]) -> None:
+        self._by_users += sum(is_user_function(row.verifier) and not row.truncated for row in rows)
+        if self.failed <= self.settings.max_failed_share * max(self._by_users, _COUNTED_FROM):
+            return
+        row, verdict = next(pair for pair in zip(rows, verdicts, strict=True) if pair[1].reason.startswith(FAILED))
+        raise InputError(
+            f"verifier {row.verifier!r} failed on {self.failed} of {self._by_users} completions, more than "
+            f"grading.max_failed_share ({self.settings.max_failed_share:g}) allows. The last failure: "
+            f"{verdict.reason.removeprefix(f'{FAILED}: ')}; on the answer {row.answer[:80]!r} and the completion "
+            f"{row.completion[-80:]!r}. Mend the function"
+        )
 
     def _ask(self, questions: list[_Question]) -> dict[_Question, Verdict]:
         """Lets the workers judge, each taking the next question when it is free."""
@@ -133,6 +155,11 @@ class Grader:
             return {}
         workers = self._workers[: len(questions)]
         return dict(pair for pairs in self._threads.map(work, workers) for pair in pairs)
+
+
+def reason_kind(reason: str) -> str:
+    """A verdict's reason without the details of a verifier's failure: what stages count."""
+    return FAILED if reason.startswith(FAILED) else reason
 
 
 def _drain(waiting: Iterator[_Question]) -> Iterator[_Question]:

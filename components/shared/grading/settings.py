@@ -25,3 +25,11 @@ class GradingSettings(Settings):
     units: Literal["optional", "compare"] = Field(
         "optional", description="Whether a unit may be left out. A different one is converted or wrong."
     )
+    max_failed_share: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="Share of completions on which a verifier of yours may fail, by an exception or by returning no "
+        "verdict, before the stage ends; counted from the hundredth on. A failure is no verdict: neither right nor "
+        "wrong.",
+    )

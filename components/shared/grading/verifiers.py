@@ -5,13 +5,11 @@
 - `choice`: the committed answer names the gold answer's letter.
 - `countdown`: the project's own task.
 - `reasoning-gym/TASK`: that task's own scorer.
-- `MODULE:FUNCTION`: a user's function, called with the problem's `answer` and the completion; it returns True, False,
-  or None where the problem cannot be scored.
+- `MODULE:FUNCTION`: a user's function; user_function.py says how it is called.
 
 A verdict is True, False, or None where the problem cannot be scored. `verdict` runs in the grading worker alone.
 """
 
-import importlib
 import importlib.util
 import json
 import re
@@ -21,6 +19,7 @@ from typing import Any
 from components.shared.errors import InputError, nearest
 from components.shared.grading.answer import boxed_answers
 from components.shared.grading.settings import GradingSettings
+from components.shared.grading.user_function import user_function, user_verdict
 
 REASONING_GYM = "reasoning-gym/"
 # Verifiers that judge what a completion commits to; the others take the whole completion.
@@ -88,7 +87,7 @@ def warm_up(verifier: str, settings: GradingSettings) -> None:
     if verifier == "math":
         verdict("math", "\\frac{x}{2}", "0.5x", settings)
     elif _FUNCTION.fullmatch(verifier):
-        _function(verifier)
+        user_function(verifier)
     elif verifier.startswith(REASONING_GYM):
         _reasoning_gym_task(verifier.removeprefix(REASONING_GYM))
 
@@ -117,7 +116,7 @@ def verdict(verifier: str, gold: str, answer: str, settings: GradingSettings) ->
     elif verifier == "countdown":
         correct = _countdown_verdict(gold, answer)
     elif _FUNCTION.fullmatch(verifier):
-        correct = _function_verdict(verifier, gold, answer)
+        return user_verdict(verifier, gold, answer)
     else:
         correct = _reasoning_gym_verdict(check_verifier(verifier).removeprefix(REASONING_GYM), gold, answer)
     return correct, {True: "equal", False: "different", None: "not scorable"}[correct]
@@ -143,19 +142,6 @@ def _choice_verdict(gold: str, answer: str) -> bool | None:
     return None if letter is None else choice_of(answer) == letter
 
 
-def _function_verdict(name: str, gold: str, answer: str) -> bool | None:
-    judged = _function(name)(gold, answer)
-    if judged is not None and not isinstance(judged, bool):
-        raise TypeError(f"{name} returned {type(judged).__name__}, not True, False or None")
-    return judged
-
-
-@cache
-def _function(name: str) -> Any:
-    module, _, function = name.partition(":")
-    return getattr(importlib.import_module(module), function)
-
-
 def _countdown_verdict(answer: str, completion: str) -> bool | None:
     from components.shared import countdown
 
@@ -177,6 +163,11 @@ def _reasoning_gym_verdict(task: str, answer: str, completion: str) -> bool | No
     if (allowed := RUNS_ANSWERS.get(task)) and not all(allowed.fullmatch(t) for t in (text, str(entry.get("answer")))):
         return False
     return bool(_reasoning_gym_task(task).score_answer(answer=text, entry=entry) >= 1.0)
+
+
+def is_user_function(name: str) -> bool:
+    """Whether a verifier is a user's own, as MODULE:FUNCTION."""
+    return bool(_FUNCTION.fullmatch(name))
 
 
 @cache
