@@ -26,8 +26,8 @@ from components.shared.grading import (
     check_verifier,
     reason_kind,
 )
-from components.shared.sources import file_rows
 from components.shared.stage import whole_file
+from components.shared.table_files import file_rows
 from launch.recipe import load_recipe, set_key
 
 _BATCH = 2048

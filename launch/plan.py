@@ -4,7 +4,6 @@ import json
 import sys
 from itertools import islice
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import click
 from rich.console import Console
@@ -14,6 +13,7 @@ from components.preflight.base_policy import look_at_policy
 from components.preflight.check import PROMPT_TOKENS
 from components.preflight.estimate import GIB, ModelSize
 from components.shared.errors import InputError
+from components.shared.object_store.store import split_uri
 from components.shared.policy import context_length, load_tokenizer, prompt_token_ids
 from components.shared.sources import Source, read_source
 from launch.costs import Costs, StageCost
@@ -136,10 +136,10 @@ def problems_of(recipe: Recipe, context: int) -> tuple[Problems, list[str]]:
 
     def count(key: str, source: Source) -> int:
         if _is_here(source):
-            texts = (problem.text for problem in read_source(source, key))
-            first = list(islice(texts, _MEASURED_PROMPTS))
-            prompts.extend(text for text in first if text)
-            return len(first) + sum(1 for _ in texts)
+            problems = read_source(source, key)
+            first = list(islice(problems, _MEASURED_PROMPTS))
+            prompts.extend(recipe.data.prompt_of(problem) for problem in first if problem.text)
+            return len(first) + sum(1 for _ in problems)
         if source.limit is None:
             assumed.append(f"{key} has {_ASSUMED_PROBLEMS:,} problems ({key}.limit makes that sure)")
         return source.limit or _ASSUMED_PROBLEMS
@@ -149,8 +149,7 @@ def problems_of(recipe: Recipe, context: int) -> tuple[Problems, list[str]]:
     folder = Path(recipe.base_policy)
     elsewhere = [source for source in (*recipe.data.train, *recipe.data.benchmarks.values()) if not _is_here(source)]
     if not elsewhere and any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
-        texts = [recipe.data.prompt_template.replace("{problem}", text) for text in prompts]
-        longest = max((len(ids) for ids in prompt_token_ids(load_tokenizer(folder), texts)), default=1)
+        longest = max((len(ids) for ids in prompt_token_ids(load_tokenizer(folder), prompts)), default=1)
     else:
         longest = min(PROMPT_TOKENS, context)
         assumed.append(f"prompts of {longest} tokens, since not all data and the tokenizer are here")
@@ -159,7 +158,7 @@ def problems_of(recipe: Recipe, context: int) -> tuple[Problems, list[str]]:
 
 def _is_here(source: Source) -> bool:
     """Whether a source is a file of this machine or made on it."""
-    return urlsplit(source.uri).scheme in ("", "countdown", "reasoning-gym")
+    return split_uri(source.uri)[0] in ("", "file", "countdown", "reasoning-gym")
 
 
 def _work(stages: list[StageCost]) -> Table:

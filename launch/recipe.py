@@ -17,7 +17,9 @@ from components.shared.errors import InputError, nearest
 from components.shared.grading import GradingSettings
 from components.shared.object_store.inputs import is_stored, stored_version
 from components.shared.settings import Settings
+from components.shared.sources import is_file_source, stored_files
 from components.shared.stage import files_digest
+from components.shared.table_files import local_files
 from components.shared.tracking import NO_TRACKERS, TrackingSettings
 from components.verification_filtering.settings import FilterSettings
 from launch.pools import Pools
@@ -167,12 +169,19 @@ def _index(items: list[Any], part: str, key: str) -> int:
 def data_version(recipe: Recipe) -> str:
     """A digest of the files that a recipe names, here and in object stores: when one changes, preflight looks again."""
     digest = hashlib.sha256()
-    sources = [*recipe.data.train, *recipe.data.benchmarks.values()]
-    for uri in [recipe.base_policy, *(source.uri for source in sources)]:
-        if is_stored(uri):
-            digest.update(f"{uri}\0{stored_version(uri)}\0".encode())
-            continue
-        path = Path(uri)
-        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path] if path.is_file() else []
-        digest.update(f"{uri}\0{files_digest(files)}\0".encode())
+    folder = Path(recipe.base_policy)
+    if is_stored(recipe.base_policy):
+        version = stored_version(recipe.base_policy)
+    else:
+        version = files_digest(sorted(p for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else [])
+    digest.update(f"{recipe.base_policy}\0{version}\0".encode())
+    for source in [*recipe.data.train, *recipe.data.benchmarks.values()]:
+        try:
+            if is_stored(source.uri):
+                version = "\0".join(map(stored_version, stored_files(source.uri, "data")))
+            else:
+                version = files_digest(local_files(source.uri, "data") if is_file_source(source.uri) else [])
+        except InputError as error:  # preflight's to say, of everything that is wrong
+            version = str(error)
+        digest.update(f"{source.uri}\0{version}\0".encode())
     return digest.hexdigest()[:16]

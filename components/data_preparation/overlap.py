@@ -7,11 +7,13 @@ Nearly: many shared word n-grams, and the same numbers. Without the numbers, pro
 import re
 import unicodedata
 from collections import Counter, defaultdict
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 from components.data_preparation.text import normalise
 
 _WORD = re.compile(r"\w+")
+_COMMON_FROM = 8  # texts
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,9 @@ class OverlapIndex:
         self._words, self._share = ngram_words, share
         self._exact: dict[str, tuple[str, str]] = {}
         self._owners: defaultdict[int, set[int]] = defaultdict(set)  # n-gram hash -> benchmark problems
-        self._problems: list[tuple[str, str, int, Counter[str]]] = []  # benchmark, row, n-grams, numbers
+        # benchmark, row, n-grams, numbers
+        self._problems: list[tuple[str, str, set[int], Counter[str]]] = []
+        self._common: dict[str, set[int]] = {}  # benchmark -> n-grams that most of its problems have
 
     def add(self, benchmark: str, row: str, text: str) -> None:
         """Adds a benchmark's problem."""
@@ -44,26 +48,51 @@ class OverlapIndex:
         ngrams = self._ngrams(text)
         for ngram in ngrams:
             self._owners[ngram].add(len(self._problems))
-        self._problems.append((benchmark, row, len(ngrams), _numbers(text)))
+        self._problems.append((benchmark, row, ngrams, _numbers(text)))
+        self._common = {}
 
-    def find(self, text: str) -> Overlap | None:
-        """The benchmark problem that this text repeats, if there is one."""
+    def common_ngrams(self, texts: Sequence[str]) -> set[int]:
+        """The n-grams that most of a source's texts share, such as those of instructions: no sign of a copy."""
+        return _common([self._ngrams(text) for text in texts])
+
+    def find(self, text: str, common: Set[int] = frozenset()) -> Overlap | None:
+        """The benchmark problem that this text repeats, if there is one.
+
+        Args:
+            text: of a training problem.
+            common: n-grams that most of the problem's source has.
+        """
         if found := self._exact.get(normalise(text)):
             return Overlap(*found, kind="exact", share=1.0)
-        ngrams = self._ngrams(text)
+        ngrams = self._ngrams(text) - common
         shared: Counter[int] = Counter()
         for ngram in ngrams:
             shared.update(self._owners.get(ngram, ()))
         for index, count in shared.most_common(5):
-            benchmark, row, size, numbers = self._problems[index]
-            share = count / min(len(ngrams), size)
+            benchmark, row, theirs, numbers = self._problems[index]
+            left_out = self._common_of(benchmark)
+            count -= len(ngrams & theirs & left_out)
+            share = count / max(1, min(len(ngrams - left_out), len(theirs - common - left_out)))
             if share >= self._share and _same_numbers(_numbers(text), numbers):
                 return Overlap(benchmark, row, kind="ngram", share=round(share, 3))
         return None
 
+    def _common_of(self, benchmark: str) -> set[int]:
+        if benchmark not in self._common:
+            self._common[benchmark] = _common([ngrams for name, _, ngrams, _ in self._problems if name == benchmark])
+        return self._common[benchmark]
+
     def _ngrams(self, text: str) -> set[int]:
         words = _WORD.findall(unicodedata.normalize("NFKC", text).lower())
         return {hash(tuple(words[i : i + self._words])) for i in range(len(words) - self._words + 1)}
+
+
+def _common(texts: Sequence[set[int]]) -> set[int]:
+    """The n-grams in more than half of the texts; of fewer than eight texts, nothing can be said."""
+    if len(texts) < _COMMON_FROM:
+        return set()
+    counts = Counter(ngram for ngrams in texts for ngram in ngrams)
+    return {ngram for ngram, count in counts.items() if count > len(texts) / 2}
 
 
 def _numbers(text: str) -> Counter[str]:

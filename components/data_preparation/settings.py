@@ -4,8 +4,9 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
+from components.shared.chat import as_prompt, conversation
 from components.shared.settings import Settings
-from components.shared.sources import Source, source_name
+from components.shared.sources import RawProblem, Source, source_name
 
 
 class DataSettings(Settings):
@@ -28,6 +29,13 @@ class DataSettings(Settings):
     on_long_prompt: Literal["drop", "error"] = Field(
         "drop", description="What to do with a prompt that leaves no room in the model's context: drop (and count) it."
     )
+
+    def prompt_of(self, problem: RawProblem) -> str:
+        """What the policy is asked: the problem in the template; with what comes before it, where that is a chat."""
+        asked = self.prompt_template.replace("{problem}", problem.text or "")
+        if problem.chat is None:
+            return asked
+        return as_prompt([*conversation(problem.chat)[:-1], {"role": "user", "content": asked}])
 
     @field_validator("train", mode="before")
     @classmethod

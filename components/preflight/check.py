@@ -28,8 +28,9 @@ from components.shared import page
 from components.shared.errors import InputError
 from components.shared.grading import GradingSettings, check_verifier, is_user_function
 from components.shared.object_store.inputs import is_stored, stored_version
-from components.shared.sources import Source, read_source
+from components.shared.sources import Source, is_file_source, read_source, stored_files
 from components.shared.stage import files_digest, result, whole_file
+from components.shared.table_files import local_files
 
 _GRADING = GradingSettings()  # where the caller does not know the recipe's
 _LOOKED_AT = 20  # rows of a source
@@ -119,8 +120,8 @@ def _source_version(uri: str, key: str) -> str:
         revision = dict(part.partition("=")[::2] for part in query.split("&")).get("revision")
         return f"{uri} {hub_commit('dataset', repository, revision, key)}"
     if is_stored(uri):
-        return f"{uri} {stored_version(uri)}"
-    return uri if "://" in uri else f"{uri} {files_digest([Path(uri)])}"
+        return "\0".join(f"{one} {stored_version(one)}" for one in stored_files(uri, key))
+    return f"{uri} {files_digest(local_files(uri, key))}" if is_file_source(uri) else uri
 
 
 def _lengths(context: int, size: RunSize) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from components.rl_exploration.engine import check_server, trl_arguments
 from components.rl_exploration.recorder import CORRECT, RolloutRecorder, shard_name
 from components.rl_exploration.settings import ExplorationSettings
 from components.rl_exploration.step_log import LOGPROB_DIFFERENCE, STEP_FIGURES, steps_of, write_page
+from components.shared.chat import conversation
 from components.shared.checkpoints import NOWHERE, Checkpoints, CheckpointSettings
 from components.shared.errors import InputError
 from components.shared.grading import Grader, GradingSettings
@@ -22,7 +23,6 @@ from components.shared.lora import load_for_training, merged
 from components.shared.policy import (
     accelerator,
     check_room,
-    conversation,
     eos_token_ids,
     load_tokenizer,
     policy_id,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2.exceptions import TemplateError
 
 from components.shared.batches import batches
+from components.shared.chat import conversation
 from components.shared.errors import InputError
 from components.shared.stage import whole_file, whole_folder
 from components.shared.weights import WeightFiles, check_weights, local_weights
@@ -239,9 +240,10 @@ def context_length(path: str | Path) -> int:
     return length
 
 
-def conversation(prompt: str) -> list[dict[str, str]]:
-    """A problem's prompt as the chat that the template renders."""
-    return [{"role": "user", "content": prompt}]
+def rendered_prompt(tokenizer: "PreTrainedTokenizerBase", prompt: str) -> str:
+    """What the policy is sent of a prompt, as text: rendered by the chat template up to where the completion begins."""
+    text: str = tokenizer.apply_chat_template(conversation(prompt), add_generation_prompt=True, tokenize=False)
+    return text
 
 
 def prompt_token_ids(tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[str]) -> list[list[int]]:

@@ -14,7 +14,7 @@ from components.shared.stage import whole_file
 PROBLEMS = pa.schema(
     [
         pa.field("problem_id", pa.string(), nullable=False),  # hash of the normalised text
-        pa.field("prompt", pa.string(), nullable=False),  # the user's message, before the chat template
+        pa.field("prompt", pa.string(), nullable=False),  # the user's message or a conversation, as in chat.py
         pa.field("answer", pa.string(), nullable=False),  # what the verifier judges against
         pa.field("source", pa.string(), nullable=False),
         pa.field("verifier", pa.string(), nullable=False),  # the name of what judges a completion

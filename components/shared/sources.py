@@ -5,19 +5,27 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import parse_qsl, urlsplit
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import Field
 
 from components.shared import countdown
+from components.shared.chat import NotText, as_prompt, asked, messages_of
 from components.shared.errors import InputError, nearest
-from components.shared.grading import boxed_answers, check_verifier
-from components.shared.object_store.inputs import fetched_file
+from components.shared.gold import Damaged, decoded, gold_answer, is_none, mended
+from components.shared.grading import check_verifier
+from components.shared.object_store.inputs import fetched_file, matching_uris, stored_objects
+from components.shared.object_store.store import split_uri
 from components.shared.settings import Settings
+from components.shared.table_files import (
+    Row,
+    chosen_files,
+    expected_kinds,
+    file_rows,
+    local_files,
+    table_kind,
+)
 
 # The usual spellings, in order of preference; lower and upper case alike. Several columns are joined.
 PROMPT_COLUMNS: tuple[tuple[str, ...], ...] = (
@@ -28,6 +36,8 @@ PROMPT_COLUMNS: tuple[tuple[str, ...], ...] = (
     ("input",),
     ("query",),
     ("instruction",),
+    ("messages",),
+    ("conversations",),
 )
 ANSWER_COLUMNS: tuple[str, ...] = (
     "answer",
@@ -37,20 +47,27 @@ ANSWER_COLUMNS: tuple[str, ...] = (
     "ground_truth",
     "expected_answer",
     "reward_model.ground_truth",
+    "accepted_answers",
     "label",
     "output",
     "solution",
 )
 # Of these, the ones that hold a worked solution; its answer is in the last box or behind `####`.
 WORKED_ANSWER_COLUMNS = ("output", "solution")
+# Columns whose lists hold answers of which any one will do; and OlympiadBench's, which tells it row by row.
+_ANY_OF_COLUMNS = ("accepted_answers", "acceptable_answers", "aliases", "answer.aliases", "answers.text")
+_ALL_OF_FLAG = "is_multiple_answer"
+# Verifiers whose answers are the ones of data sets; the others' may be any text.
+_READS_GOLD = ("math", "choice")
 
 
 class Source(Settings):
     """Where problems come from, and how they are judged."""
 
     uri: str = Field(
-        description="A path or s3://BUCKET/NAME (.jsonl, .json, .parquet), hf://ORG/NAME?config=C&split=S&revision=R, "
-        "reasoning-gym://TASK?size=N&seed=S&KEY=VALUE, or "
+        description="A path or s3://BUCKET/NAME of a file (.jsonl, .json, .parquet, .csv, .tsv, .arrow; also .gz, "
+        ".zst, .bz2, .xz), of a folder of them, or with * for several; hf://ORG/NAME?config=C&split=S&revision=R; "
+        "reasoning-gym://TASK?size=N&seed=S&KEY=VALUE; or "
         "countdown://SPLIT?numbers=3&low=1&high=9&count=N&seed=S."
     )
     name: str | None = Field(None, description="What reports call it; from the URI if left out.")
@@ -65,18 +82,27 @@ class Source(Settings):
     answer_column: str | None = Field(
         None, description="Column that holds the answer, a.b for a nested one; the usual spellings are tried if empty."
     )
+    answer_list: Literal["auto", "all", "any"] = Field(
+        "auto",
+        description="What a list in the answer column is: all, an answer of several parts that must all be there; any, "
+        "answers of which one will do. auto goes by the column's name and OlympiadBench's is_multiple_answer, and "
+        "takes all where these say nothing.",
+    )
     limit: int | None = Field(None, ge=1, description="Take this many rows at most, the first ones.")
+
+
+_GENERATED = ("hf", "reasoning-gym", "countdown")  # sources whose URIs have options
 
 
 def source_name(uri: str) -> str:
     """A short name for a source: a file's stem, a data set's or a task's name."""
-    path = uri.split("?")[0].rstrip("/")
-    name = path.rsplit("/", 1)[-1]
+    if split_uri(uri)[0] in _GENERATED:
+        return uri.split("?")[0].rstrip("/").rsplit("/", 1)[-1]
+    name = uri.rstrip("/").rsplit("/", 1)[-1]
+    kind = table_kind(name)
+    if kind:
+        return name[: name.lower().rindex(kind)]
     return name.rsplit(".", 1)[0] if "." in name and "://" not in uri else name
-
-
-_NOT_JSON = (json.JSONDecodeError, UnicodeDecodeError, RecursionError)
-_FILE_KINDS = (".jsonl", ".json", ".parquet")
 
 
 def keyed_sources(train: list[dict[str, Any]], benchmarks: list[dict[str, Any]]) -> dict[str, Source]:
@@ -95,10 +121,13 @@ class RawProblem:
     """A problem as its source has it."""
 
     row: str  # where it stands in the source, such as `row 12`
-    text: str | None
+    text: str | None  # the problem: of a conversation, the last thing that the user says
     answer: str | None
     difficulty: float | None
     verifier: str
+    chat: str | None = None  # the whole conversation, where there is more of it, as chat.py writes it
+    fault: str | None = None  # why the row cannot be used, where its text or answer is there and unusable
+    detail: str = ""  # the same in words
 
 
 def read_source(source: Source, key: str) -> Iterator[RawProblem]:
@@ -111,10 +140,12 @@ def read_source(source: Source, key: str) -> Iterator[RawProblem]:
     Raises:
         InputError: the source or one of its columns is not there, or a row cannot be read.
     """
-    try:
-        scheme = urlsplit(source.uri).scheme
-    except ValueError as error:
-        raise InputError(f"{key}: {source.uri!r} is no URI: {error}") from None
+    scheme = split_uri(source.uri)[0]
+    if scheme in _GENERATED:
+        try:
+            urlsplit(source.uri)
+        except ValueError as error:
+            raise InputError(f"{key}: {source.uri!r} is no URI: {error}") from None
     if scheme == "countdown":
         problems = _countdown_problems(source, key)
     elif scheme == "reasoning-gym":
@@ -123,8 +154,8 @@ def read_source(source: Source, key: str) -> Iterator[RawProblem]:
         problems = _mapped(_hub_rows(source.uri, key), source, key)
     elif scheme in ("s3", "minio"):
         problems = _mapped(_stored_rows(source.uri, key), source, key)
-    elif scheme == "":
-        problems = _mapped(file_rows(Path(source.uri), key), source, key)
+    elif scheme in ("", "file"):
+        problems = _mapped(_local_rows(source.uri, key), source, key)
     else:
         raise InputError(
             f"{key}: {source.uri!r}: unknown kind of source {scheme}://; expected a path, s3://, hf://, "
@@ -136,63 +167,42 @@ def read_source(source: Source, key: str) -> Iterator[RawProblem]:
         yield problem
 
 
-def file_rows(path: Path, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Reads a file's rows, one at a time: where each stands, and its columns.
+def is_file_source(uri: str) -> bool:
+    """Whether a source is a file or folder of this machine."""
+    return split_uri(uri)[0] in ("", "file")
 
-    Args:
-        path: of a .jsonl, .json or .parquet file.
-        key: what names the file, for messages.
+
+def _local_rows(uri: str, key: str) -> Iterator[Row]:
+    files = local_files(uri, key)
+    for file in files:
+        rows = file_rows(file, key)
+        yield from rows if len(files) == 1 else ((f"{file.name} {where}", row) for where, row in rows)
+
+
+def _stored_rows(uri: str, key: str) -> Iterator[Row]:
+    uris = stored_files(uri, key)
+    for one in uris:
+        with fetched_file(one) as path:
+            rows = file_rows(path, key)
+            yield from rows if len(uris) == 1 else ((f"{path.name} {where}", row) for where, row in rows)
+
+
+def stored_files(uri: str, key: str) -> list[str]:
+    """The objects that a source's URI stands for: itself, those of a folder, or those that a pattern matches.
 
     Raises:
-        InputError: the file is not there, or it or one of its rows cannot be read.
+        InputError: there are none, or the store cannot be reached.
     """
-    if not path.is_file():
-        where = f" (from {Path.cwd()})" if not path.is_absolute() else ""
-        raise InputError(f"{key}: no such file: {path}{where}")
-    if path.suffix not in _FILE_KINDS:
-        raise InputError(f"{key}: {path}: expected a file that ends in {', '.join(_FILE_KINDS)}")
-    if path.suffix == ".parquet":
-        index = 0
-        try:
-            # Without a buffer ahead, which would stay in memory to the end.
-            for batch in pq.ParquetFile(path, pre_buffer=False).iter_batches(batch_size=1024):
-                for row in batch.to_pylist():
-                    yield f"row {index}", row
-                    index += 1
-        except (pa.ArrowException, OSError) as error:
-            raise InputError(f"{key}: {path} is not a Parquet file, or broken: {error}") from None
-    elif path.suffix == ".json":
-        try:
-            rows = json.loads(path.read_text(encoding="utf-8"))
-        except _NOT_JSON as error:
-            raise InputError(f"{key}: {path} is not JSON: {error}") from None
-        if not isinstance(rows, list):
-            raise InputError(f"{key}: {path}: expected a JSON list of objects, found {type(rows).__name__}")
-        for index, row in enumerate(rows):
-            yield _object(row, path, f"row {index}", key)
-    else:
-        with path.open("rb") as lines:  # bytes: a line that is not UTF-8 is named like any other
-            for number, line in enumerate(lines, 1):
-                if not line.strip():
-                    continue
-                try:
-                    row = json.loads(line)
-                except _NOT_JSON as error:
-                    raise InputError(f"{key}: {path}, line {number} is not JSON: {error}") from None
-                yield _object(row, path, f"line {number}", key)
-
-
-def _stored_rows(uri: str, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    if not uri.endswith(_FILE_KINDS):
-        raise InputError(f"{key}: {uri}: expected a file that ends in {', '.join(_FILE_KINDS)}")
-    with fetched_file(uri) as path:
-        yield from file_rows(path, key)
-
-
-def _object(row: Any, path: Path, where: str, key: str) -> tuple[str, dict[str, Any]]:
-    if not isinstance(row, dict):
-        raise InputError(f"{key}: {path}, {where}: expected an object with columns, found {type(row).__name__}")
-    return where, row
+    if set(uri) & set("*?[") and (matching := matching_uris(uri)):
+        return matching
+    found = stored_objects(uri)
+    name = uri.rstrip("/").rpartition("/")[2]
+    if list(found) == [name]:
+        if table_kind(name) is None:
+            raise InputError(f"{key}: {uri}: {expected_kinds()}")
+        return [uri]
+    names = chosen_files([name for name in found if "/" not in name], f"{key}: {uri.rstrip('/')}")
+    return [f"{uri.rstrip('/')}/{name}" for name in names]
 
 
 def _hub_rows(uri: str, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -275,16 +285,38 @@ def _mapped(rows: Iterator[tuple[str, dict[str, Any]]], source: Source, key: str
         flat = _flatten(row)
         if columns is None:
             columns = _find_columns(flat, source, key)
-        prompt_columns, answer_column = columns
-        yield RawProblem(
-            where,
-            _join_text(flat.get(column) for column in prompt_columns),
-            _plain_answer(flat.get(answer_column), worked=answer_column.lower() in WORKED_ANSWER_COLUMNS),
-            _difficulty(flat),
-            source.verifier or "math",
-        )
+        yield _problem(where, flat, *columns, source)
     if columns is None:
         raise InputError(f"{key}: {source.uri} holds no rows")
+
+
+def _problem(
+    where: str, row: dict[str, Any], prompt_columns: list[str], answer_column: str, source: Source
+) -> RawProblem:
+    verifier = source.verifier or "math"
+    problem = RawProblem(where, None, None, _difficulty(row), verifier)
+    try:
+        text, chat = _prompt(row.get(column) for column in prompt_columns)
+    except (Damaged, NotText) as error:
+        return dataclasses.replace(problem, text="-", fault="damaged", detail=f"the problem {error}")
+    worked = answer_column.lower() in WORKED_ANSWER_COLUMNS
+    try:
+        answer = gold_answer(row.get(answer_column), worked, _takes_any(row, answer_column, source))
+    except Damaged as error:
+        return dataclasses.replace(problem, text=text, fault="damaged", detail=f"the answer {error}")
+    problem = dataclasses.replace(problem, text=text, answer=answer, chat=chat)
+    if answer and verifier in _READS_GOLD and is_none(answer):
+        return dataclasses.replace(problem, fault="answer_is_none", detail=answer)
+    return problem
+
+
+def _takes_any(row: dict[str, Any], answer_column: str, source: Source) -> bool:
+    """Whether of a list of answers any one will do."""
+    if source.answer_list != "auto":
+        return source.answer_list == "any"
+    if isinstance(flag := row.get(_ALL_OF_FLAG), bool):
+        return not flag
+    return answer_column.lower() in _ANY_OF_COLUMNS
 
 
 def _flatten(row: dict[str, Any]) -> dict[str, Any]:
@@ -316,48 +348,22 @@ def _find_columns(row: dict[str, Any], source: Source, key: str) -> tuple[list[s
     return prompts, answer
 
 
-def _join_text(values: Iterator[Any]) -> str | None:
-    texts = []
-    for value in values:
-        if isinstance(value, list) and value and isinstance(value[-1], dict):  # a chat: the last message
-            value = value[-1].get("content")
-        if isinstance(value, str) and value.strip():
-            texts.append(value.strip())
-    return " ".join(texts) or None
+def _prompt(values: Iterator[Any]) -> tuple[str | None, str | None]:
+    """The problem's text, and the conversation that ends with it where there is more.
 
-
-_NUMBER_WITH_UNIT = re.compile(r"(-?[\d.,/:]+)\s*\([^()]*\)")  # `9 (apples)`
-_THOUSANDS = re.compile(r"-?\d{1,3}(,\d{3})+(\.\d+)?")
-
-
-def _plain_answer(value: Any, worked: bool = False) -> str | None:
-    """The gold answer as text: out of a list, a solution's last box, behind `####`, without a unit in brackets.
-
-    Args:
-        value: as the column holds it.
-        worked: it is a worked solution: without a box or `####` there is no telling the answer in its prose.
+    Raises:
+        Damaged, NotText: it is there and cannot be read.
     """
-    if isinstance(value, list):
-        parts = [part for item in value if (part := _plain_answer(item, worked))]
-        return ", ".join(parts) or None
-    if value is None or isinstance(value, bool | dict):
-        return None
-    if isinstance(value, float):
-        return str(int(value)) if value.is_integer() else repr(value) if value == value else None
-    text = str(value).strip()
-    if "####" in text:
-        text = text.rsplit("####", 1)[1].strip()
-    elif boxes := boxed_answers(text):
-        text = boxes[-1]
-    elif worked:
-        return None
-    if match := _NUMBER_WITH_UNIT.fullmatch(text):
-        text = match[1]
-    if _THOUSANDS.fullmatch(text):
-        text = text.replace(",", "")
-    if len(text) > 1 and text.startswith("$") and text.endswith("$") and text.count("$") == 2:
-        text = text[1:-1].strip()
-    return text or None
+    texts, before = [], []
+    for value in map(decoded, values):
+        if messages := messages_of(value):
+            *earlier, last = asked(messages) or [{"role": "user", "content": ""}]
+            before += [{**message, "content": mended(message["content"], prose=True)} for message in earlier]
+            value = last["content"]
+        if isinstance(value, str) and value.strip():
+            texts.append(mended(value, prose=True).strip())
+    text = " ".join(filter(None, texts)) or None
+    return text, as_prompt([*before, {"role": "user", "content": text}]) if before and text else None
 
 
 def _difficulty(row: dict[str, Any]) -> float | None:

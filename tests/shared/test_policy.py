@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from components.shared.chat import conversation
 from components.shared.errors import InputError
 from components.shared.policy import (
     accelerator,
     check_policy,
     check_room,
     context_length,
-    conversation,
     copy_policy,
     eos_token_ids,
     load_model,

@@ -105,6 +105,10 @@ def verdict(verifier: str, gold: str, answer: str, settings: GradingSettings) ->
     Returns:
         True or False, None where the problem cannot be scored; and the reason.
     """
+    if verifier in READS_ANSWERS and (accepted := accepted_answers(gold)):
+        found = [verdict(verifier, one, answer, settings) for one in accepted]
+        scored = [one for one in found if one[0] is not None] or found
+        return max(scored, key=lambda one: bool(one[0]))
     if verifier == "math":
         from components.shared.grading.mathematics import math_verdict
 
@@ -120,6 +124,17 @@ def verdict(verifier: str, gold: str, answer: str, settings: GradingSettings) ->
     else:
         correct = _reasoning_gym_verdict(check_verifier(verifier).removeprefix(REASONING_GYM), gold, answer)
     return correct, {True: "equal", False: "different", None: "not scorable"}[correct]
+
+
+def accepted_answers(gold: str) -> list[str]:
+    """The answers of which any one will do, where a gold answer is JSON with `any_of`; empty for any other."""
+    if not gold.startswith('{"any_of": ['):
+        return []
+    try:
+        found = json.loads(gold)["any_of"]
+    except ValueError:
+        return []
+    return [str(one) for one in found]
 
 
 def fast_verdict(verifier: str, gold: str, answer: str) -> bool | None:
