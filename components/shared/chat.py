@@ -78,7 +78,7 @@ def as_prompt(messages: list[Message]) -> str:
     """A conversation as a problem's prompt: the user's message alone where there is no other."""
     if len(messages) == 1 and messages[0]["role"] == "user" and conversation(messages[0]["content"]) == messages:
         return messages[0]["content"]
-    return json.dumps(messages, ensure_ascii=False)
+    return json.dumps([{"role": m["role"], "content": m["content"]} for m in messages], ensure_ascii=False)
 
 
 def conversation(prompt: str) -> list[Message]:

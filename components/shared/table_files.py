@@ -118,7 +118,7 @@ def file_rows(path: Path, key: str) -> Iterator[Row]:
     except _CUT_OFF as error:
         raise InputError(f"{key}: {path} is broken or was cut off: {error}; fetch it again") from None
     except OSError as error:
-        raise InputError(f"{key}: {path} cannot be read: {error.strerror or error}") from None
+        raise InputError(f"{key}: {path} cannot be read, or was cut off: {error.strerror or error}") from None
 
 
 def _decompressed(raw: IO[bytes]) -> IO[bytes]:
@@ -139,9 +139,8 @@ def _decompressed(raw: IO[bytes]) -> IO[bytes]:
 def _parquet_rows(file: IO[bytes], path: Path, key: str) -> Iterator[Row]:
     try:
         # Without a buffer ahead, which would stay in memory to the end.
-        source = (
-            path if isinstance(file, io.BufferedReader) and file.name == str(path) else pa.BufferReader(file.read())
-        )
+        plain = isinstance(file, io.BufferedReader) and isinstance(file.raw, io.FileIO)
+        source = path if plain else pa.BufferReader(file.read())
         table = pq.ParquetFile(source, pre_buffer=False)
         _check_columns(table.schema_arrow.names, f"{key}: {path}")
         yield from _numbered(batch.to_pylist() for batch in table.iter_batches(batch_size=1024))

@@ -112,7 +112,7 @@ def test_countdown_and_a_limit() -> None:
         ('{"problem": "Q"}', "a.json", "expected a JSON list of objects, found dict"),
         ("[1", "a.json", "is not JSON"),
         ("PAR1", "a.parquet", "is not a Parquet file"),
-        ("x", "a.csv", "expected a file that ends in .jsonl, .json, .parquet"),
+        ("x", "a.txt", "expected a file that ends in .jsonl, .ndjson, .json, .parquet"),
         ("", "a.jsonl", "holds no rows"),
         ('{"text": "Q", "answer": "1"}', "a.jsonl", "none of the columns text, answer is known to hold the problem"),
         ('{"problem": "Q", "ans": "1"}', "a.jsonl", "is known to hold the answer; name it: .*answer_column"),
