@@ -40,6 +40,53 @@ def test_problems_from_one_template_are_told_apart() -> None:
     assert index.find(template.format("46 + 56 + 76")) is not None
 
 
+INSTRUCTIONS = (
+    "Solve the following mathematics problem carefully, think step by step, and put your final answer, and nothing "
+    "else, within a box at the very end of your solution. "
+)
+THINGS = ["apples", "pears", "plums", "nuts", "figs", "dates", "limes", "kiwis", "grapes", "melons"]
+
+
+def question(number: int) -> str:
+    thing = THINGS[number % 10]
+    return f"Ann has {number + 3} {thing} and buys {2 * number + 5} more {thing}; how many {thing} has she got now?"
+
+
+@pytest.mark.parametrize("benchmark_has_them", ["all", "one"])
+def test_instructions_that_problems_share_are_no_sign_of_a_copy(benchmark_has_them: str) -> None:
+    index = OverlapIndex(ngram_words=10, share=0.5)
+    for number in range(26):
+        before = INSTRUCTIONS if benchmark_has_them == "all" or number == 0 else ""
+        index.add("test", f"row {number}", f"{before}What is the square of the {number}th prime, less one?")
+    train = [INSTRUCTIONS + question(number) for number in range(26)]
+    common = index.common_ngrams(train)
+    assert [text for text in train if index.find(text, common)] == []
+    copy = f"{INSTRUCTIONS}What is the square of the 7th prime, less one?"
+    found = index.find(copy.replace("less one", "minus one"), common)
+    assert found is None or found.row == "row 7"
+
+
+def test_a_copy_behind_shared_instructions_is_found() -> None:
+    index = OverlapIndex(ngram_words=10, share=0.5)
+    for number in range(26):
+        index.add("test", f"row {number}", INSTRUCTIONS + question(number))
+    index.add("test", "row 99", INSTRUCTIONS + PROBLEM)
+    train = [INSTRUCTIONS + text.replace("?", "!") for text in map(question, range(100, 126))]
+    train.append("Read the text and answer. " + PROBLEM.replace("Every morning", "Each day"))
+    common = index.common_ngrams(train)
+    assert [text for text in train[:-1] if index.find(text, common)] == []
+    found = index.find(train[-1], common)
+    assert found and found.row == "row 99" and found.kind == "ngram"
+
+
+def test_of_few_problems_nothing_is_common() -> None:
+    index = OverlapIndex(ngram_words=10, share=0.5)
+    index.add("test", "row 0", PROBLEM)
+    copies = [PROBLEM.replace("Every morning", day) for day in ("Each day", "On Mondays", "Every noon")]
+    common = index.common_ngrams(copies)
+    assert all(index.find(text, common) for text in copies)
+
+
 def test_another_text_is_not_found(index: OverlapIndex) -> None:
     assert (
         index.find("Natalia sold clips to 48 of her friends in April, and then she sold half as many in May.") is None

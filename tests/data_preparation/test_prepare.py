@@ -10,6 +10,7 @@ from components.data_preparation.prepare import prepare_data
 from components.data_preparation.settings import DataSettings
 from components.shared.errors import InputError
 from components.shared.grading import GradingSettings
+from components.shared.policy import load_tokenizer, rendered_prompt
 from components.shared.schema import PROBLEMS
 
 LONG = "Every morning Aya goes for a 9-kilometer-long walk and stops at a coffee shop on her way back home at {}."
@@ -88,6 +89,126 @@ def test_rows_are_kept_or_dropped_and_counted_by_reason(prepare: Any) -> None:
     }
     assert "line 6" in report["page"] and "stands in a benchmark" in report["page"]
     assert "<script" not in report["page"]
+
+
+def test_what_cannot_be_an_answer_or_a_text_is_dropped_with_a_reason(prepare: Any) -> None:
+    report = prepare(
+        [
+            {"problem": "What is 2 + 2?", "answer": "4"},
+            {"problem": "Show that 2 + 2 = 4.", "answer": "proof"},
+            {"problem": "What is 3 + 3?", "answer": "6\x007"},
+            {"problem": "What is \ud83d?", "answer": "6"},
+            {"problem": "What is half of one?", "answer": "\frac{1}{2}"},
+            {"problem": "Which numbers are less than 3?", "answer": {"any_of": ["1, 2", "0, 1, 2"]}},
+        ],
+        BENCHMARK,
+    )
+    train = report["sources"][-1]
+    assert train["dropped"] == {"answer_is_none": 1, "damaged": 2}
+    assert train["examples"]["damaged"] == [
+        "line 3: the answer holds the control character '\\x00'",
+        "line 4: the problem holds '\\ud83d', half of a character",
+    ]
+    assert report["problems_table"]["answer"].to_pylist() == ["4", "\\frac{1}{2}", '{"any_of": ["1, 2", "0, 1, 2"]}']
+
+
+def test_a_problem_with_different_answers_is_dropped_wherever_it_stands(prepare: Any) -> None:
+    report = prepare(
+        [
+            {"problem": "What is 2 + 2?", "answer": "4"},
+            {"problem": "What is 6 / 4?", "answer": "1.5"},
+            {"problem": "what is $2+2$", "answer": "5"},
+            {"problem": "What is 6 / 4", "answer": "\\frac{3}{2}"},
+            {"problem": "What is 2 + 2?", "answer": "4"},
+        ],
+        BENCHMARK,
+    )
+    train = report["sources"][-1]
+    assert (train["kept"], train["dropped"]) == (1, {"conflicting": 2, "duplicate": 2})
+    assert train["examples"]["conflicting"] == [
+        "line 3: 5 here, 4 in line 1",
+        "line 1: 4 here, 5 in train line 3",
+    ]
+    assert report["problems"] == 1 and report["problems_table"]["answer"].to_pylist() == ["1.5"]
+    report = prepare(
+        [{"problem": "What is 2 + 2?", "answer": "4"}], [*BENCHMARK, {"problem": "What is 1 + 1?", "answer": "3"}]
+    )
+    assert report["benchmarks"] == {"test": 1} and report["benchmark_table"]["answer"].to_pylist() == ["10"]
+    with pytest.raises(InputError, match="2 the same problem has different answers"):
+        prepare([{"problem": "Q?", "answer": "4"}, {"problem": "Q?", "answer": "5"}], BENCHMARK)
+
+
+CHAT = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "1 + 2?"},
+    {"role": "assistant", "content": "3"},
+    {"role": "user", "content": "What is 2 + 2?"},
+    {"role": "assistant", "content": "It is 4."},
+]
+TEMPLATE = (
+    "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}[a]{% endif %}"
+)
+
+
+def with_template(policy: Path, folder: Path, template: str) -> Path:
+    changed = Path(shutil.copytree(policy, folder))
+    (changed / "chat_template.jinja").write_text(template)
+    return changed
+
+
+def test_a_chat_is_sent_with_its_system_message_and_examples(prepare: Any, tmp_path: Path, tiny_policy: Path) -> None:
+    policy = with_template(tiny_policy, tmp_path / "chatty", TEMPLATE)
+    report = prepare([{"prompt": CHAT, "answer": "4"}], BENCHMARK, policy=policy, prompt_template="{problem} Box it.")
+    sent = "[system] Be brief.\n[user] 1 + 2?\n[assistant] 3\n[user] What is 2 + 2? Box it.\n[a]"
+    assert report["first_prompts"]["data.train.0"] == sent
+    assert "[system] Be brief." in report["page"]
+    (prompt,) = report["problems_table"]["prompt"].to_pylist()
+    assert rendered_prompt(load_tokenizer(policy), prompt) == sent
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+         "{{ m.content }}{% endfor %}", "line 1: the policy's chat template refuses this conversation: no system role"),
+        ("{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}",
+         "line 1: the policy's chat template leaves out the system message 'Be brief.'"),
+        ("{% for m in messages if m.role != 'assistant' %}{{ m.content }}{% endfor %}",
+         "its chat template leaves out what the assistant says"),
+        ("{% for m in messages %}{% if m.role == 'assistant' %}{{ raise_exception('users alone') }}{% endif %}"
+         "{{ m.content }}{% endfor %}", "its chat template fails on an assistant's turn, .*users alone"),
+        ("Hello.", "its chat template leaves out what the user says"),
+    ],
+)  # fmt: skip
+def test_a_template_that_takes_no_such_chat_is_said(
+    prepare: Any, tmp_path: Path, tiny_policy: Path, template: str, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        prepare(
+            [{"prompt": CHAT, "answer": "4"}], BENCHMARK, policy=with_template(tiny_policy, tmp_path / "p", template)
+        )
+
+
+def test_a_token_beyond_the_embeddings_is_said(prepare: Any, tmp_path: Path, tiny_policy: Path) -> None:
+    policy = Path(shutil.copytree(tiny_policy, tmp_path / "policy"))
+    tokenizer = load_tokenizer(policy)
+    tokenizer.add_tokens(["<tool>"])
+    tokenizer.save_pretrained(policy)
+    report = prepare(
+        [{"problem": "What is 2 + 2?", "answer": "4"}, {"problem": "<tool> 1 + 4?", "answer": "5"}],
+        BENCHMARK,
+        policy=policy,
+    )
+    assert report["sources"][-1]["dropped"] == {"token_beyond": 1}
+    with pytest.raises(InputError, match="call model.resize_token_embeddings"):
+        prepare(
+            [{"problem": "What is 2 + 2?", "answer": "4"}], BENCHMARK, policy=policy, prompt_template="<tool>{problem}"
+        )
+    (policy / "chat_template.jinja").write_text("<tool>" + (policy / "chat_template.jinja").read_text())
+    with pytest.raises(
+        InputError, match=r"token '<tool>' \(id 266\) of the template, .* has no row in the model's emb"
+    ):
+        prepare([{"problem": "What is 2 + 2?", "answer": "4"}], BENCHMARK, policy=policy)
 
 
 def test_a_benchmark_that_repeats_its_problems_is_counted_once(prepare: Any) -> None:
