@@ -13,8 +13,8 @@ unrolled when the pipeline is compiled, since KFP has no loop that carries state
 import copy
 import dataclasses
 import sys
-import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -25,9 +25,7 @@ from pydantic import BaseModel
 from components.data_preparation.component import data_preparation
 from components.evaluation.component import evaluation, evaluation_curve
 from components.preflight.bucket import check_bucket
-from components.preflight.check import preflight as check_run
 from components.preflight.component import preflight
-from components.preflight.settings import RunSize
 from components.publishing.component import publishing
 from components.report.component import report
 from components.rft.component import rft
@@ -35,10 +33,10 @@ from components.rl_exploration.component import rl_exploration
 from components.rollout_harvesting.component import rollout_harvesting
 from components.shared.errors import InputError
 from components.shared.processes import ONE_PROCESS
-from components.shared.sources import keyed_sources
 from components.shared.stage import disk_problem
 from components.shared.tracking import CREDENTIALS
 from components.verification_filtering.component import verification_filtering
+from launch.checking import check_everything
 from launch.cluster import PIPELINE_NAME
 from launch.cluster_commands import cancel, retry, schedule, status, submit
 from launch.compare import compare
@@ -47,7 +45,7 @@ from launch.images import STAGES, VARIANTS, image, require_images
 from launch.local import run_locally
 from launch.plan import plan
 from launch.pools import connect, place
-from launch.recipe import Recipe, load_recipe
+from launch.recipe import Recipe, load_recipe, recipe_values
 
 # Recipe keys that are pipeline parameters of their own; the rest of a section is one `..._settings` document.
 OWN_PARAMETERS = {
@@ -576,24 +574,16 @@ def check_command(
     recipe_path: Path, overrides: tuple[str, ...], registry: str, pipeline_root: str | None, s3_endpoint: str | None
 ) -> None:
     """Look at everything a run needs, as its first stage does: data, base policy, memory, images, bucket."""
-    recipe = load_recipe(recipe_path, overrides)
+    others: list[Callable[[], None]] = []
     if pipeline_root:
-        check_bucket(pipeline_root, s3_endpoint)
+        others.append(partial(check_bucket, pipeline_root, s3_endpoint))
     if registry:
-        require_images(registry)
-    defaults = parameter_defaults(recipe)
-    with tempfile.TemporaryDirectory() as folder:
-        version, figures = check_run(
-            recipe.base_policy,
-            keyed_sources(defaults["data_train"], defaults["data_benchmarks"]),
-            RunSize.check(recipe.rl.model_dump(), "rl"),
-            accelerator_memory_gib=defaults["pool_training_accelerator_memory_gib"],
-            page_out=Path(folder) / "page.html",
-            grading=recipe.grading,
-            prompt_template=recipe.data.prompt_template,
-        )
-    click.echo(f"everything that could be looked at is in order; data version {version}")
-    for name, value in figures.items():
+        others.append(partial(require_images, registry))
+    findings = check_everything(recipe_values(recipe_path, overrides), others)
+    click.echo(f"everything that could be looked at is in order; data version {findings.version}")
+    for key, prompt in findings.prompts.items():
+        click.echo(f"  {key}, first problem as the policy is sent it: {prompt!r}")
+    for name, value in findings.figures.items():
         click.echo(f"  {name.removesuffix('_gib').replace('_', ' '):<20} {value:8.2f} GiB")
 
 

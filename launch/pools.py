@@ -1,10 +1,11 @@
 """Node pools: what the pods of a stage family ask for, and where they run."""
 
 import json
+import re
 from typing import Any
 
 from kfp import dsl, kubernetes
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from components.shared.processes import ONE_PROCESS, ParallelSettings
 from components.shared.settings import Settings
@@ -44,6 +45,26 @@ class Pool(Settings):
     tolerations: list[dict[str, str]] = Field([], description="Taints of the pool's nodes that pods accept.")
     timeout_hours: float = Field(24.0, gt=0, description="A pod that runs for longer is stopped.")
     retries: int = Field(3, ge=0, description="Further attempts after a failure, such as a spot node taken back.")
+
+    @field_validator("cpu", "memory", "shared_memory", mode="before")
+    @classmethod
+    def _text(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value  # cpu: 4
+
+    @field_validator("cpu")
+    @classmethod
+    def _is_cpu(cls, value: str) -> str:
+        if not re.fullmatch(r"\d+m|\d+(\.\d+)?", value) or not float(value.rstrip("m")):
+            raise ValueError("expected a number of cores such as 4 or 0.5, or thousandths such as 500m")
+        return value
+
+    @field_validator("memory", "shared_memory")
+    @classmethod
+    def _is_memory(cls, value: str | None) -> str | None:
+        match = re.fullmatch(r"(\d+)(Ki|Mi|Gi|Ti|Pi|M|G|T|P)?", value or "1Gi")
+        if not match or not int(match[1]) or (not match[2] and int(match[1]) < 1 << 20):
+            raise ValueError("expected a size as Kubernetes writes it, such as 64Gi or 500Mi, without a space or a B")
+        return value
 
 
 class Pools(Settings):

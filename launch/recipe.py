@@ -1,7 +1,8 @@
 """Recipes: one YAML file a scenario, every key checked before anything starts."""
 
 import hashlib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -72,18 +73,21 @@ class Recipe(Settings):
         return {} if value is None else value  # a section whose keys are all commented out
 
     @model_validator(mode="after")
-    def _names_are_benchmarks(self) -> Self:
+    def _sections_agree(self) -> Self:
+        if faults := [*self._unknown_benchmarks(), *self._pods_without_enough_gpus()]:
+            raise ValueError("\n".join(faults))
+        return self
+
+    def _unknown_benchmarks(self) -> Iterator[str]:
         chosen = self.report.validation
         if chosen is not None and chosen not in self.data.benchmarks:
-            raise ValueError(f"report.validation {chosen!r} is no benchmark.{nearest(chosen, self.data.benchmarks)}")
+            yield f"report.validation {chosen!r} is no benchmark.{nearest(chosen, self.data.benchmarks)}"
         for key, names in (("benchmarks", self.eval.benchmarks), ("curve_benchmarks", self.eval.curve_benchmarks)):
             for name in names:
                 if name not in self.data.benchmarks:
-                    raise ValueError(f"eval.{key}: {name!r} is no benchmark.{nearest(name, self.data.benchmarks)}")
-        return self
+                    yield f"eval.{key}: {name!r} is no benchmark.{nearest(name, self.data.benchmarks)}"
 
-    @model_validator(mode="after")
-    def _pods_have_enough_gpus(self) -> Self:
+    def _pods_without_enough_gpus(self) -> Iterator[str]:
         for key, wanted, pool in (
             ("rl.parallel.processes", self.rl.parallel.processes, "training"),
             ("rft.parallel.processes", self.rft.parallel.processes, "training"),
@@ -91,10 +95,9 @@ class Recipe(Settings):
         ):
             there = getattr(self.pools, pool).accelerators
             if there and wanted > there:
-                raise ValueError(
+                yield (
                     f"{key} ({wanted}) must be at most pools.{pool}.accelerators ({there}): each takes a GPU of the pod"
                 )
-        return self
 
     @property
     def completion_tokens(self) -> int:
@@ -117,8 +120,15 @@ def load_recipe(
     Raises:
         InputError: the file cannot be read, or a key or value is wrong.
     """
+    return checked_recipe(recipe_values(path, overrides, iterations, vanilla))
+
+
+def recipe_values(
+    path: str | Path, overrides: Iterable[str] = (), iterations: int | None = None, vanilla: bool = False
+) -> dict[str, Any]:
+    """What a recipe's file and the command line say, not checked yet; arguments and errors as of `load_recipe`."""
     try:
-        values = yaml.safe_load(Path(path).read_text())
+        values = yaml.load(Path(path).read_text(), _Loader)
     except OSError as error:
         raise InputError(f"cannot read the recipe {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -131,7 +141,61 @@ def load_recipe(
         values["iterations"] = iterations
     if vanilla:
         values["vanilla"] = True
-    return Recipe.check(values, "")
+    return values
+
+
+def checked_recipe(values: dict[str, Any]) -> Recipe:
+    """A recipe's values as a recipe; raises InputError with everything that is wrong with them."""
+    faults = list(_placeholders(values))
+    try:
+        recipe = Recipe.check(values, "")
+    except InputError as error:
+        faults.append(str(error))
+    if faults:
+        raise InputError("\n".join(faults))
+    return recipe
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads YAML in which no mapping has a key twice."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, str | int | float) and key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} is there twice; remove one of the two", key_node.start_mark
+                )
+            if isinstance(key, str | int | float):
+                seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+# What KFP and Argo take for their own in a parameter's text: their placeholders, and those of recurring runs. Locally
+# such a text becomes null, on a cluster something else.
+_PLACEHOLDER = re.compile(
+    r"\{\{\s*(?:\$|=|channel:|(?:workflow|inputs|outputs|tasks|steps|pod|item|retries|node)\b)[^}]*(?:\}\})?"
+    r"|\[\[(?:ScheduledTime|CurrentTime|Index|RunUUID)[^\]]*\]\]"
+)
+
+
+def _placeholders(value: Any, key: str = "") -> Iterator[str]:
+    """What KFP would take for its own in a recipe's texts, as messages."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _placeholders(str(name), f"{key}.{name}".lstrip("."))
+            yield from _placeholders(inner, f"{key}.{name}".lstrip("."))
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            yield from _placeholders(inner, f"{key}.{number}")
+    elif isinstance(value, str) and (match := _PLACEHOLDER.search(value)):
+        yield (
+            f"recipe key {key!r} holds {match[0]!r}, which Kubeflow Pipelines takes for a placeholder of its own and "
+            f"replaces; write it in another way, such as with a space between the brackets"
+        )
 
 
 def set_key(values: dict[str, Any], override: str) -> None:
@@ -140,7 +204,7 @@ def set_key(values: dict[str, Any], override: str) -> None:
     if not separator or not key:
         raise InputError(f"--set takes KEY=VALUE, such as rl.steps=20; got {override!r}")
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         raise InputError(f"--set {key}: {text!r} is not YAML: {error}") from None
     *parents, last = key.split(".")

@@ -4,9 +4,8 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from components.shared.chat import as_prompt, conversation
 from components.shared.settings import Settings
-from components.shared.sources import RawProblem, Source, source_name
+from components.shared.sources import RawProblem, Source, prompt_of, source_name
 
 
 class DataSettings(Settings):
@@ -32,10 +31,7 @@ class DataSettings(Settings):
 
     def prompt_of(self, problem: RawProblem) -> str:
         """What the policy is asked: the problem in the template; with what comes before it, where that is a chat."""
-        asked = self.prompt_template.replace("{problem}", problem.text or "")
-        if problem.chat is None:
-            return asked
-        return as_prompt([*conversation(problem.chat)[:-1], {"role": "user", "content": asked}])
+        return prompt_of(problem, self.prompt_template)
 
     @field_validator("train", mode="before")
     @classmethod

@@ -8,10 +8,13 @@ digest changes, and come from the cache when it does not; a scheduled run with n
 import dataclasses
 import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from components.preflight.base_policy import hub_commit, look_at_policy
+from jinja2.exceptions import TemplateError
+
+from components.preflight.base_policy import hub_commit, looked_at_policy
 from components.preflight.engine import EngineMemory, engine_memory, samples_with_vllm
 from components.preflight.estimate import (
     GIB,
@@ -28,7 +31,8 @@ from components.shared import page
 from components.shared.errors import InputError
 from components.shared.grading import GradingSettings, check_verifier, is_user_function
 from components.shared.object_store.inputs import is_stored, stored_version
-from components.shared.sources import Source, is_file_source, read_source, stored_files
+from components.shared.policy import load_tokenizer, rendered_prompt
+from components.shared.sources import RawProblem, Source, is_file_source, prompt_of, read_source, stored_files
 from components.shared.stage import files_digest, result, whole_file
 from components.shared.table_files import local_files
 
@@ -64,51 +68,120 @@ def preflight(
     Raises:
         InputError: everything that is wrong, not just the first thing.
     """
-    problems: list[str] = []
-    found: list[tuple[str, str]] = []
-    digest = hashlib.sha256()
+    findings = look(base_policy, sources, size, accelerator_memory_gib, grading, prompt_template)
+    if findings.problems:
+        raise InputError(in_the_way(findings.problems))
+    figures = findings.figures
+    _write_page(page_out, findings, prompt_template is not None)
+    for key, prompt in findings.prompts.items():
+        print(f"the first problem of {key}, as the policy is sent it: {prompt!r}")
+    result(
+        f"data version {findings.version}; {len(sources)} sources readable; RL {figures['rl_training_gib']:.1f} GiB, "
+        f"sampling {figures['rl_sampling_gib']:.1f} GiB of accelerator memory"
+    )
+    return findings.version, figures
 
+
+def in_the_way(problems: list[str]) -> str:
+    """Everything that is wrong, in one message."""
+    count = "one thing is" if len(problems) == 1 else f"{len(problems)} things are"
+    return f"{count} in the way of this run:\n" + "\n".join(f"- {problem}" for problem in problems)
+
+
+@dataclass
+class Findings:
+    """What was found of a run's inputs."""
+
+    problems: list[str] = field(default_factory=list)  # what is wrong
+    found: list[tuple[str, str]] = field(default_factory=list)  # what is there, and how it is
+    figures: dict[str, float] = field(default_factory=dict)  # estimates
+    prompts: dict[str, str] = field(default_factory=dict)  # source -> the first problem as the policy is sent it
+    version: str = ""  # of the data
+
+
+def look(
+    base_policy: str,
+    sources: dict[str, Source],
+    size: RunSize | None,
+    accelerator_memory_gib: float,
+    grading: GradingSettings = _GRADING,
+    prompt_template: str | None = None,
+) -> Findings:
+    """Looks at everything that a run needs; arguments as of `preflight`. Without a size, nothing is estimated."""
+    findings, digest = Findings(), hashlib.sha256()
+    first: dict[str, RawProblem] = {}
+    training, complete = set[str](), True  # texts of training problems, and whether these are all
     for key, source in sources.items():
+        trains = key.startswith("data.train.")
+        wanted = max(_LOOKED_AT, size.prompts_per_step - len(training) if size and trains else 0)
         try:
             if source.verifier:
                 check_verifier(source.verifier)
-            first = list(islice(read_source(source, key), _LOOKED_AT))
-            if not first:
+            rows = list(islice(read_source(source, key), wanted))
+            if not rows:
                 raise InputError(f"{key}: {source.uri} holds no rows")
-            answered = [problem for problem in first if problem.text and problem.answer]
-            judged = f"judged by {first[0].verifier}"
-            if answered and is_user_function(first[0].verifier):
-                judged += f", which {try_verifier(key, answered[:TRIED], grading)}"
+            usable = [problem for problem in rows if problem.text and problem.answer and not problem.fault]
+            if not usable:
+                raise InputError(f"{key}: {source.uri}: {_none_usable(rows)}")
+            judged = f"judged by {rows[0].verifier}"
+            if is_user_function(rows[0].verifier):
+                judged += f", which {try_verifier(key, usable[:TRIED], grading)}"
             version = _source_version(source.uri, key)
         except InputError as error:
-            problems.append(str(error))
+            findings.problems.append(str(error))
+            complete = complete and not trains
             continue
+        if trains:
+            training |= {problem.text or "" for problem in usable}
+            complete = complete and len(rows) < wanted
+        first[key] = usable[0]
         digest.update(f"{key}\0{version}\0".encode())
-        found.append((key, f"{source.uri}: readable, {judged}"))
-
-    figures: dict[str, float] = {}
-    try:
-        model, context, version = look_at_policy(base_policy)
-        digest.update(version.encode())
-        engine = _engine(model, context, size, accelerator_memory_gib)
-        figures = _estimates(model, context, size, engine)
-        found.append(
-            ("base_policy", f"{base_policy}: {model.parameters / 1e6:,.1f} million parameters, context {context}")
+        findings.found.append((key, f"{source.uri}: readable, {judged}"))
+    if size and complete and len(training) < size.prompts_per_step:
+        findings.problems.append(
+            f"data.train has {len(training)} usable problems, fewer than rl.prompts_per_step "
+            f"({size.prompts_per_step}); lower it, or give more problems"
         )
-        problems += _too_large(figures, size, context, accelerator_memory_gib, engine)
+    try:
+        with looked_at_policy(base_policy) as policy:
+            digest.update(policy.version.encode())
+            findings.found.append(
+                (
+                    "base_policy",
+                    f"{base_policy}: {policy.size.parameters / 1e6:,.1f} million parameters, context {policy.context}",
+                )
+            )
+            if size:
+                engine = _engine(policy.size, policy.context, size, accelerator_memory_gib)
+                findings.figures = _estimates(policy.size, policy.context, size, engine)
+                findings.problems += _too_large(findings.figures, size, policy.context, accelerator_memory_gib, engine)
+            findings.prompts = _prompts(policy.folder, first, prompt_template or "{problem}")
     except InputError as error:
-        problems.append(str(error))
+        findings.problems.append(str(error))
+    findings.version = digest.hexdigest()[:16]
+    return findings
 
-    if problems:
-        count = "one thing is" if len(problems) == 1 else f"{len(problems)} things are"
-        raise InputError(f"{count} in the way of this run:\n" + "\n".join(f"- {problem}" for problem in problems))
-    data_version = digest.hexdigest()[:16]
-    _write_page(page_out, data_version, found, figures)
-    result(
-        f"data version {data_version}; {len(sources)} sources readable; RL {figures['rl_training_gib']:.1f} GiB, "
-        f"sampling {figures['rl_sampling_gib']:.1f} GiB of accelerator memory"
+
+def _none_usable(rows: list[RawProblem]) -> str:
+    """What is wrong with the rows that were looked at, none of which can be used."""
+    row = rows[0]
+    why = "no text" if not row.text else row.detail or "no answer"
+    return (
+        f"none of the {len(rows)} rows that were looked at can be used; {row.row}: {why}. Name the columns that hold "
+        f"problem and answer with prompt_columns and answer_column"
     )
-    return data_version, figures
+
+
+def _prompts(policy: Path, first: dict[str, RawProblem], template: str) -> dict[str, str]:
+    tokenizer, prompts = load_tokenizer(policy), {}
+    for key, problem in first.items():
+        try:
+            prompts[key] = rendered_prompt(tokenizer, prompt_of(problem, template))
+        except (TemplateError, ValueError, TypeError) as error:
+            raise InputError(
+                f"{key}, {problem.row}: the policy's chat template refuses this conversation: {error}"
+            ) from None
+    return prompts
 
 
 def _source_version(uri: str, key: str) -> str:
@@ -213,16 +286,23 @@ def write_version(path: str | Path, version: str) -> None:
         temporary.write_text(version)
 
 
-def _write_page(path: str | Path, version: str, found: list[tuple[str, str]], figures: dict[str, float]) -> None:
+def _write_page(path: str | Path, findings: Findings, in_template: bool) -> None:
     page.page(
         path,
         "Preflight",
-        f"Everything that could be looked at is in order; data version {version}.",
+        f"Everything that could be looked at is in order; data version {findings.version}.",
         page.heading("Found"),
-        page.table(["what", "how it is"], found),
+        page.table(["what", "how it is"], findings.found),
+        page.heading("What the policy is sent"),
+        page.note(
+            "The first usable problem of each source, whole, as the chat template renders it"
+            + ("." if in_template else "; data.prompt_template comes to it in data preparation.")
+        ),
+        page.table(["source", "prompt"], [list(pair) for pair in findings.prompts.items()]),
         page.heading("Estimates"),
         page.table(
-            ["figure", "GiB"], [[name.removesuffix("_gib").replace("_", " "), value] for name, value in figures.items()]
+            ["figure", "GiB"],
+            [[name.removesuffix("_gib").replace("_", " "), value] for name, value in findings.figures.items()],
         ),
         page.note("Round figures for one accelerator; see docs/plan.md."),
     )

@@ -10,7 +10,9 @@ from components.shared.settings import Settings
 class RunSize(Settings):
     """Keys of the recipe's `rl` section."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)  # the other keys are the stages' to check
+    model_config = ConfigDict(
+        extra="ignore", frozen=True, allow_inf_nan=False
+    )  # the other keys are the stages' to check
 
     steps: int = Field(ge=1, description="rl.steps")
     prompts_per_step: int = Field(ge=1, description="rl.prompts_per_step")

@@ -39,7 +39,7 @@ def write_page(path: str | Path, summary: dict[str, Any]) -> None:
     parts += [page.heading("What was forgotten"), figures.forgetting_figure(summary)]
     parts += [page.heading("Diversity"), figures.diversity_figure(summary, benchmarks)]
     parts += [page.heading("From rollouts to experts"), figures.experts_figure(iterations), _funnel_table(iterations)]
-    parts += [page.heading("Data"), _data_table(summary["data"])]
+    parts += [page.heading("Data"), _data_table(summary["data"]), *_first_prompts(summary["data"])]
     parts += [
         page.heading("Settings"),
         page.preformatted(yaml.safe_dump(_without_nulls(summary["settings"]), sort_keys=False)),
@@ -202,6 +202,14 @@ def _data_table(data: dict[str, Any]) -> str:
             for s in data["sources"]
         ],
     )
+
+
+def _first_prompts(data: dict[str, Any]) -> list[str]:
+    """What the policy is sent: the first problem of each source, whole."""
+    if not (prompts := data.get("first_prompts")):
+        return []
+    rows = [[key, prompt] for key, prompt in prompts.items()]
+    return [page.table(["source", "first problem, as the policy is sent it"], rows)]
 
 
 def _without_nulls(value: Any) -> Any:

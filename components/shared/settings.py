@@ -10,7 +10,7 @@ from components.shared.errors import InputError, nearest
 class Settings(BaseModel):
     """Base of every section of a recipe. Keys are documented at their fields; an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @classmethod
     def check(cls, values: dict[str, Any], section: str) -> Self:

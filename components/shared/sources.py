@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, urlsplit
 from pydantic import Field
 
 from components.shared import countdown
-from components.shared.chat import NotText, as_prompt, asked, messages_of
+from components.shared.chat import NotText, as_prompt, asked, conversation, messages_of
 from components.shared.errors import InputError, nearest
 from components.shared.gold import Damaged, decoded, gold_answer, is_none, mended
 from components.shared.grading import check_verifier
@@ -113,7 +113,15 @@ def keyed_sources(train: list[dict[str, Any]], benchmarks: list[dict[str, Any]])
     """
     keyed = {f"data.train.{number}": values for number, values in enumerate(train)}
     keyed |= {f"data.benchmarks.{values.get('name')}": values for values in benchmarks}
-    return {key: Source.check(values, key) for key, values in keyed.items()}
+    sources, faults = {}, []
+    for key, values in keyed.items():
+        try:
+            sources[key] = Source.check(values, key)
+        except InputError as error:
+            faults.append(str(error))
+    if faults:
+        raise InputError("\n".join(faults))
+    return sources
 
 
 @dataclass(frozen=True)
@@ -128,6 +136,14 @@ class RawProblem:
     chat: str | None = None  # the whole conversation, where there is more of it, as chat.py writes it
     fault: str | None = None  # why the row cannot be used, where its text or answer is there and unusable
     detail: str = ""  # the same in words
+
+
+def prompt_of(problem: RawProblem, template: str) -> str:
+    """What the policy is asked, as a problem's `prompt`: the problem in a template, and what a chat has before it."""
+    text = template.replace("{problem}", problem.text or "")
+    if problem.chat is None:
+        return text
+    return as_prompt([*conversation(problem.chat)[:-1], {"role": "user", "content": text}])
 
 
 def read_source(source: Source, key: str) -> Iterator[RawProblem]:

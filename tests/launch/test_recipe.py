@@ -1,3 +1,6 @@
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +73,16 @@ def test_set_changes_keys_at_any_depth() -> None:
         ("rl.steps=[", "is not YAML"),
         ("data.benchmarks=[null]", "a benchmark is a URI or a mapping with a uri, not None"),
         ("seed=-1", "recipe key 'seed'"),
+        ("rl.learning_rate=.inf", "recipe key 'rl.learning_rate': Input should be a finite number"),
+        ("rft.max_grad_norm=.nan", "recipe key 'rft.max_grad_norm': Input should be a finite number"),
+        ("pools.cpu.memory=64GB", "recipe key 'pools.cpu.memory': expected a size .* such as 64Gi.*'64GB'"),
+        ("pools.cpu.memory=64 Gi", "expected a size .* without a space"),
+        ("pools.cpu.memory=0Gi", "expected a size"),
+        ("pools.cpu.memory=64", "expected a size"),
+        ("pools.cpu.cpu=eight", "recipe key 'pools.cpu.cpu': expected a number of cores"),
+        ("pools.cpu.cpu=0", "expected a number of cores"),
+        ("pools.training.shared_memory=16GB", "recipe key 'pools.training.shared_memory': expected a size"),
+        ("eval={samples: 8, samples: 16}", "the key 'samples' is there twice"),
     ],
 )
 def test_wrong_keys_and_values_are_named(override: str, message: str) -> None:
@@ -93,6 +106,62 @@ def test_recipes_that_cannot_be_used(tmp_path: Path, text: str | None, message: 
         (tmp_path / "r.yaml").write_text(text)
     with pytest.raises(InputError, match=message):
         load_recipe(tmp_path / "r.yaml")
+
+
+@pytest.mark.parametrize("key", ["rl.steps", "data.train", "iterations"])
+def test_a_key_that_is_there_twice_is_refused_wherever_it_is(tmp_path: Path, key: str) -> None:
+    text = "base_policy: x\niterations: 1\nrl:\n  steps: 1\ndata:\n  train: a\n  benchmarks: b\n"
+    name = key.rpartition(".")[2]
+    line = next(line for line in text.splitlines() if line.strip().startswith(name))
+    (tmp_path / "r.yaml").write_text(text.replace(line, f"{line}\n{line}"))
+    with pytest.raises(InputError, match=f"the key '{name}' is there twice; remove one of the two"):
+        load_recipe(tmp_path / "r.yaml")
+
+
+def test_anchors_and_merges_of_yaml_are_no_duplicates(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(
+        "base_policy: x\nrl: {steps: 1}\ndata: {train: a, benchmarks: b}\n"
+        "pools:\n  cpu: &one {cpu: 4, memory: 8Gi}\n  training: {<<: *one, memory: 16Gi}\n"
+    )
+    pools = load_recipe(tmp_path / "r.yaml").pools
+    assert (pools.training.cpu, pools.training.memory) == ("4", "16Gi")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{{$.inputs.parameters['x']}}", "{{ $ }}", "{{workflow.name}}", "{{=1+1}}", "{{item}}", "[[ScheduledTime]]",
+     "{{channel:task=;name=x;type=String;}}", "{{inputs.parameters.x}}"],
+)  # fmt: skip
+def test_placeholders_of_kfp_and_argo_are_refused_wherever_they_stand(text: str) -> None:
+    for key in ("data.prompt_template", "data.train.0", "base_policy"):
+        with pytest.raises(InputError, match=f"recipe key '{key}' holds .*Kubeflow Pipelines takes for a placeholder"):
+            load_recipe(LAPTOP, [f'{key}="{{problem}} {text}"'])
+
+
+@pytest.mark.parametrize(
+    "text", ["\\boxed{{x}}", "{{1}\\over{2}}", "a [[1, 2]] b", "{ {$x$} }", "$x$ {problem}", "{{x}}"]
+)
+def test_what_only_looks_like_a_placeholder_is_let_through(text: str) -> None:
+    template = f"{{problem}} {text}"
+    recipe = load_recipe(LAPTOP, [f"data.prompt_template={json.dumps(template)}"])
+    assert recipe.data.prompt_template == template
+
+
+def test_check_names_everything_at_once(tmp_path: Path) -> None:
+    """Faults of the recipe, of the files that it names and of the policy, in one message."""
+    (tmp_path / "r.yaml").write_text(
+        "base_policy: no/policy\nrl: {steps: 1, learning_rate: .inf}\n"
+        "data: {train: nowhere.jsonl, benchmarks: {dev: 'countdown://dev?count=3'}}\npools: {cpu: {memory: 64GB}}\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "pipeline.py", "check", "--recipe", tmp_path / "r.yaml"],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2
+    head, *faults = done.stderr.splitlines()
+    assert head == "error: 4 things are in the way of this run:"
+    for said, fault in zip(("rl.learning_rate", "pools.cpu.memory", "nowhere.jsonl", "no/policy"), faults, strict=True):
+        assert said in fault
 
 
 def test_an_empty_section_takes_its_defaults(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from typing import Any
 
@@ -6,12 +7,13 @@ from safetensors.torch import load_file, save_file
 
 from components.preflight.check import preflight
 from components.preflight.settings import RunSize
+from components.shared import countdown
 from components.shared.errors import InputError
 from components.shared.object_store import open_store
 from components.shared.object_store.s3 import new_client
 from components.shared.sources import keyed_sources
 
-TRAIN = [{"uri": "countdown://train?count=3"}]
+TRAIN = [{"uri": "countdown://train?count=512"}]
 BENCHMARKS = [{"name": "dev", "uri": "countdown://dev?count=3"}]
 
 
@@ -37,7 +39,7 @@ def test_in_order(check: Any, tmp_path: Path) -> None:
     assert len(version) == 16
     assert 0 < figures["rl_sampling_gib"] < figures["rl_training_gib"] < 4
     page = (tmp_path / "page.html").read_text()
-    assert version in page and "countdown://train?count=3: readable" in page
+    assert version in page and "countdown://train?count=512: readable" in page
 
 
 def test_vllm_takes_its_share_beside_the_trainer(check: Any) -> None:
@@ -72,7 +74,7 @@ def test_the_version_follows_what_the_sources_hold(check: Any, tmp_path: Path) -
 
     def version(text: str) -> str:
         file.write_text(text)
-        return check([{"uri": str(file)}])[0]
+        return check([{"uri": str(file)}], prompts_per_step=1)[0]
 
     first = version('{"problem": "Q", "answer": "1"}\n')
     assert version('{"problem": "Q", "answer": "1"}\n') == first
@@ -109,6 +111,35 @@ def test_everything_wrong_is_named_at_once(check: Any) -> None:
 def test_what_cannot_fit_says_which_key_to_change(check: Any, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         check(**changes)
+
+
+def test_fewer_problems_than_a_step_takes_are_said_at_once(check: Any, tmp_path: Path) -> None:
+    rows = [{"problem": f"{i} + 1?", "answer": str(i + 1)} for i in range(14)]
+    rows += [{"problem": "0 + 1?", "answer": "1"}, {"problem": "Show it.", "answer": "proof"}]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = {"uri": str(tmp_path / "a.jsonl")}
+    with pytest.raises(InputError, match=r"data.train has 14 usable problems, fewer than rl.prompts_per_step \(16\)"):
+        check([source])
+    check([source], prompts_per_step=14)
+    check([source, {"uri": "countdown://train?count=2"}])
+    (tmp_path / "a.jsonl").write_text(json.dumps({"problem": "Show it.", "answer": "proof"}))
+    with pytest.raises(InputError, match="none of the 1 rows that were looked at can be used; line 1: proof. Name the"):
+        check([source])
+
+
+def test_what_the_policy_is_sent_is_shown(check: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    check()
+    first = next(iter(countdown.generate("train", 3, 1, 9, 1, seed=0))).text
+    assert f"the first problem of data.train.0, as the policy is sent it: '{first}\\n'" in capsys.readouterr().out
+    assert first in (tmp_path / "page.html").read_text()
+
+
+def test_a_users_verifier_is_tried(check: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "half_of_mine.py").write_text("def judge(answer, completion): return 0.5")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError, match=r"data.train.0: verifier 'half_of_mine:judge' .* returned 0.5 \(float\)"):
+        check([{**TRAIN[0], "verifier": "half_of_mine:judge"}])
 
 
 def test_a_hub_that_cannot_be_reached_is_no_traceback(check: Any, monkeypatch: pytest.MonkeyPatch) -> None:
