@@ -28,6 +28,7 @@ from rich.console import Console
 from components.shared.checkpoints import remove_finished
 from components.shared.errors import InputError, nearest
 from components.shared.stage import whole_folder, write_json
+from launch import local_cache
 from launch.compiled import read_compiled
 from launch.display import Display, print_summary
 from launch.docker import docker_runner
@@ -183,6 +184,7 @@ class _Run:
             raise_on_error=False,
             enable_caching=True,
         )
+        local_cache.use(self._artifacts)
         kfp_execute = task_executor.execute_single_task
 
         def execute_single_task(*args: Any, **kwargs: Any) -> tuple[dict[str, Any], status.Status]:
@@ -212,6 +214,7 @@ class _Run:
                 shutil.copyfile(kept, log_path)
             else:
                 shutil.copyfile(log_path, kept)
+                local_cache.record_outputs(kept.parent)
             if self._mirror:
                 self._mirror.stage_done(kept.parent)
             self.outputs[path] = outputs

@@ -14,6 +14,7 @@ from components.preflight.estimate import (
     waiting_memory,
 )
 from components.shared.lora import LoRASettings
+from components.shared.policy import named_config
 from components.shared.processes import ParallelSettings
 
 # Qwen2.5-Math-7B's config, as published: 7.62 billion parameters in bfloat16.
@@ -36,6 +37,13 @@ def test_parameters_are_counted_from_the_weights(tiny_policy: Path) -> None:
     exact = sum(p.numel() for p in load_model(tiny_policy).parameters())
     assert size.parameters == pytest.approx(exact, rel=0.01)  # the file's header is counted too
     assert (size.layers, size.hidden, size.key_value_width) == (3, 96, 96)
+
+
+def test_names_of_a_config_may_be_its_classs_own() -> None:
+    gpt2 = {"model_type": "gpt2", "n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 1024, "vocab_size": 50257}
+    size = ModelSize.with_parameters(gpt2, 124_000_000)
+    assert (size.hidden, size.layers, size.heads, size.key_value_width, size.intermediate) == (768, 12, 12, 768, 3072)
+    assert named_config(gpt2)["max_position_embeddings"] == 1024
 
 
 def test_a_7b_model_needs_more_than_one_gpu_to_train_and_few_gib_to_sample() -> None:

@@ -10,12 +10,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+import certifi
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from components.shared.errors import InputError
 from components.shared.object_store import Store, open_store
+from components.shared.object_store.inputs import fetched_file, stored_bytes, stored_objects
+from components.shared.object_store.s3 import new_client
 from components.shared.object_store.store import MARKER, PART, digest_of
 from launch.s3_server import S3Server
 
@@ -157,6 +160,11 @@ def test_any_tree_comes_back_as_it_was(store: Store, tmp_path_factory: Any, file
         ({}, "s3://nowhere/x", "bucket nowhere at http://127.0.0.1:.*: there is no such bucket"),
         ({"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:1"}, "s3://artifacts/x", "http://127.0.0.1:1, key id .*no answer"),
         ({"AWS_ENDPOINT_URL_S3": "127.0.0.1:1"}, "s3://artifacts/x", "expected a URL"),
+        ({"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:x"}, "s3://artifacts/x", "expected a URL"),
+        ({"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:1/bucket"}, "s3://artifacts/x", "expected no more than http://HOST:PORT"),
+        ({"AWS_ENDPOINT_URL_S3": "http://id:a-wrong-secret@127.0.0.1:1"}, "s3://artifacts/x", "S3 endpoint http://...@127"),
+        ({"AWS_CA_BUNDLE": "/no/such.pem"}, "s3://artifacts/x", "AWS_CA_BUNDLE: there is no /no/such.pem"),
+        ({}, "file://host/x", "names the machine 'host'"),
         ({}, "s3:///x", "names no bucket"),
         ({}, "gs://bucket/x", "unknown kind of store"),
     ],
@@ -247,3 +255,33 @@ def test_memory_does_not_grow_with_the_folder(s3: Any, tmp_path: Path) -> None:
         )
         peaks.append(int(done.stdout) / 1024)
     assert peaks[1] < peaks[0] * 1.3 + 50 and peaks[1] < 600, peaks
+
+
+KEYS = st.text(st.sampled_from("ab #?%&+=;,@()[]~'20é/"), min_size=1, max_size=12).filter(
+    lambda key: "//" not in key and not key.startswith("/") and not key.endswith(("/", " ")) and key.strip()
+)
+
+
+@given(KEYS, KEYS)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_every_character_of_a_key_counts(s3: Any, tmp_path: Path, prefix: str, name: str) -> None:
+    """Against a real server: what is written under a URI is read under the very same, and under no other."""
+    content = f"{prefix}\n{name}".encode()
+    open_store(f"s3://artifacts/keys/{prefix}").write_bytes(name, content)
+    assert open_store("s3://artifacts").read_bytes(f"keys/{prefix}/{name}") == content
+    assert any(item.name == f"keys/{prefix}/{name}" for item in open_store("s3://artifacts").list("keys/"))
+    with fetched_file(f"s3://artifacts/keys/{prefix}/{name}") as path:
+        assert path.read_bytes() == content
+    assert stored_bytes(f"s3://artifacts/keys/{prefix}/{name}", 1, 3) == content[1:4]
+    assert list(stored_objects(f"s3://artifacts/keys/{prefix}/{name}")) == [name.rpartition("/")[2]]
+
+
+def test_a_bundle_of_certificates_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("AWS_ACCESS_KEY_ID", "id"), ("AWS_SECRET_ACCESS_KEY", "secret")):
+        monkeypatch.setenv(name, value)
+    bundle = tmp_path / "ca.pem"
+    bundle.write_text(Path(certifi.where()).read_text())
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(bundle))
+    assert new_client("https://127.0.0.1:1")._http.connection_pool_kw["ca_certs"] == str(bundle)
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path))
+    assert new_client("https://127.0.0.1:1")._http.connection_pool_kw["ca_cert_dir"] == str(tmp_path)
