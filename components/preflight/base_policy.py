@@ -5,6 +5,7 @@ import json
 import math
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,16 +74,11 @@ def _stored_policy(uri: str, folder: str) -> tuple[WeightFiles, str]:
     if "config.json" not in objects:
         raise InputError(f"base policy {uri!r} has no config.json; expected a Hugging Face model folder")
     fetch_folder(uri, folder, _SMALL_FILES)
-    headers = {
-        name: read_header(
-            uri,
-            name,
-            item.size,
-            lambda offset, length, name=name: stored_bytes(f"{uri.rstrip('/')}/{name}", offset, length),
-        )
-        for name, item in objects.items()
-        if name.endswith(".safetensors")
-    }
+    headers = {}
+    for name, item in objects.items():
+        if name.endswith(".safetensors"):
+            read = partial(stored_bytes, f"{uri.rstrip('/')}/{name}")
+            headers[name] = read_header(uri, name, item.size, read)
     return WeightFiles(headers, set(objects), _index(folder, uri)), stored_version(uri)
 
 

@@ -40,7 +40,7 @@ class WeightFiles(NamedTuple):
 
     headers: dict[str, dict[str, Tensor]]  # file -> tensor's name -> tensor
     names: set[str]  # of all files beside config.json
-    index: dict[str, str] | None = None  # tensor's name -> file, as the index has it
+    shards: dict[str, str] | None = None  # tensor's name -> file, as the index has it
 
 
 def read_header(name: str, file: str, size: int, read: Callable[[int, int], bytes]) -> dict[str, Tensor]:
@@ -130,15 +130,15 @@ def check_weights(config: dict[str, Any], files: WeightFiles, name: str) -> None
         InputError: which tensors are missing, unexpected, misshapen or no plain numbers, and what to do.
     """
     tensors = {tensor: entry for header in files.headers.values() for tensor, entry in header.items()}
-    if (ADAPTER in files.names and "model.safetensors" not in files.names and files.index is None) or any(
+    if (ADAPTER in files.names and "model.safetensors" not in files.names and files.shards is None) or any(
         ".lora_A." in tensor or ".lora_embedding_A" in tensor for tensor in tensors
     ):
         raise InputError(
             f"base policy {name!r} is an adapter without its base model; merge it first: "
             f"AutoPeftModelForCausalLM.from_pretrained(...).merge_and_unload().save_pretrained(FOLDER)"
         )
-    if files.index is not None:
-        _check_index(files.index, files.headers, name)
+    if files.shards is not None:
+        _check_index(files.shards, files.headers, name)
     if wrapped := [tensor for tensor in tensors if any(part in f".{tensor}" for part in map(".{}".format, _WRAPPERS))]:
         raise InputError(
             f"base policy {name!r}: the names of {len(wrapped)} tensors come from a wrapper, such as {wrapped[0]!r}; "
@@ -276,7 +276,7 @@ def _llama_like(config: Any) -> Expected:
     for number in range(config.num_hidden_layers):
         required |= {f"model.layers.{number}.{part}": shape for part, shape in layer.items()}
     required["model.norm.weight"] = (hidden,)
-    head_shape = {"lm_head.weight": (vocabulary, hidden)}
+    head_shape: dict[str, tuple[int, ...]] = {"lm_head.weight": (vocabulary, hidden)}
     tied = config.tie_word_embeddings
     return Expected(required if tied else required | head_shape, head_shape if tied else {}, "model.")
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import xxhash
@@ -190,7 +190,9 @@ def new_client(endpoint: str | None) -> Minio:
     bundle = os.environ.get("AWS_CA_BUNDLE")
     if bundle and not Path(bundle).exists():
         raise InputError(f"AWS_CA_BUNDLE: there is no {bundle}; expected a file or folder with certificates in PEM")
-    trusted = {"ca_cert_dir" if Path(bundle).is_dir() else "ca_certs": bundle} if bundle else {}  # else the system's
+    trusted: dict[str, Any] = (
+        {"ca_cert_dir" if Path(bundle).is_dir() else "ca_certs": bundle} if bundle else {}
+    )  # else the system's
     providers = [EnvAWSProvider(), AWSConfigProvider()]
     if not endpoint or "AWS_WEB_IDENTITY_TOKEN_FILE" in os.environ:
         providers.append(IamAwsProvider())  # asks the machine's metadata service, which only a cloud has
