@@ -20,7 +20,7 @@ from components.shared.object_store.inputs import is_stored, stored_version
 from components.shared.settings import Settings
 from components.shared.sources import is_file_source, stored_files
 from components.shared.stage import files_digest
-from components.shared.table_files import local_files
+from components.shared.table_files import local_files, local_path
 from components.shared.tracking import NO_TRACKERS, TrackingSettings
 from components.verification_filtering.settings import FilterSettings
 from launch.pools import Pools
@@ -64,6 +64,11 @@ class Recipe(Settings):
     tracking: TrackingSettings = Field(NO_TRACKERS, description="Following training, beside TensorBoard.")
     pools: Pools = Field(Pools(), description="Resources of the stages' pods and where they run.")
     caching: bool = Field(True, description="Whether a stage's result may come from an earlier run of the same.")
+
+    @field_validator("base_policy")
+    @classmethod
+    def _path_of_policy(cls, value: str) -> str:
+        return str(local_path(value)) if value.startswith("~") or value.lower().startswith("file://") else value
 
     @field_validator(
         "data", "rl", "grading", "filter", "rft", "eval", "report", "store", "tracking", "pools", mode="before"

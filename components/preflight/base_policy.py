@@ -20,7 +20,15 @@ from components.shared.object_store.inputs import (
 )
 from components.shared.policy import check_policy, context_length
 from components.shared.stage import files_digest
-from components.shared.weights import INDEX, Tensor, WeightFiles, local_weights, parse_index, read_header
+from components.shared.weights import (
+    INDEX,
+    Tensor,
+    WeightFiles,
+    local_weights,
+    parse_index,
+    read_header,
+    refuse_adapter,
+)
 
 _SMALL_FILES = (".json", ".model", ".txt", ".jinja")
 
@@ -71,6 +79,7 @@ def looked_at_policy(base_policy: str) -> Iterator[BasePolicy]:
 
 def _stored_policy(uri: str, folder: str) -> tuple[WeightFiles, str]:
     objects = {name: item for name, item in stored_objects(uri).items() if "/" not in name}
+    refuse_adapter(objects.keys(), uri)
     if "config.json" not in objects:
         raise InputError(f"base policy {uri!r} has no config.json; expected a Hugging Face model folder")
     fetch_folder(uri, folder, _SMALL_FILES)
@@ -92,6 +101,7 @@ def _hub_policy(base_policy: str, folder: str) -> tuple[WeightFiles, str]:
     api = HfApi()
     try:
         names = {entry.path for entry in api.list_repo_tree(repository, revision=commit) if _is_file(entry)}
+        refuse_adapter(names, base_policy)
         if "config.json" not in names:
             raise InputError(
                 f"base policy {base_policy!r} has no config.json; expected a Hugging Face model repository"

@@ -20,7 +20,7 @@ from components.shared.batches import batches
 from components.shared.chat import conversation
 from components.shared.errors import InputError
 from components.shared.stage import whole_file, whole_folder
-from components.shared.weights import WeightFiles, check_weights, local_weights
+from components.shared.weights import WeightFiles, check_weights, local_weights, refuse_adapter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -44,6 +44,7 @@ def check_policy(path: str | Path, name: str, weights: WeightFiles | None = None
     path = Path(path)
     if not path.is_dir():
         raise InputError(f"base policy {name!r}: no such folder; give a Hugging Face model folder or hf://ORG/NAME")
+    refuse_adapter({file.name for file in path.iterdir()}, name)
     if not (path / "config.json").is_file():
         raise InputError(f"base policy {name!r} has no config.json; it is not a Hugging Face model folder")
     if not (any(path.glob("*.safetensors")) if weights is None else weights.headers):

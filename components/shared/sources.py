@@ -209,9 +209,12 @@ def stored_files(uri: str, key: str) -> list[str]:
     Raises:
         InputError: there are none, or the store cannot be reached.
     """
-    if set(uri) & set("*?[") and (matching := matching_uris(uri)):
-        return matching
-    found = stored_objects(uri)
+    try:
+        found = stored_objects(uri)
+    except InputError:
+        if set(uri) & set("*?[") and (matching := matching_uris(uri)):
+            return matching
+        raise
     name = uri.rstrip("/").rpartition("/")[2]
     if list(found) == [name]:
         if table_kind(name) is None:

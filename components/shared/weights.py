@@ -6,7 +6,7 @@ a warning; a run would start from noise. Headers are read where the files lie: i
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -130,13 +130,7 @@ def check_weights(config: dict[str, Any], files: WeightFiles, name: str) -> None
         InputError: which tensors are missing, unexpected, misshapen or no plain numbers, and what to do.
     """
     tensors = {tensor: entry for header in files.headers.values() for tensor, entry in header.items()}
-    if (ADAPTER in files.names and "model.safetensors" not in files.names and files.shards is None) or any(
-        ".lora_A." in tensor or ".lora_embedding_A" in tensor for tensor in tensors
-    ):
-        raise InputError(
-            f"base policy {name!r} is an adapter without its base model; merge it first: "
-            f"AutoPeftModelForCausalLM.from_pretrained(...).merge_and_unload().save_pretrained(FOLDER)"
-        )
+    refuse_adapter({*files.names, *tensors}, name)
     if files.shards is not None:
         _check_index(files.shards, files.headers, name)
     if wrapped := [tensor for tensor in tensors if any(part in f".{tensor}" for part in map(".{}".format, _WRAPPERS))]:
@@ -158,6 +152,15 @@ def check_weights(config: dict[str, Any], files: WeightFiles, name: str) -> None
         raise InputError(
             f"base policy {name!r}: the weights do not fit config.json, and what is missing would be random numbers: "
             + "; ".join(faults)
+        )
+
+
+def refuse_adapter(names: Set[str], name: str) -> None:
+    """Raises InputError where the names of a policy's files and tensors say that it is, or holds, an adapter."""
+    if ADAPTER in names or any(".lora_A." in one or ".lora_embedding_A" in one for one in names):
+        raise InputError(
+            f"base policy {name!r} is an adapter, or holds one ({ADAPTER}, LoRA tensors); merge it into its base: "
+            f"AutoPeftModelForCausalLM.from_pretrained(...).merge_and_unload().save_pretrained(FOLDER)"
         )
 
 

@@ -64,6 +64,7 @@ def run(tmp_path: Path, policies: dict[str, Path]) -> Any:
             "settings": {"train": []},
             "reasons": {"no_answer": "no answer"},
             "sources": [{"name": "t", "role": "train", "rows": 3, "kept": 2, "dropped": {"no_answer": 1}}],
+            "first_prompts": {"data.train.0": "<|user|>Use 1 2 to make 3.<|end|>"},
         },
     )
     base = evaluation("base", "base", 0, policy_id(policies["base"]), 0.3, 0.9)
@@ -216,5 +217,6 @@ def test_the_page_is_self_contained_and_escapes_what_it_shows(
     for foreign in ("<script", "<link", "<img", "src=", "@import", "url(http"):
         assert foreign not in page
     assert "tiny&lt;script&gt;" in page
+    assert "&lt;|user|&gt;Use 1 2 to make 3.&lt;|end|&gt;" in page
     for shown in ("rloop-1", "explored-1", "pass@8", "wrong", "no answer"):
         assert shown in page

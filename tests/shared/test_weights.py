@@ -63,7 +63,7 @@ def with_one(key: str, value: torch.Tensor) -> Callable[[Weights], Weights]:
         (lambda w: w, {"tie_word_embeddings": False}, "missing are 1 of 39 tensors: lm_head.weight"),
         (lambda w: w, {"model_type": "llama"}, "unexpected are 9: model.layers.0.self_attn.._proj.bias"),
         (with_one("value_head.weight", torch.zeros(1, 96)), {}, "unexpected are 1: value_head.weight"),
-        (with_one("model.layers.0.self_attn.q_proj.lora_A.weight", torch.zeros(2, 96)), {}, "is an adapter without"),
+        (with_one("model.layers.0.self_attn.q_proj.lora_A.weight", torch.zeros(2, 96)), {}, "is an adapter, or"),
         (with_one("model.norm.weight", torch.zeros(96, dtype=torch.int8)), {}, "model.norm.weight is I8.*quantised"),
     ],
 )  # fmt: skip
@@ -163,6 +163,17 @@ for change in ({"vocab_size": 300}, {"model_type": "gemma2", "num_hidden_layers"
     except InputError as error:
         print(error)
 """
+
+
+def test_an_adapter_is_said_to_be_one(tmp_path: Path, tiny_policy: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    save_file({"base_model.model.q_proj.lora_A.weight": torch.zeros(2, 2)}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(InputError, match="base policy 'mine' is an adapter, or holds one .*merge_and_unload"):
+        check_policy(tmp_path, "mine")
+    beside = Path(shutil.copytree(tiny_policy, tmp_path / "beside"))
+    shutil.copy(tmp_path / "adapter_config.json", beside)
+    with pytest.raises(InputError, match="is an adapter, or holds one"):
+        check_policy(beside, "mine")
 
 
 def test_without_torch_llama_and_its_like_are_known_and_others_must_have_their_layers(tiny_policy: Path) -> None:

@@ -84,7 +84,7 @@ def open_store(uri: str) -> "Store":
         raise InputError(f"{uri!r} names the machine {bucket!r}; a folder of this one is file:///{bucket}/{key}")
     from components.shared.object_store.folder import Folder
 
-    return Store(uri, Folder(Path(f"/{key}" if scheme else uri)))
+    return Store(uri, Folder(Path(f"/{key}") if scheme else Path(uri).expanduser()))
 
 
 def split_uri(uri: str) -> tuple[str, str, str]:
