@@ -14,7 +14,9 @@ from typing import Any
 from kfp import local
 
 from components.shared.errors import InputError
+from components.shared.sources import is_file_source
 from components.shared.stage import ERROR_MARK
+from components.shared.table_files import local_files
 from launch.compiled import read_compiled
 from launch.recipe import Recipe
 
@@ -23,6 +25,7 @@ RUN_LABEL = "rloop.run"  # of a run's containers; its value is the run's folder
 _PASSED_ON = (
     *("HF_TOKEN", "HF_ENDPOINT", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "OMP_NUM_THREADS"),
     *("AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION"),
+    "AWS_CA_BUNDLE",
 )
 
 
@@ -98,7 +101,10 @@ def _named_files(recipe: Recipe) -> dict[Path, Path]:
     """Local files and folders that a recipe names: their paths as containers see them, and where they are here."""
     sources = [*recipe.data.train, *recipe.data.benchmarks.values()]
     found: dict[Path, Path] = {}
-    for uri in [recipe.base_policy, *(source.uri for source in sources)]:
+    patterns = [source.uri for source in sources if is_file_source(source.uri) and set(source.uri) & set("*?[")]
+    matched = [str(file) for uri in patterns if not Path(uri).exists() for file in local_files(uri, "data")]
+    bundle = [os.environ["AWS_CA_BUNDLE"]] if "AWS_CA_BUNDLE" in os.environ else []
+    for uri in [recipe.base_policy, *(source.uri for source in sources), *matched, *bundle]:
         path = Path(os.path.normpath(Path.cwd() / uri))  # not resolve(): the recipe's path must lead there
         if path.exists():
             found[path] = path.resolve()

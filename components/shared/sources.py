@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from components.shared import countdown
 from components.shared.chat import NotText, as_prompt, asked, conversation, messages_of
@@ -24,6 +24,7 @@ from components.shared.table_files import (
     expected_kinds,
     file_rows,
     local_files,
+    local_path,
     table_kind,
 )
 
@@ -89,6 +90,12 @@ class Source(Settings):
         "takes all where these say nothing.",
     )
     limit: int | None = Field(None, ge=1, description="Take this many rows at most, the first ones.")
+
+    @field_validator("uri")
+    @classmethod
+    def _path(cls, value: str) -> str:
+        # Where the recipe is read: in a stage's container, ~ is another folder.
+        return str(local_path(value)) if value.startswith("~") or value.lower().startswith("file://") else value
 
 
 _GENERATED = ("hf", "reasoning-gym", "countdown")  # sources whose URIs have options

@@ -43,12 +43,12 @@ def expected_kinds() -> str:
 
 
 def local_path(uri: str) -> Path:
-    """A path as users write it: with `~`, or as a file:// URI."""
+    """A path as users write it: with `~`, or as a file:// URI; raises ValueError if that names another machine."""
     if uri.lower().startswith("file://"):
         rest = uri[len("file://") :]
         rest = rest.removeprefix("localhost") if rest.startswith("localhost/") else rest
         if not rest.startswith("/"):
-            raise InputError(f"{uri!r} names a machine; a file of this one is file:///PATH")
+            raise ValueError("a file:// URI that names a machine; a file of this one is file:///PATH")
         return Path(rest if Path(rest).exists() else unquote(rest))
     return Path(uri).expanduser()
 

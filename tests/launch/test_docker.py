@@ -20,6 +20,7 @@ def test_containers_see_what_the_recipe_names_and_nothing_else(tmp_path: Path, m
     (tmp_path / "data" / "train.jsonl").write_text("{}\n")
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.delenv("AWS_CA_BUNDLE", raising=False)
     recipe = load_recipe(
         ROOT / "recipes" / "laptop.yaml",
         ["base_policy=../snapshots/main", f"data.train=[../data/train.jsonl, {tmp_path}/none.jsonl, 'hf://o/n']"],
@@ -29,6 +30,19 @@ def test_containers_see_what_the_recipe_names_and_nothing_else(tmp_path: Path, m
         tmp_path / "blobs" / "1234": tmp_path / "blobs" / "1234",
         tmp_path / "data" / "train.jsonl": tmp_path / "data" / "train.jsonl",
     }
+
+
+def test_containers_see_what_a_pattern_and_the_home_folder_stand_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("part-0.jsonl", "part-1.jsonl", "other.jsonl", "ca.pem"):
+        (tmp_path / name).write_text("{}\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "ca.pem"))
+    recipe = load_recipe(ROOT / "recipes" / "laptop.yaml", ["data.train=[~/part-*.jsonl]", "base_policy=hf://o/n"])
+    seen = {tmp_path / name for name in ("part-0.jsonl", "part-1.jsonl", "ca.pem")}
+    assert launch_docker._named_files(recipe) == {path: path for path in seen}
+    assert recipe.data.train[0].uri == f"{tmp_path}/part-*.jsonl"
 
 
 def test_no_engine_is_an_error_with_its_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
