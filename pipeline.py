@@ -20,7 +20,6 @@ from typing import Any, Literal, NamedTuple
 
 import click
 from kfp import compiler, dsl, kubernetes
-from pydantic import BaseModel
 
 from components.data_preparation.component import data_preparation
 from components.evaluation.component import evaluation, evaluation_curve
@@ -45,22 +44,10 @@ from launch.compare import compare
 from launch.grade import grade
 from launch.images import STAGES, VARIANTS, image, require_images
 from launch.local import run_locally
+from launch.parameters import run_parameters
 from launch.plan import plan
 from launch.pools import connect, place
 from launch.recipe import Recipe, load_recipe
-
-# Recipe keys that are pipeline parameters of their own; the rest of a section is one `..._settings` document.
-OWN_PARAMETERS = {
-    "data": ("train", "benchmarks"),
-    "rl": ("steps", "learning_rate", "prompts_per_step", "group_size"),
-    "grading": (),
-    "store": ("checkpoint_uri",),
-    "filter": ("max_success_rate", "max_per_problem"),
-    "rft": ("learning_rate", "epochs"),
-    "eval": ("samples",),
-    "report": (),
-    "tracking": (),
-}
 
 
 def variant(component: Any, name: str) -> Any:
@@ -300,7 +287,7 @@ def build_pipeline(recipe: Recipe, iterations: int, registry: str = "", variant:
 
     first = iteration_pipeline(prolonged=False)
     later = iteration_pipeline(prolonged=True) if recipe.vanilla or recipe.experts_from == "all" else first
-    defaults = parameter_defaults(recipe)
+    defaults = run_parameters(recipe)
 
     @dsl.pipeline(name=PIPELINE_NAME, display_name=f"RLoop, {iterations} iterations")
     def rloop(
@@ -464,35 +451,6 @@ def build_pipeline(recipe: Recipe, iterations: int, registry: str = "", variant:
     return built
 
 
-def parameter_defaults(recipe: Recipe) -> dict[str, Any]:
-    """The pipeline parameters as a recipe sets them."""
-    defaults: dict[str, Any] = {
-        "base_policy": recipe.base_policy,
-        "seed": recipe.seed,
-        "data_completion_tokens": recipe.completion_tokens,
-    }
-    for section, own in OWN_PARAMETERS.items():
-        settings: BaseModel = getattr(recipe, section)
-        values = settings.model_dump(mode="json", exclude_none=True)  # KFP takes no null
-        if section == "store":  # where pods find it and what is published is fixed when the pipeline is compiled
-            values = {key: values[key] for key in ("checkpoint_uri", "minutes", "keep_days")}
-        if section == "tracking":
-            del values["secret"]  # fixed too
-        if own:
-            defaults |= {f"{section}_{key}": values.pop(key) for key in own}
-        defaults[f"{section}_settings"] = values
-    for name, pool in recipe.pools:
-        defaults[f"pool_{name}_node_selector"] = dict(pool.node_selector)
-        defaults[f"pool_{name}_tolerations"] = list(pool.tolerations)
-    defaults["pool_training_accelerator_memory_gib"] = recipe.pools.training.accelerator_memory_gib or 0.0
-    # A list, since a mapping that passes through KFP loses its order.
-    defaults["data_benchmarks"] = [{**source, "name": name} for name, source in defaults["data_benchmarks"].items()]
-    validation = recipe.report.validation or next(iter(recipe.data.benchmarks))
-    defaults["report_settings"]["validation"] = validation
-    defaults["eval_settings"]["curve_benchmarks"] = recipe.eval.curve_benchmarks or [validation]
-    return defaults
-
-
 def compile_pipeline(recipe: Recipe, output: Path, registry: str = "", variant: str = "") -> None:
     """Compiles the pipeline of a recipe to a YAML file that Kubeflow and the local runner take."""
     compiler.Compiler().compile(build_pipeline(recipe, recipe.iterations, registry, variant), str(output))
@@ -581,7 +539,7 @@ def check_command(
         check_bucket(pipeline_root, s3_endpoint)
     if registry:
         require_images(registry)
-    defaults = parameter_defaults(recipe)
+    defaults = run_parameters(recipe)
     with tempfile.TemporaryDirectory() as folder:
         version, figures = check_run(
             recipe.base_policy,

@@ -11,9 +11,9 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from components.shared.sources import Source
+from launch.parameters import OWN_PARAMETERS
 from launch.pools import Pool
 from launch.recipe import Recipe
-from pipeline import OWN_PARAMETERS
 
 PATH = Path(__file__).resolve().parent / "parameters.md"
 INTRODUCTION = """# Parameters

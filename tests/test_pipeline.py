@@ -14,7 +14,8 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 
 from launch.images import STAGES, image
 from launch.local import _stages
-from pipeline import OWN_PARAMETERS, main
+from launch.parameters import OWN_PARAMETERS
+from pipeline import main
 
 ROOT = Path(__file__).resolve().parent.parent
 LAPTOP = str(ROOT / "recipes" / "laptop.yaml")
