@@ -207,7 +207,6 @@ def iteration_pipeline(graph: Graph, begins: bool) -> Any:
             "rloop_policy": rloop_policy,
             "explored_evaluation": evaluated("explored", explored_policy, exploration, policy),
             "rloop_evaluation": evaluated("rloop", rloop_policy),
-            "harvesting_report": harvesting.outputs["report"],
             "rft_log": refining.outputs["log"],
             "base_evaluation": base_evaluation if begins else None,
         }

@@ -114,7 +114,6 @@ def place(
     kubernetes.set_security_context(task, run_as_user=IMAGE_USER, run_as_non_root=True)
     kubernetes.set_timeout(task, round(pool.timeout_hours * 3600))
     kubernetes.add_pod_label(task, POOL_LABEL, LABEL_OF[name])
-    kubernetes.add_pod_label(task, "app.kubernetes.io/part-of", "rloop")
     if pool.retries:
         task.set_retry(pool.retries, "60s", 2.0, "600s")
     task.set_caching_options(caching)
