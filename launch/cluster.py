@@ -303,13 +303,13 @@ class Cluster(Server):
 
     def _pages(self, doing: str, method: Callable[..., Any], key: str, *arguments: Any, **named: Any) -> Iterator[Any]:
         """All that a list request has, page by page."""
-        token = None
+        page: dict[str, str] = {}
         while True:
-            more = {"page_token": token} if token else {}
-            answer = self.read(doing, method, *arguments, page_size=_PAGE, **more, **named)
+            answer = self.read(doing, method, *arguments, page_size=_PAGE, **page, **named)
             yield from getattr(answer, key) or []
-            if not (token := answer.next_page_token):
+            if not answer.next_page_token:
                 return
+            page = {"page_token": answer.next_page_token}
 
     def _in_namespace(self) -> dict[str, str]:
         return {"namespace": self.namespace} if self.namespace else {}

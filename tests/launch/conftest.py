@@ -106,7 +106,7 @@ def call(kfp: FakeKfp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
     def invoke(name: str, *arguments: str, host: str | None = None, recipe: Path | None = RECIPE) -> Result:
         """Invokes a command; `submit` and `schedule` of a recipe, unless a subcommand is named."""
         starts = name == "submit" or (name == "schedule" and not (arguments and arguments[0] in schedule.commands))
-        named = ["--recipe", str(recipe)] if starts else []
+        named = ["--recipe", str(recipe)] if starts and recipe else []
         where = [] if host == "" else ["--host", host or kfp.host]
         result = CliRunner().invoke(main, [name, *named, *arguments, *where])
         assert "Traceback" not in result.output and SECRET not in result.output
