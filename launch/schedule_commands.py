@@ -71,7 +71,7 @@ def create(
     cron_there = in_cluster_zone(cron, zone, cluster_zone)
     name = name or f"{PIPELINE_NAME} {choice.name}"
     with tempfile.TemporaryDirectory() as folder:
-        prepared = prepare(compile_pipeline, choice, folder)
+        prepared = prepare(console, compile_pipeline, choice, folder)
         cluster = Cluster(connection)
         version = cluster.find_version(prepared.name, version_digest(prepared.compiled))[1]
         existing = cluster.schedules(name)
@@ -87,8 +87,7 @@ def create(
             console.print(f"the schedule {name!r} is there and the same: nothing to do")
         elif existing and not replace:
             raise InputError(
-                f"there is a schedule {name!r} with {' and '.join(differences)}; --replace replaces it, "
-                "--name makes another"
+                f"there is a schedule {name!r} with {_listed(differences)}; --replace replaces it, --name makes another"
             )
         elif dry_run:
             plan_sending(console, cluster, prepared, choice.experiment)
@@ -180,6 +179,10 @@ def _delete(cluster: Cluster, found: Any) -> str:
 pause = _command("pause", "pause", "Pause the schedule NAME, a name or an id.", _pause)
 resume = _command("resume", "resume", "Let the schedule NAME, a name or an id, tick again.", _resume)
 delete = _command("delete", "delete", "Delete the schedule NAME, a name or an id; its runs stay.", _delete)
+
+
+def _listed(items: list[str]) -> str:
+    return " and ".join([", ".join(items[:-1]), items[-1]]) if len(items) > 1 else items[0]
 
 
 def _trigger(schedule: Any) -> Any:

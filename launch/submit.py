@@ -15,6 +15,7 @@ from typing import Any
 import click
 from rich.console import Console
 
+from components.shared.object_store.s3 import shell_endpoint
 from launch.cluster import PIPELINE_NAME, Cluster, version_digest, version_name
 from launch.cluster_commands import connection_options, wait_option
 from launch.images import VARIANTS, default_variant, require_images
@@ -116,8 +117,8 @@ class Prepared:
     uploads: list[Upload]
 
 
-def prepare(compile_pipeline: Compile, choice: RunChoice, folder: str) -> Prepared:
-    """Reads and compiles what to run.
+def prepare(console: Console, compile_pipeline: Compile, choice: RunChoice, folder: str) -> Prepared:
+    """Reads and compiles what to run; says what may go wrong with it.
 
     Raises:
         InputError: the recipe is wrong, an image is missing, or the recipe names what no pod can see.
@@ -127,6 +128,11 @@ def prepare(compile_pipeline: Compile, choice: RunChoice, folder: str) -> Prepar
     if choice.upload or choice.upload_to:
         uploads = plan_uploads(recipe, upload_root(recipe, choice.upload_to))
         recipe = with_uploads(recipe, uploads)
+    if uploads and (here := shell_endpoint()) and not recipe.store.endpoint:
+        console.print(
+            f"note: this shell uploads to {here}, but store.endpoint is empty: unless something else tells pods, they "
+            "look at AWS. Set it to the same store's address as pods reach it"
+        )
     require_visible(recipe)
     variant = choice.variant or default_variant(choice.registry, recipe)
     if choice.registry and not choice.allow_missing_images:
@@ -182,7 +188,7 @@ def submit(
     console = new_console()
     name = run_name or f"{choice.name} {datetime.now():%Y-%m-%d %H:%M:%S}"
     with tempfile.TemporaryDirectory() as folder:
-        prepared = prepare(compile_pipeline, choice, folder)
+        prepared = prepare(console, compile_pipeline, choice, folder)
         cluster = Cluster(connection)
         if dry_run:
             plan_sending(console, cluster, prepared, choice.experiment)

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 from click.testing import Result
+from hypothesis import given
+from hypothesis import strategies as st
 
 from launch import cluster
 from launch.cluster import parameter_differences, version_digest
@@ -304,6 +306,22 @@ def test_parameters_that_differ_are_named() -> None:
         "no steps",
     ]
     assert parameter_differences(wanted, wanted) == []
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 3) | st.text(max_size=2),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=1), inner, max_size=3),
+    max_leaves=8,
+)
+PARAMETERS = st.dictionaries(st.sampled_from("abc"), VALUES, max_size=3)
+
+
+@given(PARAMETERS, PARAMETERS)
+def test_something_is_said_where_parameters_differ_and_nowhere_else(
+    there: dict[str, Any], wanted: dict[str, Any]
+) -> None:
+    assert bool(parameter_differences(there, wanted)) == (there != wanted)
+    assert parameter_differences(there, copy.deepcopy(there)) == []
 
 
 def test_a_schedule_that_cannot_be_replaced_stays(kfp: FakeKfp, call: Call) -> None:

@@ -165,6 +165,9 @@ def test_submit_uploads_and_sends_the_uris(kfp: FakeKfp, call: Call, local: Path
     to = ["--upload-to", f"s3://{s3.bucket}/submitted"]
     dry = call("submit", *to, "--dry-run", recipe=local)
     assert dry.exit_code == 0 and f"would upload {local.parent / 'train.jsonl'} to s3://" in dry.output
+    assert f"note: this shell uploads to {s3.endpoint}" in dry.output
+    told = call("submit", *to, "--dry-run", "--set", "store.endpoint=http://store:8333", recipe=local)
+    assert told.exit_code == 0 and "note:" not in told.output
     assert not kfp.writes() and not [*open_store(f"s3://{s3.bucket}/submitted").list()]
     done = call("submit", *to, recipe=local)
     assert done.exit_code == 0, done.output

@@ -85,6 +85,38 @@ def test_schedules_that_were_made_in_the_ui(kfp: FakeKfp, call: Call) -> None:
     assert "at 00:00 every day" in lines["over"] and "  -  " in lines["over"]
 
 
+RECORDED = {  # by Kubeflow Pipelines 2.17.0
+    "recurring_run_id": "f11387c1-b591-49a4-9fa1-49dcaa9a7836",
+    "display_name": "every2",
+    "description": "every 2 minutes, UTC",
+    "runtime_config": {"parameters": {"refresh": "[[ScheduledTime]]"}},
+    "service_account": "rloop",
+    "max_concurrency": "1",
+    "trigger": {"cron_schedule": {"cron": "0 */2 * * * *"}},
+    "mode": "ENABLE",
+    "created_at": "2026-11-28T16:26:05Z",
+    "updated_at": "2026-11-28T16:26:05Z",
+    "status": "ENABLED",
+    "no_catchup": True,
+    "namespace": "kubeflow",
+    "experiment_id": "ec610bc0-960f-4601-b269-ab5c5a8128eb",
+}
+
+
+def test_a_schedule_as_the_real_server_tells_it(kfp: FakeKfp, call: Call) -> None:
+    call("submit")
+    (version,) = kfp.versions.values()
+    recorded = api.ApiClient()._ApiClient__deserialize(RECORDED, "V2beta1RecurringRun")
+    recorded.pipeline_version_reference = api.V2beta1PipelineVersionReference(
+        pipeline_id=version.pipeline_id, pipeline_version_id="of an earlier release"
+    )
+    kfp.schedules[recorded.recurring_run_id] = recorded
+    assert "  every 2 minutes, UTC  " in listed(call)["every2"]
+    said = call("schedule", "--cron", "*/2 * * * *", "--name", "every2", "--service-account", "rloop").output
+    assert "with another pipeline version, no base_policy, " in said
+    assert ", refresh '[[ScheduledTime]]', no " in said
+
+
 def test_more_than_a_page_of_schedules_and_those_of_other_pipelines(
     kfp: FakeKfp, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
