@@ -16,6 +16,7 @@ from launch.server import Conflict, NotFound, Server
 
 PIPELINE_NAME = "rloop"  # KFP looks cached results up by pipeline name: it never changes
 _PAGE = 50  # things that a list request gives at once
+_NAMED = 8  # parameters that a message names
 
 
 class Cluster(Server):
@@ -274,12 +275,15 @@ class Cluster(Server):
         trigger = schedule.trigger and schedule.trigger.cron_schedule
         reference = schedule.pipeline_version_reference
         there = schedule.runtime_config.parameters if schedule.runtime_config else {}
+        changed = parameter_differences(there or {}, parameters)
+        if len(changed) > _NAMED:
+            changed[_NAMED:] = [f"{len(changed) - _NAMED} more parameters that differ"]
         differences = {
             f"the cron {trigger.cron!r}" if trigger else "another trigger": not trigger or trigger.cron != cron,
             "another pipeline version": not (
                 version and reference and reference.pipeline_version_id == version.pipeline_version_id
             ),
-            **dict.fromkeys(parameter_differences(there or {}, parameters), True),
+            **dict.fromkeys(changed, True),
             "another service account": service_account is not None and schedule.service_account != service_account,
             "catch-up": not schedule.no_catchup,
             "more than one run at a time": str(schedule.max_concurrency) != "1",

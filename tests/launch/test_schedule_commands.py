@@ -114,7 +114,7 @@ def test_a_schedule_as_the_real_server_tells_it(kfp: FakeKfp, call: Call) -> Non
     assert "  every 2 minutes, UTC  " in listed(call)["every2"]
     said = call("schedule", "--cron", "*/2 * * * *", "--name", "every2", "--service-account", "rloop").output
     assert "with another pipeline version, no base_policy, " in said
-    assert ", refresh '[[ScheduledTime]]', no " in said
+    assert "more parameters that differ; --replace replaces it" in said
 
 
 def test_more_than_a_page_of_schedules_and_those_of_other_pipelines(
