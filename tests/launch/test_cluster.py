@@ -375,15 +375,16 @@ def test_stages_come_in_an_order_in_which_they_can_run(kfp: FakeKfp, call: Call)
     assert {stage.state for stage in stages_of(kfp.runs[run], kfp.spec(run))} == {"waiting"}
 
 
-def test_the_same_pipeline_has_the_same_version_whenever_it_is_compiled(tmp_path: Path) -> None:
+def test_a_pipeline_has_the_same_version_whenever_and_for_whatever_values_it_is_compiled(tmp_path: Path) -> None:
     """kfp writes defaults in any order into the file's comment, another one in each process."""
-    names = set()
-    for number in range(3):
+    digests = []
+    values = ["--set", "rl.steps=7", "--set", "rl.warmup_steps=3"]
+    for number, options in enumerate(([], [], values, ["--iterations", "3"])):
         compiled = tmp_path / f"{number}.yaml"
-        arguments = ["compile", "--recipe", "recipes/laptop.yaml", "--output", str(compiled)]
+        arguments = ["compile", "--recipe", "recipes/laptop.yaml", *options, "--output", str(compiled)]
         subprocess.run([sys.executable, "pipeline.py", *arguments], check=True, cwd=ROOT, capture_output=True)
-        names.add(version_digest(compiled))
-    assert len(names) == 1
+        digests.append(version_digest(compiled))
+    assert digests[0] == digests[1] == digests[2] != digests[3]
 
 
 def test_pods_run_as_the_account_that_was_named(kfp: FakeKfp, call: Call) -> None:
