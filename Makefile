@@ -3,7 +3,7 @@ PYTHON ?= python3
 RECIPE ?= recipes/laptop.yaml
 STORE ?= folder
 BIN := .venv/bin
-IMAGE_OPTIONS = $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(VARIANT),--variant $(VARIANT)) \
+IMAGE_OPTIONS = --recipe $(RECIPE) $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(VARIANT),--variant $(VARIANT)) \
 	$(if $(BASE_IMAGE),--base-image $(BASE_IMAGE))
 READY := .venv/.installed
 VLLM_BIN := .venv-vllm/bin
@@ -65,10 +65,10 @@ format: $(READY) ## Put style and format in order
 compile: $(READY) ## Compile the pipeline to build/rloop.yaml, to upload to Kubeflow
 	@$(BIN)/python pipeline.py compile --recipe $(RECIPE) --output build/rloop.yaml
 
-images: $(READY) ## Build the stages' images: REGISTRY=registry.example.com/me VARIANT=cuda|cpu BASE_IMAGE=...
+images: $(READY) ## Build the stages' images: REGISTRY=registry.example.com/me RECIPE=... VARIANT=cuda|cpu BASE_IMAGE=...
 	@$(BIN)/python images/build.py $(IMAGE_OPTIONS)
 
-push: $(READY) ## Build and push what the registry does not have: REGISTRY=registry.example.com/me
+push: $(READY) ## Build and push what the registry does not have: REGISTRY=registry.example.com/me RECIPE=my.yaml
 	@$(BIN)/python images/build.py $(IMAGE_OPTIONS) --push
 
 lock: $(READY) ## Pin the images' packages anew, after a change of pyproject.toml or constraints.txt

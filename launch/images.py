@@ -5,11 +5,16 @@ an unchanged one be skipped. `images/build.py` builds the images from the very f
 """
 
 import hashlib
+import os
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from components.shared.errors import InputError
+
+if TYPE_CHECKING:
+    from launch.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = (
@@ -24,12 +29,15 @@ STAGES = (
     "publishing",
 )
 TRAINING_STAGES = ("rl_exploration", "rft", "evaluation")  # they train or sample; the others have no torch
+POLICY_STAGES = ("preflight", "data_preparation")  # they read the base policy; the others take what the second makes
 VARIANTS = ("cuda", "cpu")  # of the training stages: CUDA torch and vLLM, or torch for CPUs
 
 
-def default_variant(registry: str) -> str:
-    """Images in a registry are for a cluster with GPUs; those that stay here are for this machine's CPUs."""
-    return "cuda" if registry else "cpu"
+def default_variant(registry: str, recipe: "Recipe | None" = None) -> str:
+    """Images in a registry are for a cluster with GPUs, unless no pool of the recipe has any; those that stay here are
+    for this machine's CPUs."""
+    without_gpus = recipe is not None and not any(pool.accelerators for _, pool in recipe.pools)
+    return "cpu" if without_gpus or not registry else "cuda"
 
 
 def family(stage: str, variant: str) -> str:
@@ -50,7 +58,21 @@ def stage_files(stage: str) -> dict[str, Path]:
     components = ROOT / "components"
     files = [components / "__init__.py", *(components / "shared").rglob("*"), *(components / stage).rglob("*")]
     code = {str(file.relative_to(ROOT)): file for file in sorted(files) if file.suffix == ".py"}
-    return {"Dockerfile": ROOT / "images" / "stage.Dockerfile", **code}
+    policies = tiny_policies() if stage in POLICY_STAGES else {}
+    return {"Dockerfile": ROOT / "images" / "stage.Dockerfile", **code, **policies}
+
+
+def tiny_policies() -> dict[str, Path]:
+    """The files of the tiny base policies, which come with the images, by the paths that they have there and here."""
+    files = sorted((ROOT / "recipes" / "tiny").glob("*/*"))
+    return {file.relative_to(ROOT).as_posix(): file for file in files if file.is_file() and file.name[0] != "."}
+
+
+def in_images(path: str) -> bool:
+    """Whether a path, as a recipe names a base policy, leads to the same policy in the images as it does here."""
+    name = os.path.normpath(path)
+    comes_along = name in {str(Path(file).parent) for file in tiny_policies()}
+    return comes_along and (not Path(path).exists() or Path(path).resolve() == (ROOT / name).resolve())
 
 
 def packages_image(family: str, registry: str = "") -> str:
@@ -92,7 +114,8 @@ def require_images(registry: str, variant: str = "") -> None:
         listed = "\n".join(f"  {name}: {why}" for name, why in missing.items())
         raise InputError(
             f"images that cannot be found:\n{listed}\n"
-            f"Push them with `make push REGISTRY={registry}`, or go on with --allow-missing-images"
+            f"Push them with `make push REGISTRY={registry} VARIANT={variant or default_variant(registry)}`, "
+            f"or go on with --allow-missing-images"
         )
 
 
