@@ -86,6 +86,8 @@ def preflight(
             RunSize.check(settings["exploration_settings"]["rl"], "rl"),
             accelerator_memory_gib=pools.get("training", {}).get("accelerator_memory_gib", 0),
             page_out=page.path,
+            artifact_uri=page.uri,
+            cache_generation=(advanced.get("store") or {}).get("cache_generation", 0),
         )
         outputs = {
             "data_version": data_version,
