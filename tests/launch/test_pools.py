@@ -21,7 +21,7 @@ def policy_of(stage: str, pools: Pools, folder: Path) -> dict[str, Any]:
     """The retry policy of a stage in a compiled pipeline."""
 
     @dsl.pipeline(name="one")
-    def one(selector: dict = {}, tolerations: list = []) -> None:  # type: ignore[type-arg]
+    def one(selector: dict, tolerations: list) -> None:  # type: ignore[type-arg]
         names = ("cpu", "training", "inference")
         parameters = {f"pool_{name}_node_selector": selector for name in names}
         parameters |= {f"pool_{name}_tolerations": tolerations for name in names}

@@ -1,4 +1,4 @@
-"""The components that change Kubeflow Pipelines' own installation: on its objects, they change that and nothing else."""
+"""The components that change Kubeflow Pipelines' own installation change what they say, and nothing else."""
 
 import copy
 import os

@@ -24,7 +24,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 MANIFESTS = ROOT / "manifests"
 BUILDS = ["base", *sorted(f"overlays/{path.name}" for path in (MANIFESTS / "overlays").iterdir())]
 COMPONENTS = sorted(f"components/{path.name}" for path in (MANIFESTS / "components").iterdir())
-OF_KUBEFLOW = {
+# They patch objects of KFP itself: test_kubeflow.py
+OF_KUBEFLOW = {"components/retry-always", "components/ui-object-store"}
     "components/retry-always",
     "components/ui-object-store",
 }  # they patch KFP's own objects: test_kubeflow.py
