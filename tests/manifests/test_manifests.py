@@ -26,9 +26,6 @@ BUILDS = ["base", *sorted(f"overlays/{path.name}" for path in (MANIFESTS / "over
 COMPONENTS = sorted(f"components/{path.name}" for path in (MANIFESTS / "components").iterdir())
 # They patch objects of KFP itself: test_kubeflow.py
 OF_KUBEFLOW = {"components/retry-always", "components/ui-object-store"}
-    "components/retry-always",
-    "components/ui-object-store",
-}  # they patch KFP's own objects: test_kubeflow.py
 EVERYTHING = [*BUILDS, "base + components"]
 
 CLUSTER_SCOPED = {
