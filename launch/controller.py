@@ -5,8 +5,9 @@ tell: the controller's ConfigMap, for whoever may read it, and the workflow of a
 its defaults when it took the run up; KFP hands that out by its older API.
 """
 
+import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ import kubernetes
 import urllib3
 import yaml
 
-from launch.server import Connection
+from launch.server import Connection, NotFound, Server
 
 CONFIGMAP = "workflow-controller-configmap"
 RETRIES_FAILURES = ("Always", "OnFailure")  # Argo's policies that start again what failed
@@ -48,13 +49,12 @@ class RetryPolicy:
         return f"{seen}: a stage that fails is tried again, as pools.POOL.retries says"
 
 
-def retry_policy(connection: Connection, runs: Iterator[Any] | list[Any] = (), api: Any = None) -> RetryPolicy:
+def retry_policy(connection: Connection, runs: Iterable[dict[str, Any]] = (), api: Any = None) -> RetryPolicy:
     """The controller's retry policy: from its ConfigMap, else from the workflow of a run.
 
     Args:
         connection: names the context of the kubeconfig, and the namespace of Kubeflow Pipelines.
-        runs: workflows of runs as dictionaries, the newest first; see `workflow_of`. Only those are looked at that the
-            controller has taken up.
+        runs: workflows of runs, the newest first; the first one that the controller has taken up tells.
         api: a `kubernetes.client.CoreV1Api`; made of the kubeconfig or of the pod's account if left out.
     """
     config, why_not = _read_config(connection, api)
@@ -68,10 +68,36 @@ def retry_policy(connection: Connection, runs: Iterator[Any] | list[Any] = (), a
     return RetryPolicy(None, False, why_not)
 
 
-def workflow_of(answer: bytes | str) -> dict[str, Any]:
+def workflows(server: Server) -> Iterator[dict[str, Any]]:
+    """The Argo workflows of the newest runs, the newest first, as KFP's API v1beta1 hands them out."""
+    newest = server.read(
+        "listing runs",
+        server.client.runs.run_service_list_runs,
+        page_size=5,
+        sort_by="created_at desc",
+        **({"namespace": server.namespace} if server.namespace else {}),
+    ).runs
+    for run in newest or []:
+        with contextlib.suppress(NotFound):  # a version of KFP without that API
+            yield workflow_of(server.read(f"reading the workflow of {run.run_id}", _older_answer, server, run.run_id))
+
+
+def _older_answer(server: Server, run_id: str, **options: Any) -> Any:
+    return server.client.runs.api_client.call_api(
+        f"/apis/v1beta1/runs/{run_id}",
+        "GET",
+        header_params={"Accept": "application/json"},
+        response_type="object",
+        auth_settings=["Bearer"],
+        _return_http_data_only=True,
+        **options,
+    )
+
+
+def workflow_of(answer: dict[str, Any]) -> dict[str, Any]:
     """The Argo workflow in an answer of `GET /apis/v1beta1/runs/ID`; empty where the run has none yet."""
-    manifest = json.loads(answer).get("pipeline_runtime", {}).get("workflow_manifest")
-    return json.loads(manifest) if manifest else {}
+    manifest = answer.get("pipeline_runtime", {}).get("workflow_manifest")
+    return dict(json.loads(manifest)) if manifest else {}
 
 
 def _policy(workflow: dict[str, Any], source: str) -> RetryPolicy:

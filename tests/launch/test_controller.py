@@ -5,13 +5,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import kfp_server_api as api
 import kubernetes
 import pytest
 import urllib3
 import yaml
 
-from launch.controller import retry_policy, workflow_of
-from launch.server import Connection
+from launch.controller import retry_policy, workflows
+from launch.server import Connection, Server
+from tests.launch.kfp_server import FakeKfp
 from tests.manifests.kfp_objects import configmap
 
 HERE = Path(__file__).resolve().parent
@@ -101,7 +103,21 @@ def test_without_a_kubeconfig_it_says_so(tmp_path: Path, monkeypatch: pytest.Mon
     assert "no kubeconfig, and not in a cluster" in retry_policy(NOWHERE).sentence()
 
 
-def test_kfps_older_api_hands_out_the_workflow() -> None:
-    answer = {"run": {"id": "x"}, "pipeline_runtime": {"workflow_manifest": json.dumps(workflow())}}
-    assert workflow_of(json.dumps(answer)) == workflow()
-    assert workflow_of(json.dumps({"run": {"id": "x"}, "pipeline_runtime": {}})) == {}
+class WithWorkflows(FakeKfp):
+    """The API server with v1beta1's runs, of which the first has no workflow yet."""
+
+    def _routes(self) -> list[Any]:
+        return [*super()._routes(), ("GET", "/apis/v1beta1/runs/([^/]+)", set(), self._older)]
+
+    def _older(self, run_id: str, *_: Any) -> Any:
+        runtime = {"workflow_manifest": json.dumps(workflow())} if run_id == "told" else {}
+        return {"run": {"id": run_id}, "pipeline_runtime": runtime}
+
+
+@pytest.mark.parametrize("kind", [WithWorkflows, FakeKfp])
+def test_kfps_older_api_hands_out_the_workflow(kind: type[FakeKfp], tmp_path: Path) -> None:
+    with kind() as kfp:
+        for run_id in ("new", "told"):
+            kfp.runs[run_id] = api.V2beta1Run(run_id=run_id, display_name=run_id, created_at=kfp.clock)
+        found = list(workflows(Server(Connection(host=kfp.host))))
+    assert found == ([{}, workflow()] if kind is WithWorkflows else [])
