@@ -22,6 +22,7 @@ from tests.cluster.product import Product, stage_states, told, what_ran
 pytestmark = pytest.mark.cluster
 
 Note = Callable[[str, object], None]
+LOOK_SECONDS = 2.0
 NOWHERE = "{rloop.dev/acceptance: nowhere}"  # a label that no node has
 
 
@@ -69,14 +70,14 @@ def test_a_stage_that_waits_for_a_node_says_so_and_a_cancelled_run_blames_nobody
 
 
 def test_a_cancelled_run_goes_on_in_place(product: Product, recipe: Path, record_property: Note) -> None:
-    # Its own learning rate, so that exploration has to run.
-    run = product.submit(recipe, "acceptance cancelled", "--iterations", "1", "--set", "rl.learning_rate=0.0002")
+    # More steps: exploration has to run, and for long enough to be met at it.
+    run = product.submit(recipe, "acceptance cancelled", "--iterations", "1", "--set", "rl.steps=60")
     product.wait(run, "RL exploration", lambda s: "running" in stage_states(s, "rl-exploration").values(), 10)
     product("cancel", run)
     status = product.wait(run, "the end", lambda s: s["state"] in ("CANCELED", "FAILED"), 3)
     assert status["state"] == "CANCELED" and "failed" not in stage_states(status).values()
     done = {path for path, state in stage_states(status).items() if state in ("succeeded", "cached")}
-    assert done and not any("rl-exploration" in path for path in done)
+    assert done and not any("report" in path for path in done)
     started = {stage["stage"]: stage.get("started_at") for stage in status["stages"] if stage["stage"] in done}
     assert product.retry(run) == run
     status = product.wait(run, "a success", lambda s: s["state"] == "SUCCEEDED", 15, ended=True)
@@ -134,7 +135,9 @@ def test_a_schedule_trains_on_new_data_alone(
 def test_three_iterations_with_vanilla_rl_outlive_a_killed_pod(
     product: Product, recipe: Path, target: Target, record_property: Note
 ) -> None:
-    run = product.submit(recipe, "acceptance vanilla", "--iterations", "3", "--with-vanilla-rl")
+    # More steps, so that a pod that trains is met; fewer would take the first iteration from the cache.
+    steps = ("--set", "rl.steps=12")
+    run = product.submit(recipe, "acceptance vanilla", "--iterations", "3", "--with-vanilla-rl", *steps)
     notes = []
     if target.kubectl:
         kubectl = Kubectl(target.kubectl, target.namespace or "kubeflow")
@@ -186,5 +189,5 @@ def wait_for(found: Callable[[], list[Any]], minutes: float) -> list[Any]:
     deadline = time.monotonic() + minutes * 60
     while not (there := found()):
         assert time.monotonic() < deadline, f"waited {minutes:g} minutes in vain"
-        time.sleep(2)
+        time.sleep(LOOK_SECONDS)
     return there
