@@ -140,7 +140,7 @@ def retry_seconds(retries: int, timeout_hours: float) -> int:
     KFP hands it to Argo as the time after which no attempt begins and those that run are killed, counted from the
     start of the first one. Argo's pauses double each time, without a limit.
     """
-    pauses = PAUSE_SECONDS * (2**retries - 1)
+    pauses = PAUSE_SECONDS * ((1 << retries) - 1)
     return (retries + 1) * round((timeout_hours + NODE_WAIT_HOURS) * 3600) + pauses
 
 
