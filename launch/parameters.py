@@ -1,4 +1,8 @@
-"""The pipeline's parameters, as a recipe sets them."""
+"""The pipeline's parameters, as a recipe sets them.
+
+Keys that people change have a parameter of their own. All others are in one document, `advanced`, by section of the
+recipe, and only where they differ from their default: `components/preflight/resolve.py` puts them together again.
+"""
 
 from typing import Any
 
@@ -6,44 +10,43 @@ from pydantic import BaseModel
 
 from launch.recipe import Recipe
 
-# Recipe keys that are pipeline parameters of their own; the rest of a section is one `..._settings` document.
+# Recipe keys that are pipeline parameters of their own.
 OWN_PARAMETERS = {
     "data": ("train", "benchmarks"),
-    "rl": ("steps", "learning_rate", "prompts_per_step", "group_size"),
+    "rl": ("steps", "learning_rate"),
     "grading": (),
-    "store": ("checkpoint_uri",),
-    "filter": ("max_success_rate", "max_per_problem"),
+    "filter": ("max_success_rate",),
     "rft": ("learning_rate", "epochs"),
     "eval": ("samples",),
     "report": (),
+    "store": (),
     "tracking": (),
 }
+# Fixed when the pipeline is compiled: the rest of `store` says where pods find it and what is published.
+_COMPILED = {"store": {"publish_uri", "secret", "endpoint"}, "tracking": {"secret"}}
+# Given even where they have their default, since data preparation goes by them.
+_ALWAYS = {"rl": {"max_completion_tokens"}, "eval": {"max_completion_tokens"}}
 
 
 def run_parameters(recipe: Recipe) -> dict[str, Any]:
-    """The pipeline parameters as a recipe sets them."""
-    defaults: dict[str, Any] = {
-        "base_policy": recipe.base_policy,
-        "seed": recipe.seed,
-        "data_completion_tokens": recipe.completion_tokens,
-    }
+    """Every pipeline parameter's value for a recipe."""
+    parameters: dict[str, Any] = {"base_policy": recipe.base_policy, "seed": recipe.seed}
+    advanced: dict[str, dict[str, Any]] = {}
     for section, own in OWN_PARAMETERS.items():
         settings: BaseModel = getattr(recipe, section)
         values = settings.model_dump(mode="json", exclude_none=True)  # KFP takes no null
-        if section == "store":  # where pods find it and what is published is fixed when the pipeline is compiled
-            values = {key: values[key] for key in ("checkpoint_uri", "minutes", "keep_days")}
-        if section == "tracking":
-            del values["secret"]  # fixed too
-        if own:
-            defaults |= {f"{section}_{key}": values.pop(key) for key in own}
-        defaults[f"{section}_settings"] = values
-    for name, pool in recipe.pools:
-        defaults[f"pool_{name}_node_selector"] = dict(pool.node_selector)
-        defaults[f"pool_{name}_tolerations"] = list(pool.tolerations)
-    defaults["pool_training_accelerator_memory_gib"] = recipe.pools.training.accelerator_memory_gib or 0.0
+        others = settings.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+        parameters |= {f"{section}_{key}": others.get(key, values[key]) for key in own}
+        others |= {key: values[key] for key in _ALWAYS.get(section, ())}
+        hidden = {*own, *_COMPILED.get(section, ())}
+        if kept := {key: value for key, value in others.items() if key not in hidden}:
+            advanced[section] = kept
+    parameters["pools"] = {
+        name: pool.model_dump(include={"node_selector", "tolerations", "accelerator_memory_gib"}, exclude_none=True)
+        for name, pool in recipe.pools
+    }
+    parameters["advanced"] = advanced
     # A list, since a mapping that passes through KFP loses its order.
-    defaults["data_benchmarks"] = [{**source, "name": name} for name, source in defaults["data_benchmarks"].items()]
-    validation = recipe.report.validation or next(iter(recipe.data.benchmarks))
-    defaults["report_settings"]["validation"] = validation
-    defaults["eval_settings"]["curve_benchmarks"] = recipe.eval.curve_benchmarks or [validation]
-    return defaults
+    named = parameters["data_benchmarks"].items()
+    parameters["data_benchmarks"] = [{**source, "name": name} for name, source in named]
+    return parameters

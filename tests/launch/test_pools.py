@@ -23,8 +23,7 @@ def policy_of(stage: str, pools: Pools, folder: Path) -> dict[str, Any]:
     @dsl.pipeline(name="one")
     def one(selector: dict, tolerations: list) -> None:  # type: ignore[type-arg]
         names = ("cpu", "training", "inference")
-        parameters = {f"pool_{name}_node_selector": selector for name in names}
-        parameters |= {f"pool_{name}_tolerations": tolerations for name in names}
+        parameters = {f"{name}_nodes": selector for name in names} | {f"{name}_taints": tolerations for name in names}
         place(work(), stage, pools, parameters, caching=True)
 
     compiler.Compiler().compile(one, str(folder / "one.yaml"))
