@@ -60,13 +60,12 @@ def memory_group(mounted: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc
         groups[controllers] = path.lstrip("/")
     of_memory = next((path for name, path in groups.items() if "memory" in name.split(",")), "")
     for folder in (mounted / groups.get("", ""), mounted):
-        if (folder / "memory.max").exists():
-            names = ("memory.max", "memory.current", "memory.stat")
-            return MemoryGroup(*(folder / name for name in names), "inactive_file")
+        if (limit := folder / "memory.max").exists():
+            return MemoryGroup(limit, folder / "memory.current", folder / "memory.stat", "inactive_file")
     for folder in (mounted / "memory" / of_memory, mounted / "memory"):
-        if (folder / "memory.limit_in_bytes").exists():
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "memory.stat")
-            return MemoryGroup(*(folder / name for name in names), "total_inactive_file")
+        if (limit := folder / "memory.limit_in_bytes").exists():
+            usage = folder / "memory.usage_in_bytes"
+            return MemoryGroup(limit, usage, folder / "memory.stat", "total_inactive_file")
     return None
 
 
