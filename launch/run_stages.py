@@ -192,11 +192,9 @@ def _silent(nodes: Nodes, run: Any, now: datetime) -> bool:
     top = nodes.top()
     if run.state in FINISHED:
         return top is None or top.state not in ENDED
-    # Stages' entries in KFP's cache go on coming. Each has its times, from a pod that Argo has told of before.
-    news, entries = nodes.last_news(), [row for row in nodes.unnamed if time_of(row.end_time)]
-    return news is not None and any(
-        row.start_time > news + _LATE or (row.end_time > news and now > row.end_time + _LATE) for row in entries
-    )
+    # The entries of ended stages in KFP's cache go on coming; of a pod that has ended, Argo tells soon after.
+    news, ended = nodes.last_news(), [time for row in nodes.unnamed if (time := time_of(row.end_time))]
+    return news is not None and any(time > news and now > time + _LATE for time in ended)
 
 
 def _notes(nodes: Nodes, state: str, silent: bool) -> list[str]:
@@ -208,13 +206,17 @@ def _notes(nodes: Nodes, state: str, silent: bool) -> list[str]:
     ended = {row.execution_id: time_of(row.end_time) for row in nodes.unnamed if row.execution_id}
     later = sorted(time for time in ended.values() if time and time > news)
     note = (
-        f"Kubeflow has reported no stage of this run since {news:%H:%M:%S %Z}: beyond 1 MiB it does not read the "
+        f"Kubeflow has reported no stage of this run since {_clock(news)}: beyond 1 MiB it does not read the "
         "run's workflow any more."
     )
     if later and state != "SUCCEEDED":
         were = "stage has" if len(later) == 1 else "stages have"
-        note += f" At least {len(later)} more {were} ended since, the last one at {later[-1]:%H:%M:%S %Z}."
+        note += f" At least {len(later)} more {were} ended since, the last one at {_clock(later[-1])}."
     return [note]
+
+
+def _clock(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%H:%M:%S} UTC"
 
 
 def iterate_stages(specification: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -54,6 +54,15 @@ def test_the_commands_read_what_the_server_sent(kfp: FakeKfp, call: Call, name: 
         assert call("status", run.run_id, "--wait").exit_code == (0 if told["state"] == "SUCCEEDED" else 1)
 
 
+def test_no_stage_of_a_run_that_succeeded_was_not_reached() -> None:
+    run = recordings.run("run-succeeded-compressed")
+    for row in run.run_details.task_details:
+        if row.display_name == "rloop-xqfqf":
+            row.state = "SUCCEEDED"  # the workflow as a whole is known, but not all of its stages
+    progress = run_progress(run, recordings.version(run).pipeline_spec)
+    assert {stage.state for stage in progress.stages} == {"succeeded", "cached"} and not progress.notes
+
+
 def test_node_ids_are_argos() -> None:
     assert node_id("rloop-xqfqf", "rloop-xqfqf") == "rloop-xqfqf"
     assert node_id("rloop-xqfqf", "rloop-xqfqf(0).root(0)") == "rloop-xqfqf-3177622884"
