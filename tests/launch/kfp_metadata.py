@@ -43,6 +43,7 @@ class Metadata:
     executions: int = 0
     artifacts: int = 0
     entries: list[CacheEntry] = field(default_factory=list)
+    uris: dict[str, int] = field(default_factory=dict)  # of imported artifacts
 
     def execution(self, inputs: list[int]) -> Execution:
         """A new execution that takes artifacts.
@@ -62,6 +63,12 @@ class Metadata:
         """The id of a new artifact."""
         self.artifacts += 1
         return self.artifacts
+
+    def imported(self, uri: str) -> int:
+        """The id of what an importer brings in: the same for the same URI."""
+        if uri not in self.uris:
+            self.uris[uri] = self.artifact()
+        return self.uris[uri]
 
     def cached(self, fingerprint: str) -> Execution | None:
         """The newest result for a fingerprint."""

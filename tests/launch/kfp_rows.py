@@ -12,6 +12,7 @@ from typing import Any
 import kfp_server_api as api
 
 from launch.run_nodes import node_id
+from tests.launch.kfp_driver import Driven
 from tests.launch.kfp_workflow import Node, Workflow
 
 NEVER = datetime(1, 1, 1, tzinfo=UTC)
@@ -25,10 +26,12 @@ class Rows:
     workflow: Workflow
     created: datetime
     rows: dict[str, Any] = field(default_factory=dict)
+    _children: dict[str, list[str]] = field(default_factory=dict)
+    _sizes: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def read(self) -> None:
         """KFP's persistence agent looks at the workflow."""
-        if _size(self.workflow) > READABLE:
+        if self._size() > READABLE:
             return
         seen = self.workflow.cluster.clock + timedelta(seconds=1)
         for node in self.workflow.nodes.values():
@@ -38,11 +41,13 @@ class Rows:
             if not row.state_history or row.state_history[-1].state != node.state:
                 row.state_history.append(api.V2beta1RuntimeStatus(update_time=seen, state=node.state))
             row.state, row.start_time, row.end_time = node.state, node.started, node.ended or NEVER
-            children = [node_id(self.workflow.name, child) for child in node.children]
-            row.child_tasks = [api.PipelineTaskDetailChildTask(pod_name=child) for child in children] or None
+            self._children[node.name] = list(node.children)
 
     def told(self) -> list[Any]:
         """The rows that the API gives, in the order of their ids."""
+        for name, row in self.rows.items():
+            ids = [node_id(self.workflow.name, child) for child in self._children[name]]
+            row.child_tasks = [api.PipelineTaskDetailChildTask(pod_name=each) for each in ids] or None
         entries = [
             api.V2beta1PipelineTaskDetail(
                 run_id=entry.run_id,
@@ -66,21 +71,32 @@ class Rows:
             state_history=[],
         )
 
+    def _size(self) -> float:
+        """About the bytes of the workflow, fitted to a recorded one.
 
-def _size(workflow: Workflow) -> float:
-    """About the bytes of a workflow, fitted to a recorded one: its specification; in the nodes of a stage's driver, the
-    task with its component, container and place, twice; and what the driver makes of it for the pod, in six nodes."""
-    size = 1.06 * _bytes(workflow.specification)
-    for name, driven in workflow.driven.items():
-        component, label = driven.component, driven.component["executorLabel"]
-        container = workflow.pipeline["deploymentSpec"]["executors"][label]["container"]
-        size += 2 * 1.1 * sum(map(_bytes, (driven.task, component, container, workflow.platform.get(label, {}))))
-        if not driven.cached:
-            artifacts = 400 * len(component.get("inputDefinitions", {}).get("artifacts", {}))
-            artifacts += 280 * len(component.get("outputDefinitions", {}).get("artifacts", {}))
-            patch = 2500 + 1.35 * (_bytes(container.get("command", [])) + _bytes(component) + artifacts)
-            size += (6 if f"{name}(0).executor" in workflow.nodes else 2) * patch
-    return size + 450 * len(workflow.nodes)
+        Its specification; in the two nodes of a stage's driver, the task with its component, container and place; and
+        in these and four more, what the driver makes of it for the pod.
+        """
+        workflow = self.workflow
+        if "" not in self._sizes:
+            self._sizes[""] = (1.06 * _bytes(workflow.specification), 0.0)
+        for name in workflow.driven.keys() - self._sizes.keys():
+            self._sizes[name] = _stage_size(workflow, workflow.driven[name])
+        size = 450 * len(workflow.nodes) + self._sizes[""][0]
+        for name, driven in workflow.driven.items():
+            driver, patch = self._sizes[name]
+            copies = 0 if driven.cached else 6 if f"{name}(0).executor" in workflow.nodes else 2
+            size += 2 * driver + copies * patch
+        return size
+
+
+def _stage_size(workflow: Workflow, driven: Driven) -> tuple[float, float]:
+    component, label = driven.component, driven.component["executorLabel"]
+    container = workflow.pipeline["deploymentSpec"]["executors"][label]["container"]
+    artifacts = 400 * len(component.get("inputDefinitions", {}).get("artifacts", {}))
+    artifacts += 280 * len(component.get("outputDefinitions", {}).get("artifacts", {}))
+    driver = 1.1 * sum(map(_bytes, (driven.task, component, container, workflow.platform.get(label, {}))))
+    return driver, 2500 + 1.35 * (_bytes(container.get("command", [])) + _bytes(component) + artifacts)
 
 
 def _bytes(value: Any) -> int:

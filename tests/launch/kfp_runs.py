@@ -43,10 +43,11 @@ class Runs:
 
     def spec(self, run_id: str) -> dict[str, Any]:
         """The pipeline of a run."""
-        spec = self._specification(self.runs[run_id])
+        spec = self.specification(self.runs[run_id])
         return dict(spec.get("pipeline_spec", spec))
 
-    def _specification(self, run: Any) -> dict[str, Any]:
+    def specification(self, run: Any) -> dict[str, Any]:
+        """The pipeline of a run, with what concerns the platform."""
         reference = run.pipeline_version_reference
         return dict(run.pipeline_spec or self.versions[reference.pipeline_version_id].pipeline_spec)
 
@@ -54,13 +55,13 @@ class Runs:
 
     def reach(self, run_id: str, hold: tuple[str, ...] = ()) -> None:
         """Drivers do their work until stages' pods are all that is left; those of held tasks stay as they begin."""
-        self.workflow(run_id).settle(hold, lambda: self._read(run_id))
+        self.workflow(run_id).settle(hold, lambda: self.read(run_id))
 
     def begin(self, run_id: str, stage: str) -> None:
         """A stage's pod, which waits for a node, starts."""
         self.reach(run_id)
         self.workflow(run_id).pod(stage, "PENDING").node.state = "RUNNING"
-        self._read(run_id)
+        self.read(run_id)
 
     def end(
         self,
@@ -99,15 +100,15 @@ class Runs:
         for node in workflow.nodes.values():
             if not node.final:
                 node.state, node.ended = state, self.clock
-        self._read(run_id)
+        self.read(run_id)
         self._enter(self.runs[run_id], state)
 
     def cancelled(self, run_id: str) -> None:
         """The pods of a run that was terminated have ended."""
         self.workflow(run_id).terminate()
-        self._read(run_id)
+        self.read(run_id)
 
-    def _read(self, run_id: str) -> None:
+    def read(self, run_id: str) -> None:
         """KFP's persistence agent looks at a run's workflow."""
         self._rows[run_id].read()
         run, state = self.runs[run_id], self.workflow(run_id).state
@@ -130,7 +131,7 @@ class Runs:
     def _create_run(self, query: dict[str, str], body: Any) -> Any:
         run = checked(body, "V2beta1Run", {"display_name", "experiment_id"})
         self._check_source(run)
-        self._check_parameters(run, self._specification(run))
+        self._check_parameters(run, self.specification(run))
         return self._started(run)
 
     def _started(self, run: Any) -> Any:
@@ -147,7 +148,7 @@ class Runs:
         }
         name = self.workflow_names.pop(0) if self.workflow_names else _random_name()
         parameters = dict((run.runtime_config and run.runtime_config.parameters) or {})
-        workflow = Workflow(name, run.run_id, self._specification(run), parameters, self)
+        workflow = Workflow(name, run.run_id, self.specification(run), parameters, self)
         self._rows[run.run_id] = Rows(workflow, self.clock)
         return self.runs.setdefault(run.run_id, run)
 

@@ -189,7 +189,8 @@ class FakeKfp(Runs):
 
     def _list_schedules(self, query: dict[str, str], body: Any) -> Any:
         self._check_namespace(query.get("namespace"))
-        return api.V2beta1ListRecurringRunsResponse(recurring_runs=listed(list(self.schedules.values()), query))
+        found = listed(list(self.schedules.values()), query)
+        return api.V2beta1ListRecurringRunsResponse(recurring_runs=found, total_size=len(found or []) or None)
 
     def _create_schedule(self, query: dict[str, str], body: Any) -> Any:
         wanted = checked(body, "V2beta1RecurringRun", {"display_name", "trigger", "mode", "max_concurrency"})
@@ -200,7 +201,8 @@ class FakeKfp(Runs):
         if len(fields) != 6 or not all(re.fullmatch(r"[\d*?/,a-z-]+", each) for each in fields):
             raise Refusal(400, "Schedule cron is not a supported format(https://godoc.org/github.com/robfig/cron)")
         self._check_parameters(wanted, self._version_of(wanted).pipeline_spec)
-        wanted.recurring_run_id, wanted.created_at = str(uuid.uuid4()), self.clock
+        wanted.recurring_run_id, wanted.created_at, wanted.updated_at = str(uuid.uuid4()), self.clock, self.clock
+        wanted.namespace = wanted.namespace or "kubeflow"
         wanted.status = "ENABLED" if wanted.mode == "ENABLE" else "DISABLED"
         return self.schedules.setdefault(wanted.recurring_run_id, wanted)
 

@@ -251,12 +251,30 @@ class Workflow:
                 here = f"{path}{'iteration-1' if name == 'iteration' else name}"
                 needs = sorted(task.get("dependentTasks", ()))
                 component = self.pipeline["components"][task["componentRef"]["name"]]
+                executor = self.pipeline["deploymentSpec"]["executors"].get(component.get("executorLabel"), {})
+                if "importer" in executor:
+                    tasks.append((name, needs, self._importer(name, executor["importer"], task, dag, here)))
+                    continue
                 nested = component.get("dag")
                 drive = self._drive_dag if nested else self._drive_container
                 run = self._nested if nested else self._stage
                 tasks.append((f"{name}-driver", needs, self._driver(place, name, task, dag, here, drive)))
                 tasks.append((name, [f"{name}-driver"], self._bound(run, place, name, task, dag, here)))
         return tasks
+
+    def _importer(
+        self, name: str, importer: dict[str, Any], task: dict[str, Any], dag: Dag, path: str
+    ) -> Callable[[str, list[str]], Node]:
+        """The node of an importer: one pod, without a driver."""
+
+        def work() -> None:
+            uri = importer["artifactUri"]
+            where = uri.get("constant") or taken_in(task, dag).parameters[uri["runtimeParameter"]]
+            dag.made[name] = Outputs({"artifact": self.cluster.metadata.imported(str(where))})
+
+        return lambda full, parents: self._retry(
+            full, parents, Strategy(), lambda attempt: self._pod(attempt, path, True, work)
+        )
 
     def _driver(
         self, place: str, name: str, task: dict[str, Any], dag: Dag, path: str, drive: Callable[..., None]

@@ -229,7 +229,7 @@ def merged(specification: dict[str, Any], iterations: int) -> dict[str, Any]:
 
 def test_a_stage_of_an_iteration_that_shares_its_component_runs_again_there_alone(kfp: FakeKfp, call: Call) -> None:
     one = repeated(kfp, "run-pending-node")
-    specification = merged(kfp._specification(kfp.runs[one]), 4)
+    specification = merged(kfp.specification(kfp.runs[one]), 4)
     run = clone(kfp, one, specification)
     assert len(kfp.play(run)) == 3 + 4 * 8 and kfp.runs[run].state == "SUCCEEDED"
     again = call("retry", run, "--from", "iteration-2/rft")
@@ -239,7 +239,7 @@ def test_a_stage_of_an_iteration_that_shares_its_component_runs_again_there_alon
     assert len(later) == 16 and sorted(ran[4:]) == sorted(later)
     assert "as in every run, since they are not cached: preflight" in again.output
     assert "all of iteration-3, all of iteration-4" in again.output
-    changed = kfp._specification(kfp.runs[run_id_of(again)])
+    changed = kfp.specification(kfp.runs[run_id_of(again)])
     components = changed["pipeline_spec"]["components"]
     tasks = changed["pipeline_spec"]["root"]["dag"]["tasks"]
     used = [tasks[name]["componentRef"]["name"] for name in ("iteration", "iteration-2", "iteration-3", "iteration-4")]
@@ -248,6 +248,21 @@ def test_a_stage_of_an_iteration_that_shares_its_component_runs_again_there_alon
     assert PARAMETER not in components["comp-rft"]["inputDefinitions"]["parameters"]
     last = ran_after(kfp, call("retry", run, "--from", "iteration-4/report"))
     assert last == ["preflight", "iteration-4/report"]
+
+
+@pytest.mark.parametrize("iterations", [1, 2])
+def test_what_a_repeat_says_is_what_the_driver_does(iterations: int) -> None:
+    kfp = FakeKfp()
+    one = repeated(kfp, "run-pending-node")
+    specification = merged(kfp.specification(kfp.runs[one]), iterations)
+    run = clone(kfp, one, specification)
+    kfp.play(run)
+    paths = [path for path, _ in iterate_stages(specification)]
+    for stage in [*paths, *(path.rpartition("/")[2] for path in paths[-8:]), "evaluation", "iteration-1"]:
+        rerun = rerun_from(specification, stage)
+        ran = kfp.play(clone(kfp, run, rerun.specification))
+        assert sorted(ran) == sorted([*rerun.repeated, *rerun.following, *rerun.uncached]), stage
+        assert sorted([*ran, *rerun.cached]) == sorted(paths)
 
 
 def test_retry_from_keeps_parameters_and_names_the_run(kfp: FakeKfp, call: Call, run: str) -> None:

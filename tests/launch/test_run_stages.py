@@ -73,7 +73,7 @@ def test_node_ids_are_argos() -> None:
 
 def stages(kfp: FakeKfp, run: str, now: datetime | None = None) -> dict[str, Stage]:
     answer = kfp.answer("GET", f"/apis/v2beta1/runs/{run}", {}, None)
-    progress = run_progress(answer, kfp._specification(answer), now or kfp.clock + timedelta(seconds=5))
+    progress = run_progress(answer, kfp.specification(answer), now or kfp.clock + timedelta(seconds=5))
     return {stage.path.removeprefix("iteration-1/"): stage for stage in progress.stages}
 
 
@@ -127,7 +127,7 @@ def test_a_pause_after_a_failed_attempt_is_no_work(at_evaluations: tuple[FakeKfp
     kfp.begin(run, "verification-filtering")
     pod = kfp.workflow(run).pod("verification-filtering", "RUNNING")
     kfp.workflow(run).end(pod, "FAILED")
-    kfp._read(run)
+    kfp.read(run)
     stage = stages(kfp, run)["verification-filtering"]
     assert (stage.state, stage.attempt, stage.attempts) == ("retrying", 1, 4)
 
@@ -231,7 +231,7 @@ def test_what_a_pod_waits_for_follows_from_pipeline_and_parameters(
 ) -> None:
     kfp = FakeKfp()
     first = repeated(kfp, "run-pending-node")
-    specification = json.loads(json.dumps(kfp._specification(kfp.runs[first])))
+    specification = json.loads(json.dumps(kfp.specification(kfp.runs[first])))
     specification["pipeline_spec"]["deploymentSpec"]["executors"]["exec-rl-exploration"]["container"]["resources"] = (
         resources
     )

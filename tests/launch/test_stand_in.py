@@ -4,11 +4,14 @@ import copy
 import json
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import kfp_server_api as api
 import pytest
+from kfp import compiler, dsl
 
+from launch.compiled import read_compiled
 from launch.run_stages import run_progress
 from tests.launch import recordings
 from tests.launch.kfp_metadata import AlreadyExists, Metadata
@@ -150,7 +153,7 @@ def test_a_run_is_told_of_as_the_real_server_did(
 
 def told_stages(kfp: FakeKfp, run: str) -> dict[str, str]:
     answer = kfp.answer("GET", f"/apis/v2beta1/runs/{run}", {}, None)
-    return {stage.path: stage.state for stage in run_progress(answer, kfp._specification(answer)).stages}
+    return {stage.path: stage.state for stage in run_progress(answer, kfp.specification(answer)).stages}
 
 
 def test_a_second_run_takes_everything_from_the_cache_but_what_takes_something_new() -> None:
@@ -173,7 +176,7 @@ def test_without_caching_a_stage_runs_and_leaves_nothing_in_the_cache() -> None:
     first = repeated(kfp, "run-pending-node")
     kfp.play(first)
     entries = len(kfp.metadata.entries)
-    specification = copy.deepcopy(kfp._specification(kfp.runs[first]))
+    specification = copy.deepcopy(kfp.specification(kfp.runs[first]))
     tasks = specification["pipeline_spec"]["components"]["comp-iteration"]["dag"]["tasks"]
     tasks["rft"]["cachingOptions"] = {}
     for _ in range(2):
@@ -237,7 +240,7 @@ def test_all_attempts_have_one_deadline_from_the_first_one_on() -> None:
     place = "rloop-other(0).root(0).preflight"
     assert nodes[f"{place}(0).executor(1)"].state == "FAILED" and nodes[f"{place}(1).executor(0)"].state == "PENDING"
     answer = kfp.answer("GET", f"/apis/v2beta1/runs/{run}", {}, None)
-    stage = run_progress(answer, kfp._specification(answer)).stages[0]
+    stage = run_progress(answer, kfp.specification(answer)).stages[0]
     assert (stage.state, stage.attempt, stage.attempts) == ("pending", 3, 4)
 
 
@@ -251,5 +254,32 @@ def test_a_tick_hands_on_a_macro_as_text() -> None:
     made["pipeline_version_reference"] = reference
     schedule = kfp.answer("POST", "/apis/v2beta1/recurringruns", {}, made)
     assert schedule.status == recorded["status"]
+    listed = WIRE.sanitize_for_serialization(kfp.answer("GET", "/apis/v2beta1/recurringruns", {}, None))
+    (told,) = listed["recurring_runs"] if "recurring_runs" in listed else listed["recurringRuns"]
+    assert set(told) == set(recorded) - {"description", "service_account", "no_catchup"}  # which were not asked for
     tick = kfp.tick(schedule.recurring_run_id)
     assert kfp.runs[tick].runtime_config.parameters == {"refresh": "[[ScheduledTime]]"}
+
+
+@dsl.component(install_kfp_package=False, base_image="registry.example.com/rloop:1")
+def use(policy: dsl.Input[dsl.Model]) -> str:
+    return policy.uri
+
+
+@dsl.pipeline(name="continued")
+def continued(uri: str) -> None:
+    policy = dsl.importer(artifact_uri=uri, artifact_class=dsl.Model).set_display_name("Policy of an earlier run")
+    use(policy=policy.output)
+
+
+def test_an_importer_has_a_pod_and_no_driver_and_gives_the_same_artifact_for_the_same_uri(tmp_path: Path) -> None:
+    compiler.Compiler().compile(continued, str(tmp_path / "continued.yaml"))
+    kfp = FakeKfp()
+    first = repeated(kfp, "run-pending-node")
+    runs = []
+    for uri in ("s3://a/b", "s3://a/b", "s3://a/c"):
+        kfp.runs[first].runtime_config.parameters = {"uri": uri}
+        runs.append(clone(kfp, first, read_compiled(tmp_path / "continued.yaml")[0]))
+    assert [kfp.play(run) for run in runs] == [["use"], [], ["use"]]
+    assert told_stages(kfp, runs[1]) == {"importer": "succeeded", "use": "cached"}
+    assert not any("importer-driver" in name for name in kfp.workflow(runs[0]).nodes)
