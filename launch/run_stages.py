@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from launch.pod_request import pod_request
 from launch.run_nodes import ENDED, Node, Nodes, time_of
@@ -41,14 +41,25 @@ class Stage:
 class RunProgress:
     """How a run is doing: its own state, its stages in the order in which they can run, and what is to be said of them.
 
-    `failed` has the stages that failed, and nested pipelines whose start did.
+    `failed` has the stages that failed, and nested pipelines whose start did. All is true of the time `at`.
     """
 
     state: str
     stages: list[Stage]
     failed: list[Stage]
     notes: list[str]
-    at: datetime  # of which this is true
+    at: datetime
+
+
+class _StageNodes(NamedTuple):
+    """What a stage consists of in the workflow."""
+
+    path: str
+    tasks: list[dict[str, Any]]  # its own, after those of the nested pipelines that it is in
+    driver: Node
+    task: Node
+    executor: Node | None  # in the task's last attempt
+    earlier_pods: int  # in its attempts before
 
 
 def run_progress(run: Any, specification: dict[str, Any], now: datetime | None = None) -> RunProgress:
@@ -62,22 +73,20 @@ def run_progress(run: Any, specification: dict[str, Any], now: datetime | None =
     nodes, state, now = Nodes(run), run_state(run), now or datetime.now(UTC)
     silent = _silent(nodes, run, now)
     given = (run.runtime_config and run.runtime_config.parameters) or {}
-    found, nested = [], dict[str, Stage]()
-    entry = nodes.root()
-    for path, tasks in _enclosed_stages(specification):
-        place, name = _place(nodes, entry, specification, path, tasks, nested)
-        driver = nodes.node(f"{place}.{name}-driver", [f"{place}.{name}"])
-        task = nodes.node(f"{place}.{name}", [f"{place}.{name}.executor"])
-        executor = nodes.node(f"{task.attempts[-1]}.executor", ()) if task.attempts else None
-        earlier = sum(len(nodes.node(f"{name}.executor", ()).attempts) for name in task.attempts[:-1])
-        found.append((path, tasks, driver, task, executor, earlier))
-    pods = nodes.pods_of([executor for *_, executor, _ in found if executor and executor.attempts])
-    stages, failed = [], [_as_of(stage, run, state, silent) for stage in nested.values()]
-    for path, tasks, driver, task, executor, earlier in found:
-        stage = _stage(path, tasks, driver, task, executor, pods.get(executor.name, []) if executor else [])
-        stage = _as_of(replace(stage, attempt=stage.attempt + earlier), run, state, silent)
+    entry, nested = nodes.root(), dict[str, Stage]()
+    if (driver := nodes.node(f"{entry}.root-driver", [f"{entry}.root"])).state == "FAILED":
+        nested[""] = _driver_failed(driver, "", "The pipeline")
+    found = [
+        _stage_nodes(nodes, path, tasks, _place(nodes, entry, specification, path, tasks, nested))
+        for path, tasks in _enclosed_stages(specification)
+    ]
+    pods = nodes.pods_of([each.executor for each in found if each.executor and each.executor.attempts])
+    failed = [_as_of(stage, run, state, silent) for stage in nested.values()]
+    stages = []
+    for each in found:
+        stage = _as_of(_stage(each, pods.get(each.executor.name, []) if each.executor else []), run, state, silent)
         if stage.state in ("pending", "running or pending"):
-            stage = replace(stage, waits_for=pod_request(specification, given, tasks))
+            stage = replace(stage, waits_for=pod_request(specification, given, each.tasks))
         stages.append(stage)
     return RunProgress(
         state,
@@ -106,17 +115,16 @@ def _place(
     path: str,
     tasks: list[dict[str, Any]],
     nested: dict[str, Stage],
-) -> tuple[str, str]:
-    """The full name of the pipeline that a stage is in, in its last attempt, and the stage's name in it.
+) -> str:
+    """The full name of the pipeline that a stage is in, in its last attempt.
 
     Nested pipelines whose driver failed are added to `nested`.
     """
     pipeline = specification.get("pipeline_spec", specification)
-    names = [*task_names(path)]
     dag, place = pipeline["root"]["dag"], f"{entry}.root"
     root = nodes.node(place, _drivers(place, dag))
     place = root.attempts[-1] if root.attempts else place
-    for depth, name in enumerate(names[:-1]):
+    for depth, name in enumerate(task_names(path)[:-1]):
         driver = nodes.node(f"{place}.{name}-driver", [f"{place}.{name}"])
         if driver.state == "FAILED":
             where = "/".join(path.split("/")[: depth + 1])
@@ -124,35 +132,41 @@ def _place(
         dag = pipeline["components"][tasks[depth]["componentRef"]["name"]]["dag"]
         inner = nodes.node(f"{place}.{name}", _drivers(f"{place}.{name}", dag))
         place = inner.attempts[-1] if inner.attempts else f"{place}.{name}"
-    return place, names[-1]
+    return place
 
 
 def _drivers(place: str, dag: dict[str, Any]) -> list[str]:
     return [f"{place}.{name}-driver" for name in dag["tasks"]]
 
 
-def _stage(
-    path: str, tasks: list[dict[str, Any]], driver: Node, task: Node, executor: Node | None, pods: list[Any]
-) -> Stage:
+def _stage_nodes(nodes: Nodes, path: str, tasks: list[dict[str, Any]], place: str) -> _StageNodes:
+    name = f"{place}.{task_names(path)[-1]}"
+    driver, task = nodes.node(f"{name}-driver", [name]), nodes.node(name, [f"{name}.executor"])
+    executors = [nodes.node(f"{attempt}.executor", ()) for attempt in task.attempts]
+    earlier = sum(len(executor.attempts) for executor in executors[:-1])
+    return _StageNodes(path, tasks, driver, task, executors[-1] if executors else None, earlier)
+
+
+def _stage(of: _StageNodes, pods: list[Any]) -> Stage:
     """A stage as its nodes are, whatever became of the run."""
-    title, attempts = _title(tasks, path), int(tasks[-1].get("retryPolicy", {}).get("maxRetryCount", 0)) + 1
-    if driver.state == "FAILED":
-        return _driver_failed(driver, path, title)
-    if task.row is None or task.state is None or executor is None:
-        return Stage(path, title, "waiting" if driver.state is None else "starting", attempts=attempts)
+    title, task = _title(of.tasks, of.path), of.task
+    attempts = int(of.tasks[-1].get("retryPolicy", {}).get("maxRetryCount", 0)) + 1
+    if of.driver.state == "FAILED":
+        return _driver_failed(of.driver, of.path, title)
+    if task.row is None or task.state is None or of.executor is None:
+        return Stage(of.path, title, "waiting" if of.driver.state is None else "starting", attempts=attempts)
     started, ended = time_of(task.row.start_time), time_of(task.row.end_time)
-    attempt = len(executor.attempts)
-    stage = Stage(path, title, _word(task.state), started, ended, attempt, attempts)
-    if task.state == "SUCCEEDED" and not attempt and started and ended and ended - started < _CACHED:
+    begun = len(of.executor.attempts)
+    stage = Stage(of.path, title, _word(task.state), started, ended, of.earlier_pods + begun, attempts)
+    if task.state == "SUCCEEDED" and not begun and started and ended and ended - started < _CACHED:
         return replace(stage, state="cached")
     if task.state not in ENDED:
         # The task and its executor run while their pod waits, or while there is a pause after a failed attempt.
-        states = {pod.state for pod in pods}
         state = {
             frozenset({"PENDING"}): "pending",
             frozenset({"FAILED"}): "retrying",
             frozenset({"PENDING", "RUNNING"}): "running or pending",
-        }.get(frozenset(states), "running" if attempt else "starting")
+        }.get(frozenset(pod.state for pod in pods), "running" if begun else "starting")
         return replace(stage, state=state, ended=None)
     return stage
 

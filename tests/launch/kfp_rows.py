@@ -12,8 +12,9 @@ from typing import Any
 import kfp_server_api as api
 
 from launch.run_nodes import node_id
+from tests.launch.kfp_argo import Node
 from tests.launch.kfp_driver import Driven
-from tests.launch.kfp_workflow import Node, Workflow
+from tests.launch.kfp_workflow import Workflow
 
 NEVER = datetime(1, 1, 1, tzinfo=UTC)
 READABLE = 1 << 20

@@ -10,10 +10,11 @@ from typing import Any
 
 import kfp_server_api as api
 
+from tests.launch.kfp_argo import Pod
 from tests.launch.kfp_metadata import Metadata
 from tests.launch.kfp_models import Refusal, checked, listed
 from tests.launch.kfp_rows import Rows
-from tests.launch.kfp_workflow import Pod, Workflow
+from tests.launch.kfp_workflow import Workflow
 
 _NOT_YET = datetime(1970, 1, 1, tzinfo=UTC)
 _ENDED = ("SUCCEEDED", "FAILED")

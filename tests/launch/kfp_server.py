@@ -3,8 +3,8 @@
 Requests are checked against kfp_server_api's own models: an unknown field, a wrong type or a missing required
 field is a 400. Answers are those models. Rules and states follow the API server's source and recorded answers of a
 real one: unique names of pipelines and versions, one namespace a user or none at all, which runs can be retried or
-terminated. Runs are walked through their pipeline: kfp_workflow.py has Argo, kfp_driver.py and kfp_metadata.py KFP's
-driver and cache, kfp_rows.py what the API tells of them, kfp_http.py the wire.
+terminated. Runs are walked through their pipeline: kfp_workflow.py and kfp_argo.py have Argo, kfp_driver.py and
+kfp_metadata.py KFP's driver and cache, kfp_rows.py what the API tells of them, kfp_http.py the wire.
 """
 
 import email.message

@@ -54,6 +54,15 @@ def test_the_commands_read_what_the_server_sent(kfp: FakeKfp, call: Call, name: 
         assert call("status", run.run_id, "--wait").exit_code == (0 if told["state"] == "SUCCEEDED" else 1)
 
 
+def test_a_pipeline_whose_own_driver_fails_is_named() -> None:
+    run = recordings.run("run-failed-driver")
+    for row in run.run_details.task_details:
+        if (row.display_name or "").startswith("root-driver"):
+            row.state = "FAILED"
+    first, *_ = run_progress(run, recordings.version(run).pipeline_spec).failed
+    assert (first.title, first.error) == ("The pipeline", "its driver failed")
+
+
 def test_no_stage_of_a_run_that_succeeded_was_not_reached() -> None:
     run = recordings.run("run-succeeded-compressed")
     for row in run.run_details.task_details:
