@@ -44,6 +44,7 @@ from launch.cluster_commands import cancel, retry, schedule, status, submit
 from launch.compare import compare
 from launch.grade import grade
 from launch.images import STAGES, VARIANTS, image, require_images
+from launch.images_command import images
 from launch.local import run_locally
 from launch.plan import plan
 from launch.pools import connect, place
@@ -560,9 +561,14 @@ def compile_command(
         output.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise InputError(f"--output {output}: {output.parent} is not a folder") from None
+    except OSError as error:
+        raise InputError(f"--output {output}: cannot make {output.parent}: {error.strerror}") from None
     if registry and not allow_missing_images:
         require_images(registry, variant or "")
-    compile_pipeline(recipe, output, registry, variant or "")
+    try:
+        compile_pipeline(recipe, output, registry, variant or "")
+    except OSError as error:
+        raise InputError(f"--output {output}: cannot write it: {error.strerror}; choose another folder") from None
     click.echo(f"wrote {output}: pipeline {PIPELINE_NAME} with {recipe.iterations} iterations")
 
 
@@ -635,7 +641,7 @@ def run_command(
     sys.exit(run_locally(recipe, recipe_path, output_dir, until, compile_pipeline, runner, store))
 
 
-for command in (plan, submit, schedule, retry, status, cancel, grade, compare):
+for command in (plan, submit, schedule, retry, status, cancel, grade, compare, images):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -22,12 +22,13 @@ from typing import Any, Self
 
 from pydantic import Field
 
+from components.shared.imports import stage_code
 from components.shared.lease import Lease
 from components.shared.object_store import Store, open_store
 from components.shared.settings import Settings
 from components.shared.stage import files_digest
 
-_COMPONENTS = Path(__file__).resolve().parent.parent
+_ROOT = Path(__file__).resolve().parents[2]  # has the folder components
 _SHARDS = "shards"
 _FINISHED = "finished.json"
 _FINISHED_HOURS = 1.0
@@ -36,8 +37,10 @@ _FINISHED_HOURS = 1.0
 def fingerprint(stage: str, parameters: dict[str, Any], inputs: Iterable[str | Path]) -> str:
     """What a stage's result depends on, as a name of 24 characters: code version, parameters, inputs' content."""
     digest = hashlib.sha256()
-    code = [*(_COMPONENTS / stage).glob("*.py"), *(_COMPONENTS / "shared").rglob("*.py")]
-    for files in (code, *(Path(path).rglob("*") if Path(path).is_dir() else [Path(path)] for path in inputs)):
+    for files in (
+        stage_code(stage, _ROOT),
+        *(Path(path).rglob("*") if Path(path).is_dir() else [Path(path)] for path in inputs),
+    ):
         digest.update(files_digest(sorted(file for file in files if file.is_file())).encode())
     digest.update(json.dumps(parameters, sort_keys=True).encode())
     return digest.hexdigest()[:24]
