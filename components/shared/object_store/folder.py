@@ -43,6 +43,18 @@ class Folder:
         temporary.write_bytes(data)
         os.replace(temporary, self._root / name)
 
+    def create(self, name: str, data: bytes) -> bool:
+        """Writes a file unless there is one, whole."""
+        temporary = self._temporary(name)
+        temporary.write_bytes(data)
+        try:
+            os.link(temporary, self._root / name)  # fails where there is one, also over NFS
+        except FileExistsError:
+            return False
+        finally:
+            temporary.unlink()
+        return True
+
     def list(self, prefix: str) -> Iterator[StoredObject]:
         """All files whose path below the root starts so."""
         folder = self._root / prefix if not prefix or prefix.endswith("/") else (self._root / prefix).parent

@@ -1,17 +1,19 @@
 """Files and folders in an object store: parallel, checked, resumable.
 
-A folder is complete when its marker is there, which is written last: names, sizes and digests of its files. Sending
-it again sends only what is not there with the right digest; fetching it checks every file against the marker.
+A folder is complete when its marker is there and right: names, sizes and digests of its files. It is written last, and
+removed before anything below it changes. Sending a folder again sends only what is not there with the right digest;
+fetching it checks every file against the marker.
 """
 
 import contextlib
 import json
 import os
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path, PurePosixPath
+from threading import Lock
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
@@ -51,6 +53,9 @@ class Backend(Protocol):
 
     def write(self, name: str, data: bytes) -> None:
         """Writes a small object."""
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Writes a small object unless there is one; whether it did. A store without conditional writes replaces it."""
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
         """All objects whose name starts so."""
@@ -124,34 +129,39 @@ class Store:
             prefix: where to.
             title: of the progress lines, such as `MiB of policy sent`; none if empty.
         """
-        files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+        files = {path.relative_to(folder).as_posix(): path for path in Path(folder).rglob("*") if path.is_file()}
         there = {item.name: item.size for item in self._backend.list(f"{prefix}/")}
-        progress = Progress(sum(path.stat().st_size for path in files) // _MIB, title) if title else None
+        progress = Progress(sum(path.stat().st_size for path in files.values()) // _MIB, title) if title else None
         entries: dict[str, dict[str, Any]] = {}
+        marker, changing, lock = f"{prefix}/{MARKER}", False, Lock()
 
-        def send(path: Path, name: str) -> None:
-            size, digest = path.stat().st_size, digest_of(path)
-            key = f"{prefix}/{name}"
-            if there.get(key) != size or self._backend.digest(key) != digest:
-                self._backend.put(path, key, digest)
-            entries[name] = {"size": size, "digest": digest}
+        def change() -> None:
+            """The marker goes first and comes last: what changes in between is not taken for whole."""
+            nonlocal changing
+            with lock:
+                if not changing and marker in there:
+                    self._backend.remove([marker])
+                changing = True
+
+        def send(name: str, path: Path) -> None:
+            entries[name] = entry = {"size": path.stat().st_size, "digest": digest_of(path)}
+            if not self._has(f"{prefix}/{name}", entry, there):
+                change()
+                self._backend.put(path, f"{prefix}/{name}", entry["digest"])
             if progress:
-                progress.advance(size // _MIB)
+                progress.advance(entry["size"] // _MIB)
 
-        names = {path: path.relative_to(folder).as_posix() for path in files}
-        # The marker goes first and comes last: what changes in between is not taken for whole.
-        marker = f"{prefix}/{MARKER}"
-        if marker in there and self._differs(prefix, names):
-            self._backend.remove([marker])
         with _threads() as run:
-            for path, name in names.items():
-                run(send, path, name)
-        self._backend.write(marker, json.dumps({"files": dict(sorted(entries.items()))}).encode())
+            for name, path in files.items():
+                run(send, name, path)
+        if changing or self._marker(prefix) != entries:
+            change()
+            self._backend.write(marker, json.dumps({"files": dict(sorted(entries.items()))}).encode())
         self._backend.remove([key for key in there if key != marker and key.removeprefix(f"{prefix}/") not in entries])
 
-    def _differs(self, prefix: str, names: dict[Path, str]) -> bool:
-        files = self._marker(prefix) or {}
-        return {name: path.stat().st_size for path, name in names.items()} != {n: f["size"] for n, f in files.items()}
+    def _has(self, key: str, entry: dict[str, Any], sizes: dict[str, int]) -> bool:
+        """Whether an object is there in the right size and with the right digest."""
+        return sizes.get(key) == entry["size"] and self._backend.digest(key) == entry["digest"]
 
     def download_folder(self, prefix: str, folder: str | Path, title: str = "") -> None:
         """Fetches a complete folder; local files that are right already are left alone.
@@ -183,12 +193,17 @@ class Store:
                 run(fetch, name, entry)
 
     def complete(self, prefix: str) -> bool:
-        """Whether a folder is there as a whole: its marker, and every file in the size that the marker says."""
+        """Whether a folder is there as a whole: its marker, and every file with the size and digest that it says."""
         files = self._marker(prefix)
-        if files is None:
+        return files is not None and self.has_all({f"{prefix}/{name}": entry for name, entry in files.items()}, prefix)
+
+    def has_all(self, entries: Mapping[str, dict[str, Any]], prefix: str) -> bool:
+        """Whether all of these objects below a prefix are there, each with the `size` and `digest` of its entry."""
+        sizes = {item.name: item.size for item in self._backend.list(f"{prefix}/")}
+        if any(sizes.get(name) != entry["size"] for name, entry in entries.items()):
             return False
-        sizes = {item.name.removeprefix(f"{prefix}/"): item.size for item in self._backend.list(f"{prefix}/")}
-        return all(sizes.get(name) == entry["size"] for name, entry in files.items())
+        with ThreadPoolExecutor(THREADS, thread_name_prefix="store") as pool:
+            return all(pool.map(lambda item: self._has(*item, sizes), entries.items()))
 
     def list(self, prefix: str = "") -> Iterator[StoredObject]:
         """All objects whose name starts so."""
@@ -206,14 +221,25 @@ class Store:
         """Writes a small object."""
         self._backend.write(name, data)
 
-    def delete(self, prefix: str) -> None:
-        """Removes an object, or a folder with all below it; its marker first."""
+    def create_bytes(self, name: str, data: bytes) -> bool:
+        """Writes a small object unless there is one, at once; whether it did.
+
+        A store without conditional writes replaces what is there.
+        """
+        return self._backend.create(name, data)
+
+    def delete(self, prefix: str, last: str = "") -> None:
+        """Removes an object, or a folder with all below it: markers of complete folders first, an object `last`."""
         names = [
             item.name
             for item in self._backend.list(prefix)
             if item.name == prefix or item.name.startswith(f"{prefix}/")
         ]
-        self._backend.remove(sorted(names, key=lambda name: not name.endswith(MARKER)))
+        turns: tuple[list[str], ...] = ([], [], [])
+        for name in names:
+            turns[0 if name.endswith(f"/{MARKER}") else 2 if name == last else 1].append(name)
+        for turn in turns:
+            self._backend.remove(turn)
 
     def _marker(self, prefix: str) -> dict[str, Any] | None:
         data = self._backend.read(f"{prefix}/{MARKER}")
