@@ -1,6 +1,5 @@
 """Progress of long stages: kept, found again, and not mixed up."""
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -9,8 +8,7 @@ import pytest
 
 from components.shared import checkpoints as module
 from components.shared.checkpoints import NOWHERE, Checkpoints, CheckpointSettings, remove_finished
-from components.shared.lease import Lease
-from components.shared.object_store import Store, open_store
+from components.shared.object_store import open_store
 
 
 def kept(uri: str, **changes: Any) -> Checkpoints:
@@ -95,27 +93,6 @@ def test_another_run_of_the_very_same_keeps_apart(uri: str, tmp_path: Path, caps
             _drain(other)
     with kept(uri) as again:
         assert again.restore(tmp_path / "back") == 1
-
-
-def test_a_holder_elsewhere_is_known_by_its_signs_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("components.shared.lease._BEAT_SECONDS", 0.5)
-    store = open_store(str(tmp_path))
-    elsewhere = {"token": "x", "beats": 1, "host": "another", "process": 1, "started": 0.0}
-    store.write_bytes("p/lease.json", json.dumps(elsewhere).encode())
-    silent = Lease(store, "p")
-    assert silent.prefix == "p"
-    silent.release()
-
-    class Alive(Store):
-        beats = 0
-
-        def read_bytes(self, name: str) -> bytes | None:
-            self.beats += 1
-            return json.dumps({**elsewhere, "beats": self.beats}).encode()
-
-    alive = Lease(Alive(store.uri, store._backend), "p")
-    assert alive.prefix.startswith("p-")
-    alive.release()
 
 
 def test_without_a_uri_nothing_is_kept(tmp_path: Path) -> None:

@@ -85,16 +85,19 @@ def test_a_corrupt_or_half_object_is_found_and_replaced(store: Store, tmp_path: 
 def test_a_folder_that_is_being_replaced_is_not_whole_whatever_the_sizes(store: Store, tmp_path: Path) -> None:
     """Killed after any of its changes: the store looks as it did after that one."""
     old = {"model-1.safetensors": b"a" * 100, "model-2.safetensors": b"a" * 100}
-    new = {name: b"b" * 100 for name in old}
+    new = dict.fromkeys(old, b"b" * 100)
     store.upload_folder(tree(tmp_path / "old", old), "p")
     backend, seen = store._backend, []
-    for call in ("put", "write"):
 
-        def look_after(*arguments: Any, done: Any = getattr(backend, call)) -> None:
-            done(*arguments)
+    def looked_after(call: Any) -> Any:
+        def then_look(*arguments: Any) -> None:
+            call(*arguments)
             seen.append((store.complete("p"), backend.read(f"p/{MARKER}") is not None))
 
-        setattr(backend, call, look_after)
+        return then_look
+
+    for name in ("put", "write"):
+        setattr(backend, name, looked_after(getattr(backend, name)))
     store.upload_folder(tree(tmp_path / "new", new), "p")
     assert seen == [(False, False), (False, False), (True, True)]
     store.upload_folder(tmp_path / "new", "p")

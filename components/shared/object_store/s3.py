@@ -115,9 +115,7 @@ class S3:
         key = self._prefix + name
         try:
             # The client's put_object takes no such header.
-            self._persist(
-                lambda: self.client._put_object(self._bucket, key, data, {"If-None-Match": "*"}), _REFUSED
-            )
+            self._persist(lambda: self.client._put_object(self._bucket, key, data, {"If-None-Match": "*"}), _REFUSED)
         except S3Error as error:
             if error.code == "NotImplemented":
                 self.write(name, data)
