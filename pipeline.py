@@ -49,6 +49,7 @@ from launch.local import run_locally
 from launch.plan import plan
 from launch.pools import connect, place
 from launch.recipe import Recipe, load_recipe
+from launch.store import check_apart
 
 # Recipe keys that are pipeline parameters of their own; the rest of a section is one `..._settings` document.
 OWN_PARAMETERS = {
@@ -584,6 +585,8 @@ def check_command(
     """Look at everything a run needs, as its first stage does: data, base policy, memory, images, bucket."""
     recipe = load_recipe(recipe_path, overrides)
     if pipeline_root:
+        for key in ("checkpoint_uri", "publish_uri"):
+            check_apart({f"store.{key}": getattr(recipe.store, key), "--pipeline-root": pipeline_root})
         check_bucket(pipeline_root, s3_endpoint)
     if registry:
         require_images(registry)

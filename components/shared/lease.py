@@ -1,9 +1,10 @@
 """Who is at work on a prefix of the object store, so that two runs of the very same do not write into each other.
 
 A prefix is held through numbered leases, `lease-000001.json` and so on. The one with the highest number counts; whoever
-takes over from a holder that died or let go writes the next number, unless there is one, which a store with conditional
-writes decides. For stores without, each contender first writes a claim, an object of its own, and then looks: of two that
-start at the same moment one at least sees the other. The one with the smaller token waits until the other has withdrawn.
+takes over from a holder that died or let go writes the next number, unless there is one, as a store with conditional
+writes decides. For stores without, each contender first writes a claim, an object of its own, and then looks. Of two
+that start at the same moment one at least sees the other; the one with the smaller token waits until the other
+withdraws.
 """
 
 import json

@@ -21,6 +21,7 @@ PROGRESS_MARK = "[progress]"
 RESULT_MARK = "[result]"
 ERROR_MARK = "[error]"
 NOTE_MARK = "[note]"
+KEPT_MARK = "[kept]"  # before where a stage that has finished left its outputs, for the launcher
 _PROGRESS_SECONDS = 1.0
 
 

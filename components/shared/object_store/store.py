@@ -121,6 +121,18 @@ class Store:
             for name, path in files:
                 run(self.download_file, name, path)
 
+    def upload_files(self, files: Iterable[tuple[str | Path, str]]) -> None:
+        """Sends several files, several at once: paths and names."""
+        with _threads() as run:
+            for path, name in files:
+                run(self.upload_file, path, name)
+
+    def fetch_files(self, files: Iterable[tuple[str, str | Path, dict[str, Any]]]) -> None:
+        """Fetches objects of known `size` and `digest`: names, paths and entries; each is renamed into place."""
+        with _threads() as run:
+            for name, path, entry in files:
+                run(self._fetch, name, Path(path), entry["size"], entry["digest"])
+
     def upload_folder(self, folder: str | Path, prefix: str, title: str = "") -> None:
         """Sends a folder: what is there with the right digest is not sent again, what is too much is removed.
 
@@ -195,15 +207,23 @@ class Store:
     def complete(self, prefix: str) -> bool:
         """Whether a folder is there as a whole: its marker, and every file with the size and digest that it says."""
         files = self._marker(prefix)
-        return files is not None and self.has_all({f"{prefix}/{name}": entry for name, entry in files.items()}, prefix)
+        return files is not None and not self.missing({f"{prefix}/{name}": entry for name, entry in files.items()})
 
-    def has_all(self, entries: Mapping[str, dict[str, Any]], prefix: str) -> bool:
-        """Whether all of these objects below a prefix are there, each with the `size` and `digest` of its entry."""
-        sizes = {item.name: item.size for item in self._backend.list(f"{prefix}/")}
-        if any(sizes.get(name) != entry["size"] for name, entry in entries.items()):
-            return False
-        with ThreadPoolExecutor(THREADS, thread_name_prefix="store") as pool:
-            return all(pool.map(lambda item: self._has(*item, sizes), entries.items()))
+    def missing(self, entries: Mapping[str, dict[str, Any]]) -> set[str]:
+        """Of objects by name, each with `size` and `digest`: those that are not there, or not so."""
+        folders = {name.rpartition("/")[0] for name in entries}
+        tops = [folder for folder in folders if not any(folder.startswith(f"{other}/") for other in folders)]
+        sizes = {item.name: item.size for top in tops for item in self._backend.list(f"{top}/")}
+        missing: set[str] = set()
+
+        def check(name: str, entry: dict[str, Any]) -> None:
+            if not self._has(name, entry, sizes):
+                missing.add(name)
+
+        with _threads() as run:
+            for name, entry in entries.items():
+                run(check, name, entry)
+        return missing
 
     def list(self, prefix: str = "") -> Iterator[StoredObject]:
         """All objects whose name starts so."""
