@@ -35,7 +35,7 @@ from components.shared.policy import (
 )
 from components.shared.processes import agreed, allow_sharding, common_folder, join, of_all, sharding_arguments
 from components.shared.sampling import chosen_engine
-from components.shared.schema import count_rows, parquet_files, read_rows
+from components.shared.schema import ROLLOUT_STEPS, count_rows, parquet_files, read_rows
 from components.shared.stage import Progress, note, read_json, whole_folder, write_json
 from components.shared.tracking import NO_TRACKERS, TrackingSettings, tensorboard, tracked_at, trackers
 
@@ -291,6 +291,7 @@ def explore(
     if not all(torch.isfinite(parameter).all() for parameter in explored.parameters()):
         raise InputError("the explored policy's weights are not finite; lower rl.learning_rate")
     save_policy(explored, policy, policy_out)
+    write_json(Path(rollouts_out) / ROLLOUT_STEPS, {"first": first, "end": end})
     # An object store knows no empty folders, so that both have something in them in any case.
     write_json(Path(snapshots_out) / "steps.json", list(snapshot_files(snapshots_out)))
     write_json(Path(state_out) / "kept.json", keep_state)
