@@ -24,7 +24,7 @@ from components.shared.imports import stage_code
 from components.shared.lease import Lease
 from components.shared.object_store import Store, open_store
 from components.shared.settings import Settings
-from components.shared.stage import KEPT_MARK, files_digest, note, result
+from components.shared.stage import KEPT_MARK, files_digest, note, repeat, result
 from components.shared.uploads import Uploads
 
 _ROOT = Path(__file__).resolve().parents[2]  # has the folder components
@@ -44,6 +44,9 @@ class CheckpointSettings(Settings):
     uri: str = Field("", description="s3://BUCKET/PREFIX or a folder; empty: nowhere.")
     minutes: float = Field(10.0, ge=0, description="Between checkpoints: what a killed pod does again, at most.")
     keep_days: float = Field(14.0, gt=0, description="Progress is removed when nothing has changed in it for so long.")
+    repeat: str = Field(
+        default_factory=repeat, description="Of a stage that is to run again although nothing changed: what for."
+    )
 
 
 NOWHERE = CheckpointSettings()
@@ -71,6 +74,8 @@ class Checkpoints:
             return
         store = open_store(settings.uri)
         _expire(store, stage, settings.keep_days)
+        if settings.repeat:  # it is not to find what was made before
+            parameters = {**parameters, "repeat": settings.repeat}
         self._wanted = f"{stage}/{fingerprint(stage, parameters, inputs)}"
         store.write_bytes(f"{self._wanted}/{_MARK}", _MARK_CONTENT)
         self._lease = Lease(store, self._wanted)

@@ -142,6 +142,17 @@ def read_json(path: str | Path) -> Any:
     return json.loads(Path(path).read_text())
 
 
+def repeat() -> str:
+    """What `retry RUN --from STAGE` gave this stage so that it runs again; empty if it was not asked to.
+
+    It is an input that the stage's function does not have, so that it is in what Kubeflow hands to the process alone.
+    """
+    if "--executor_input" not in sys.argv[:-1]:
+        return ""
+    given = json.loads(sys.argv[sys.argv.index("--executor_input") + 1])
+    return str(given.get("inputs", {}).get("parameterValues", {}).get("repeat", ""))
+
+
 def files_digest(files: Iterable[Path]) -> str:
     """A digest of files' names and contents, in their order."""
     digest = hashlib.sha256()

@@ -1,5 +1,6 @@
 """Progress of long stages: kept, found again, and not mixed up."""
 
+import json
 import threading
 import time
 from pathlib import Path
@@ -107,6 +108,25 @@ def test_a_finished_stage_hands_its_outputs_over(uri: str, tmp_path: Path, capsy
     open_store(uri).delete(gone)
     with kept(uri) as third:
         assert third.hand_over(outputs(tmp_path / "three")) is None, "not whole any more: the stage runs"
+
+
+def test_a_stage_that_is_to_run_again_does_not_find_what_it_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = str(tmp_path / "progress")
+    with kept(uri) as first:
+        pass
+    first.finish(made(tmp_path / "one"), {}, "done")
+    executor_input = {"inputs": {"parameterValues": {"seed": 1, "repeat": "a1"}}, "outputs": {}}
+    monkeypatch.setattr("sys.argv", ["executor_main", "--executor_input", json.dumps(executor_input), "--x"])
+    with kept(uri) as repeated:
+        assert repeated.hand_over(outputs(tmp_path / "two")) is None
+    repeated.finish(made(tmp_path / "three"), {"again": 1}, "done")
+    with kept(uri) as lost:
+        assert lost.hand_over(outputs(tmp_path / "four")) == {"again": 1}, "its own second attempt does"
+    monkeypatch.setattr("sys.argv", ["executor_main", "--executor_input", json.dumps({"inputs": {}})])
+    with kept(uri) as before:
+        assert before.hand_over(outputs(tmp_path / "five")) == {}
 
 
 def test_a_store_that_is_away_at_the_end_fails_no_stage(
