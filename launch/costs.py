@@ -95,15 +95,11 @@ class Costs:
         yield self._harvesting("verification filtering", n)
         yield self.refinement(n)
         yield self._evaluation("evaluation of rloop", n)
-        yield self._evaluation("evaluation of explored", n)
-        if self._snapshots:
-            yield self._curve("explored policies on the way", 1, n)
+        yield self._evaluation("evaluation of explored", n, self._snapshots, initial=1)
         if later:
             yield self.exploration("vanilla RL", later)
             yield self._harvesting("harvesting of vanilla RL", later)
-            yield self._evaluation("evaluation of vanilla", later)
-            if self._snapshots:
-                yield self._curve("vanilla policies on the way", 0, later)
+            yield self._evaluation("evaluation of vanilla", later, self._snapshots)
         yield self._on_cpus("report", 0, 3 * self._policy, self._policy, n)
         if self._recipe.store.publish_uri:
             published = self._policy + 2 * self._rollout_bytes
@@ -221,25 +217,20 @@ class Costs:
             times=times,
         )
 
-    def _evaluation(self, name: str, times: int) -> StageCost:
-        own = {benchmark: self._recipe.eval.of(benchmark) for benchmark in self._problems.benchmarks}
-        parts = [(count, own[benchmark], 1) for benchmark, count in self._problems.benchmarks.items()]
-        return self._measuring(name, "evaluation", times, parts, self._policy)
-
-    def _curve(self, name: str, initial: int, times: int) -> StageCost:
-        recipe = self._recipe
-        names = recipe.eval.curve_benchmarks or [recipe.report.validation or next(iter(recipe.data.benchmarks))]
-        points = self._snapshots + initial
-        parts = [
-            (min(self._problems.benchmarks[name], recipe.eval.curve_problems), recipe.eval.of_curve(name), points)
-            for name in names
-        ]
-        return self._measuring(name, "policies on the way", times, parts, (1 + self._snapshots) * self._policy)
+    def _evaluation(self, name: str, times: int, checkpoints: int = 0, initial: int = 0) -> StageCost:
+        """Of a policy, and of so many intermediate checkpoints and, with them, of the policy that RL began with."""
+        recipe, problems = self._recipe, self._problems.benchmarks
+        parts = [(count, recipe.eval.of(benchmark), 1) for benchmark, count in problems.items()]
+        points = checkpoints + initial if checkpoints else 0
+        if points:
+            names = recipe.eval.curve_benchmarks or [recipe.report.validation or next(iter(recipe.data.benchmarks))]
+            curve = recipe.eval.curve_problems
+            parts += [(min(problems[name], curve), recipe.eval.of_curve(name), points) for name in names]
+        return self._measuring(name, times, parts, (1 + points) * self._policy)
 
     def _measuring(
         self,
         name: str,
-        kind: str,
         times: int,
         parts: list[tuple[int, EvaluationSettings, int]],
         policies: int,
@@ -258,7 +249,7 @@ class Costs:
         at_once = largest if engine is None else engine.at_once
         return StageCost(
             name=name,
-            kind=kind,
+            kind="evaluation",
             pool="inference",
             sampled=sampled,
             memory={"sampling": self.memory.evaluation(largest)},

@@ -30,7 +30,7 @@ POOL_OF = {
 
 
 class Pool(Settings):
-    """One family of stages. Selectors and tolerations are the defaults of pipeline parameters."""
+    """One family of stages. Selectors and tolerations are defaults of the pipeline parameter `pools`."""
 
     cpu: str = Field("1", description="CPU request of a pod, such as 4 or 500m.")
     memory: str = Field("4Gi", description="Memory request and limit of a pod.")
@@ -91,7 +91,7 @@ def place(
         task: of the stage.
         stage: its name, as in `launch.images.STAGES`.
         pools: the recipe's section.
-        parameters: the pipeline's parameters `pool_POOL_node_selector` and `pool_POOL_tolerations`.
+        parameters: `POOL_nodes` and `POOL_taints`, as values or as what preflight gives.
         caching: whether KFP may take the result of an earlier run.
         parallel: of a training stage. Where several nodes train, the stage's own pod only copies and waits: it asks for
             what a pod of the CPU pool does, and carries what the nodes ask for.
@@ -109,8 +109,8 @@ def place(
         kubernetes.add_pod_annotation(task, NODE_RESOURCES, json.dumps(_resources(pool)))
     if pool.shared_memory:
         kubernetes.empty_dir_mount(task, "shm", "/dev/shm", medium="Memory", size_limit=pool.shared_memory)
-    kubernetes.add_node_selector_json(task, parameters[f"pool_{name}_node_selector"])
-    kubernetes.add_toleration_json(task, parameters[f"pool_{name}_tolerations"])
+    kubernetes.add_node_selector_json(task, parameters[f"{name}_nodes"])
+    kubernetes.add_toleration_json(task, parameters[f"{name}_taints"])
     kubernetes.set_security_context(task, run_as_user=IMAGE_USER, run_as_non_root=True)
     kubernetes.set_timeout(task, round(pool.timeout_hours * 3600))
     kubernetes.add_pod_label(task, POOL_LABEL, LABEL_OF[name])
@@ -118,6 +118,14 @@ def place(
     if pool.retries:
         task.set_retry(pool.retries, "60s", 2.0, "600s")
     task.set_caching_options(caching)
+
+
+def pool_parameters(pools: Pools) -> dict[str, Any]:
+    """A recipe's `POOL_nodes` and `POOL_taints`, as values: for preflight, which gives them to others."""
+    values: dict[str, Any] = {}
+    for name, pool in pools:
+        values |= {f"{name}_nodes": pool.node_selector, f"{name}_taints": pool.tolerations}
+    return values
 
 
 def _resources(pool: Pool) -> dict[str, dict[str, str]]:

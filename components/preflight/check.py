@@ -265,10 +265,10 @@ def _too_large(
             )
 
 
-def write_version(path: str | Path, version: str) -> None:
-    """Writes the version of the data where KFP reads an output parameter."""
+def write_parameter(path: str | Path, value: Any) -> None:
+    """Writes a value where KFP reads an output parameter: text as it is, anything else as JSON."""
     with whole_file(path) as temporary:
-        temporary.write_text(version)
+        temporary.write_text(value if isinstance(value, str) else json.dumps(value))
 
 
 def _write_page(path: str | Path, version: str, found: list[tuple[str, str]], figures: dict[str, float]) -> None:

@@ -2,12 +2,13 @@
 
 from kfp import dsl
 
+from components.shared.component import stage_component
 
-@dsl.component(base_image="rloop-rollout-harvesting", install_kfp_package=False)
+
+@stage_component("rollout_harvesting")
 def rollout_harvesting(
     rollouts: dsl.Input[dsl.Dataset],
     trajectories: dsl.Output[dsl.Dataset],
-    success_rates: dsl.Output[dsl.Dataset],
     report: dsl.Output[dsl.Artifact],
     page: dsl.Output[dsl.HTML],
     metrics: dsl.Output[dsl.Metrics],
@@ -15,22 +16,25 @@ def rollout_harvesting(
     """Gathers the rollout shards of all steps and ranks into one table of trajectories.
 
     Args:
-        rollouts: The shards that exploration recorded.
+        rollouts: The shards that exploration recorded, and its log.
         trajectories: All rollouts, with the success rate of their problem.
-        success_rates: Of each problem, at each step it was sampled.
-        report: Counts, and shards set aside, as JSON.
+        report: Counts, exploration's log, and success_rates.parquet: each problem at each step it was sampled.
         page: The same as a page.
         metrics: The counts.
     """
+    from pathlib import Path
+
     from components.rollout_harvesting.harvest import harvest
+    from components.shared.reports import EXPLORATION_LOG, HARVESTING_REPORT, hand_on
     from components.shared.stage import log_metrics, stage
 
     with stage("rollout harvesting"):
         figures = harvest(
             rollouts.path,
             trajectories_out=trajectories.path,
-            success_rates_out=success_rates.path,
-            report_out=report.path,
+            success_rates_out=report.path,
+            report_out=Path(report.path) / HARVESTING_REPORT,
             page_out=page.path,
         )
+        hand_on(EXPLORATION_LOG, rollouts.path, report.path)
         log_metrics(metrics, figures)

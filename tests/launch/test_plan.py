@@ -117,7 +117,8 @@ def test_tokens_follow_from_the_recipe() -> None:
     assert stages["RL exploration"].sampled == 40 * 16 * 16 * 40
     assert stages["evaluation of base"].sampled == 4 * 120 * 32 * 40
     assert stages["evaluation of base"].times == 1 and stages["evaluation of rloop"].times == 2
-    assert stages["explored policies on the way"].sampled == 5 * 48 * 16 * 40, "at step 0 and after 10, 20, 30 and 40"
+    checkpoints = stages["evaluation of explored"].sampled - stages["evaluation of rloop"].sampled
+    assert checkpoints == 5 * 48 * 16 * 40, "at step 0 and after 10, 20, 30 and 40"
     assert stages["RFT"].trained == 512 * 8 * 6 * (17 + 40), "8 experts of each problem at most, 6 epochs"
     assert by_name(("filter.max_per_problem=0",))["RFT"].trained == 40 * 256 * 6 * 57
     assert by_name(("eval.benchmarks={dev: {samples: 64}}",))["evaluation of base"].sampled == (3 * 32 + 64) * 120 * 40
@@ -126,7 +127,8 @@ def test_tokens_follow_from_the_recipe() -> None:
 def test_vanilla_rl_is_planned_from_the_second_iteration_on() -> None:
     stages = by_name(vanilla=True)
     assert stages["vanilla RL"].times == 1 and stages["vanilla RL"].sampled == stages["RL exploration"].sampled
-    assert stages["vanilla policies on the way"].sampled == 4 * 48 * 16 * 40
+    checkpoints = stages["evaluation of vanilla"].sampled - stages["evaluation of rloop"].sampled
+    assert checkpoints == 4 * 48 * 16 * 40
     assert stages["RL exploration"].written > by_name()["RL exploration"].written, "the training state is kept"
     assert "vanilla RL" not in by_name(("iterations=1",), vanilla=True)
 
