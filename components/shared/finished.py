@@ -64,9 +64,10 @@ def leave_outputs(store: Store, prefix: str, outputs: Outputs, figures: dict[str
     for output, path in outputs.paths.items():
         for name, file in _files(Path(path)).items():
             entry = {"output": output, "file": name, "size": file.stat().st_size, "digest": digest_of(file)}
-            files.append({**entry, "object": f"{prefix}/{SHARDS}/{file.name}"})
+            shard = f"{prefix}/{SHARDS}/{file.name}"
+            files.append({**entry, "object": shard})
             where[f"{output}/{name}"] = file
-            names[files[-1]["object"]] += 1
+            names[shard] += 1
     not_shards = store.missing({entry["object"]: entry for entry in files})
     for entry in files:
         if entry["object"] in not_shards or names[entry["object"]] > 1:

@@ -156,12 +156,13 @@ class Store:
                 changing = True
 
         def send(name: str, path: Path) -> None:
-            entries[name] = entry = {"size": path.stat().st_size, "digest": digest_of(path)}
+            size, digest = path.stat().st_size, digest_of(path)
+            entries[name] = entry = {"size": size, "digest": digest}
             if not self._has(f"{prefix}/{name}", entry, there):
                 change()
-                self._backend.put(path, f"{prefix}/{name}", entry["digest"])
+                self._backend.put(path, f"{prefix}/{name}", digest)
             if progress:
-                progress.advance(entry["size"] // _MIB)
+                progress.advance(size // _MIB)
 
         with _threads() as run:
             for name, path in files.items():
@@ -173,7 +174,7 @@ class Store:
 
     def _has(self, key: str, entry: dict[str, Any], sizes: dict[str, int]) -> bool:
         """Whether an object is there in the right size and with the right digest."""
-        return sizes.get(key) == entry["size"] and self._backend.digest(key) == entry["digest"]
+        return sizes.get(key) == entry["size"] and bool(self._backend.digest(key) == entry["digest"])
 
     def download_folder(self, prefix: str, folder: str | Path, title: str = "") -> None:
         """Fetches a complete folder; local files that are right already are left alone.
