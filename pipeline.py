@@ -13,7 +13,6 @@ unrolled when the pipeline is compiled, since KFP has no loop that carries state
 import copy
 import dataclasses
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -23,11 +22,8 @@ from kfp import compiler, dsl, kubernetes
 
 from components.data_preparation.component import data_preparation
 from components.evaluation.component import evaluation
-from components.preflight.bucket import check_bucket
-from components.preflight.check import preflight as check_run
 from components.preflight.component import preflight
 from components.preflight.resolve import POOLS, READ_BY
-from components.preflight.settings import RunSize
 from components.publishing.component import publishing
 from components.report.component import report
 from components.rft.component import rft
@@ -35,23 +31,24 @@ from components.rl_exploration.component import rl_exploration
 from components.rollout_harvesting.component import rollout_harvesting
 from components.shared.errors import InputError
 from components.shared.processes import ONE_PROCESS
-from components.shared.sources import keyed_sources
 from components.shared.stage import disk_problem
 from components.shared.tracking import CREDENTIALS
 from components.verification_filtering.component import verification_filtering
+from launch.check import check
 from launch.cluster import PIPELINE_NAME
-from launch.cluster_commands import cancel, retry, schedule, status, submit
+from launch.cluster_commands import cancel, retry, status
 from launch.compare import compare
 from launch.compiled import reduce_compiled
 from launch.grade import grade
-from launch.images import STAGES, VARIANTS, image, require_images
+from launch.images import STAGES, VARIANTS, default_variant, image, require_images
 from launch.images_command import images
 from launch.local import run_locally
 from launch.parameters import run_parameters
 from launch.plan import plan
 from launch.pools import connect, place, pool_parameters
 from launch.recipe import Recipe, load_recipe
-from launch.store import check_apart
+from launch.schedule_commands import schedule
+from launch.submit import submit
 
 
 def variant(component: Any, name: str) -> Any:
@@ -209,7 +206,6 @@ def iteration_pipeline(graph: Graph, begins: bool) -> Any:
             "rloop_policy": rloop_policy,
             "explored_evaluation": evaluated("explored", explored_policy, exploration, policy),
             "rloop_evaluation": evaluated("rloop", rloop_policy),
-            "harvesting_report": harvesting.outputs["report"],
             "rft_log": refining.outputs["log"],
             "base_evaluation": base_evaluation if begins else None,
         }
@@ -446,7 +442,9 @@ def main() -> None:
 @vanilla_option
 @set_option
 @click.option("--registry", default="", help="Where the stages' images are, such as registry.example.com/me.")
-@click.option("--variant", type=click.Choice(VARIANTS), help="Of the training stages' images; cuda for a registry.")
+@click.option(
+    "--variant", type=click.Choice(VARIANTS), help="Of the training stages' images; by the pools if left out."
+)
 @click.option("--allow-missing-images", is_flag=True, help="Do not ask the registry whether it has the images.")
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="YAML file to write.")
 def compile_command(
@@ -469,44 +467,14 @@ def compile_command(
         raise InputError(f"--output {output}: {output.parent} is not a folder") from None
     except OSError as error:
         raise InputError(f"--output {output}: cannot make {output.parent}: {error.strerror}") from None
+    variant = variant or default_variant(registry, recipe)
     if registry and not allow_missing_images:
-        require_images(registry, variant or "")
+        require_images(registry, variant)
     try:
-        compile_pipeline(recipe, output, registry, variant or "")
+        compile_pipeline(recipe, output, registry, variant)
     except OSError as error:
         raise InputError(f"--output {output}: cannot write it: {error.strerror}; choose another folder") from None
     click.echo(f"wrote {output}: pipeline {PIPELINE_NAME} with {recipe.iterations} iterations")
-
-
-@main.command("check")
-@recipe_option
-@set_option
-@click.option("--registry", default="", help="Look whether this registry has the stages' images too.")
-@click.option("--pipeline-root", help="Write to and read from where artifacts go too: s3://BUCKET/PREFIX.")
-@click.option("--s3-endpoint", envvar="AWS_ENDPOINT_URL_S3", show_envvar=True, help="URL of the store, if not AWS.")
-def check_command(
-    recipe_path: Path, overrides: tuple[str, ...], registry: str, pipeline_root: str | None, s3_endpoint: str | None
-) -> None:
-    """Look at everything a run needs, as its first stage does: data, base policy, memory, images, bucket."""
-    recipe = load_recipe(recipe_path, overrides)
-    if pipeline_root:
-        for key in ("checkpoint_uri", "publish_uri"):
-            check_apart({f"store.{key}": getattr(recipe.store, key), "--pipeline-root": pipeline_root})
-        check_bucket(pipeline_root, s3_endpoint)
-    if registry:
-        require_images(registry)
-    defaults = run_parameters(recipe)
-    with tempfile.TemporaryDirectory() as folder:
-        version, figures = check_run(
-            recipe.base_policy,
-            keyed_sources(defaults["data_train"], defaults["data_benchmarks"]),
-            RunSize.check(recipe.rl.model_dump(), "rl"),
-            accelerator_memory_gib=recipe.pools.training.accelerator_memory_gib or 0.0,
-            page_out=Path(folder) / "page.html",
-        )
-    click.echo(f"everything that could be looked at is in order; data version {version}")
-    for name, value in figures.items():
-        click.echo(f"  {name.removesuffix('_gib').replace('_', ' '):<20} {value:8.2f} GiB")
 
 
 @main.command("run")
@@ -549,7 +517,7 @@ def run_command(
     sys.exit(run_locally(recipe, recipe_path, output_dir, until, compile_pipeline, runner, store))
 
 
-for command in (plan, submit, schedule, retry, status, cancel, grade, compare, images):
+for command in (check, plan, submit, schedule, retry, status, cancel, grade, compare, images):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -16,11 +16,11 @@ from components.shared.errors import InputError
 
 # The file that KFP's runtime loads the component from is a line that imports it.
 _COMMAND = (
-    'export _KFP_RUNTIME=true; d=$(mktemp -d); printf %s "$0" > "$d/c.py"; '
-    'exec python3 -m kfp.dsl.executor_main --component_module_path "$d/c.py" "$@"'
+    'f=$(mktemp -d)/c.py; echo "$0" >$f; export _KFP_RUNTIME=true; '
+    'exec python3 -m kfp.dsl.executor_main --component_module_path $f "$@"'
 )
-# What exploration leaves only where another stage takes it.
-_WHERE_TAKEN = ("snapshots", "training_state")
+# What exploration and harvesting leave only where another stage takes it.
+_WHERE_TAKEN = ("snapshots", "training_state", "report")
 
 
 def read_compiled(compiled: Path) -> list[dict[str, Any]]:
@@ -50,12 +50,16 @@ def reduce_compiled(compiled: Path) -> None:
     pods = {}
     for platform in platforms:
         pods = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    for pod in pods.values():
+        for secret in pod.get("secretAsEnv", []):
+            secret.pop("secretName", None)  # said again as a parameter
     _name_modules(specification)
     _drop_descriptions(specification)
     _drop_outputs(specification)
     _merge_executors(specification, pods)
     _merge_components(specification)
     _drop_from_tasks(specification)
+    _drop_inputs(specification)
     check_single_use(specification)
     compiled.write_text("\n".join([*comment, _as_yaml([specification, *platforms])]))
 
@@ -85,6 +89,8 @@ def _name_modules(specification: dict[str, Any]) -> None:
     for executor in specification["deploymentSpec"]["executors"].values():
         if container := executor.get("container"):
             function = _function(executor)
+            for outdated in ("cpuRequest", "cpuLimit", "memoryRequest", "memoryLimit"):  # said again as text
+                container.get("resources", {}).pop(outdated, None)
             container["command"] = ["sh", "-ec", _COMMAND, f"from components.{function}.component import {function}"]
 
 
@@ -100,6 +106,7 @@ def _drop_descriptions(specification: dict[str, Any]) -> None:
             for kind in definitions.values():
                 for definition in kind.values():
                     definition.pop("description", None)
+                    definition.get("artifactType", {}).pop("schemaVersion", None)
 
 
 def _drop_outputs(specification: dict[str, Any]) -> None:
@@ -129,6 +136,20 @@ def _drop_from_tasks(specification: dict[str, Any]) -> None:
                 task["dependentTasks"] = [n for n in needs if not any(n in before[other] for other in needs)]
             if "dag" in specification["components"][task["componentRef"]["name"]]:
                 task.pop("cachingOptions", None)  # stages alone are cached
+
+
+def _drop_inputs(specification: dict[str, Any]) -> None:
+    """Drops the optional inputs of nested pipelines that no use of them gives."""
+    given: dict[str, set[str]] = {}
+    for _, dag in _dags(specification):
+        for task in dag["tasks"].values():
+            name = task["componentRef"]["name"]
+            given.setdefault(name, set()).update(task.get("inputs", {}).get("artifacts", {}))
+    for name, component in specification["components"].items():
+        if "dag" in component:
+            artifacts = component["inputDefinitions"]["artifacts"]
+            for key in artifacts.keys() - given[name]:
+                del artifacts[key]
 
 
 def _artifact_sources(dag: dict[str, Any]) -> Iterator[dict[str, str]]:

@@ -5,13 +5,18 @@ an unchanged one be skipped. `images/build.py` builds the images from the very f
 """
 
 import hashlib
+import os
 import re
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from components.shared.errors import InputError
 from components.shared.imports import stage_code
+
+if TYPE_CHECKING:
+    from launch.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = (
@@ -26,6 +31,7 @@ STAGES = (
     "publishing",
 )
 TRAINING_STAGES = ("rl_exploration", "rft", "evaluation")  # they train or sample; the others have no torch
+POLICY_STAGES = ("preflight", "data_preparation")  # they read the base policy; the others take what the second makes
 # What Docker's client says, after addresses, where nothing answers as a registry does.
 _UNREACHABLE = re.compile(
     r"no such host|server misbehaving|Temporary failure in name resolution|connection refused|connection reset|"
@@ -35,9 +41,11 @@ _UNREACHABLE = re.compile(
 VARIANTS = ("cuda", "cpu")  # of the training stages: CUDA torch and vLLM, or torch for CPUs
 
 
-def default_variant(registry: str) -> str:
-    """Images in a registry are for a cluster with GPUs; those that stay here are for this machine's CPUs."""
-    return "cuda" if registry else "cpu"
+def default_variant(registry: str, recipe: "Recipe | None" = None) -> str:
+    """Images in a registry are for a cluster with GPUs, unless no pool of the recipe has any; those that stay here are
+    for this machine's CPUs."""
+    without_gpus = recipe is not None and not any(pool.accelerators for _, pool in recipe.pools)
+    return "cpu" if without_gpus or not registry else "cuda"
 
 
 def family(stage: str, variant: str) -> str:
@@ -56,7 +64,21 @@ def packages_files(family: str) -> dict[str, Path]:
 def stage_files(stage: str) -> dict[str, Path]:
     """The files that a stage's image adds to its packages, by their names in the build: the code that it imports."""
     code = {str(file.relative_to(ROOT)): file for file in stage_code(stage, ROOT)}
-    return {"Dockerfile": ROOT / "images" / "stage.Dockerfile", **code}
+    policies = tiny_policies() if stage in POLICY_STAGES else {}
+    return {"Dockerfile": ROOT / "images" / "stage.Dockerfile", **code, **policies}
+
+
+def tiny_policies() -> dict[str, Path]:
+    """The files of the tiny base policies, which come with the images, by the paths that they have there and here."""
+    files = sorted((ROOT / "recipes" / "tiny").glob("*/*"))
+    return {file.relative_to(ROOT).as_posix(): file for file in files if file.is_file() and file.name[0] != "."}
+
+
+def in_images(path: str) -> bool:
+    """Whether a path, as a recipe names a base policy, leads to the same policy in the images as it does here."""
+    name = os.path.normpath(path)
+    comes_along = name in {str(Path(file).parent) for file in tiny_policies()}
+    return comes_along and (not Path(path).exists() or Path(path).resolve() == (ROOT / name).resolve())
 
 
 def packages_image(family: str, registry: str = "") -> str:
@@ -108,7 +130,8 @@ def require_images(registry: str, variant: str = "") -> None:
     listed = "\n".join(f"  {', '.join(names)}: {why}" for why, names in by_reason.items())
     raise InputError(
         f"images that cannot be found:\n{listed}\n"
-        f"Push them with `make push REGISTRY={registry}`, or go on with --allow-missing-images"
+        f"Push them with `make push REGISTRY={registry} VARIANT={variant or default_variant(registry)}`, or go on with "
+        f"--allow-missing-images"
     )
 
 

@@ -29,6 +29,13 @@ POOL_OF = {
 }
 
 
+# What these stages stumble over is the user's input, which another attempt finds as it was. (A pod that is lost is
+# started again all the same, by the level above.)
+NEVER_RETRIED = ("preflight", "data_preparation")
+PAUSE_SECONDS = 60  # before the second attempt; twice as long before each further one
+NODE_WAIT_HOURS = 24  # for which an attempt may wait for a node of its pool
+
+
 class Pool(Settings):
     """One family of stages. Selectors and tolerations are defaults of the pipeline parameter `pools`."""
 
@@ -43,7 +50,13 @@ class Pool(Settings):
     node_selector: dict[str, str] = Field({}, description="Labels that a node of the pool has; empty: any node.")
     tolerations: list[dict[str, str]] = Field([], description="Taints of the pool's nodes that pods accept.")
     timeout_hours: float = Field(24.0, gt=0, description="A pod that runs for longer is stopped.")
-    retries: int = Field(3, ge=0, description="Further attempts after a failure, such as a spot node taken back.")
+    retries: int = Field(
+        3,
+        ge=0,
+        le=10,
+        description="Further attempts after a failure, such as a spot node taken back; of a stage that fails by itself "
+        "only where the cluster's controller allows it (docs/cluster.md). Preflight and data preparation have none.",
+    )
 
 
 class Pools(Settings):
@@ -114,10 +127,20 @@ def place(
     kubernetes.set_security_context(task, run_as_user=IMAGE_USER, run_as_non_root=True)
     kubernetes.set_timeout(task, round(pool.timeout_hours * 3600))
     kubernetes.add_pod_label(task, POOL_LABEL, LABEL_OF[name])
-    kubernetes.add_pod_label(task, "app.kubernetes.io/part-of", "rloop")
-    if pool.retries:
-        task.set_retry(pool.retries, "60s", 2.0, "600s")
+    retries = 0 if stage in NEVER_RETRIED else pool.retries
+    # Said even where there are none: a task that says nothing gets the two that KFP's controller gives by default.
+    task.set_retry(retries, f"{PAUSE_SECONDS}s", 2.0, f"{retry_seconds(retries, pool.timeout_hours)}s")
     task.set_caching_options(caching)
+
+
+def retry_seconds(retries: int, timeout_hours: float) -> int:
+    """Seconds in which all attempts of a stage fit, with the pauses and the waits for a node between them.
+
+    KFP hands it to Argo as the time after which no attempt begins and those that run are killed, counted from the
+    start of the first one. Argo's pauses double each time, without a limit.
+    """
+    pauses = PAUSE_SECONDS * ((1 << retries) - 1)
+    return (retries + 1) * round((timeout_hours + NODE_WAIT_HOURS) * 3600) + pauses
 
 
 def pool_parameters(pools: Pools) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def print_schedule(console: Console, cron: Cron, there: Cron, zone: Any, cluster
     ticks = there.ticks(datetime.now(UTC), cluster_zone)
     for _ in range(3):
         console.print(f"  next {next(ticks).astimezone(zone):%a %Y-%m-%d %H:%M:%S %Z}")
-    console.print("A tick with no new data, base model or code takes every stage from the cache and trains nothing.")
+    console.print("A tick with no new data, base model or code runs preflight and takes the rest from the cache.")
 
 
 def follow(console: Console, cluster: Cluster, run_id: str, wait: bool) -> None:

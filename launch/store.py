@@ -27,6 +27,12 @@ class StoreSettings(Settings):
         description="Where the policy, the trajectories and the report of a run are published; empty: nowhere. Fixed "
         "when the pipeline is compiled, as are secret and endpoint.",
     )
+    cache_generation: int = Field(
+        0,
+        ge=0,
+        description="Count it up when earlier artifacts are gone or have moved, such as to another server under the "
+        "same bucket name: no stage then takes them from the cache. Another bucket counts by itself.",
+    )
     secret: str = Field(
         "",
         description="Kubernetes secret with accesskey and secretkey for the stages' pods; empty: their account's role.",

@@ -168,7 +168,7 @@ def test_images_come_from_content_and_the_registry(tmp_path: Path) -> None:
     specification = documents(compiled(tmp_path, 1, *options))[0]
     executors = specification["deploymentSpec"]["executors"]
     used = {executor["container"]["image"] for executor in executors.values()}
-    assert used == {image(stage, "registry.example.com/me") for stage in STAGES}
+    assert used == {image(stage, "registry.example.com/me", "cpu") for stage in STAGES}  # no pool has accelerators
 
 
 def test_every_parameter_has_a_default_and_a_description(tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ def data_preparation(
     benchmark_problems: dsl.Output[dsl.Dataset],
     report: dsl.Output[dsl.Artifact],
     page: dsl.Output[dsl.HTML],
-    metrics: dsl.Output[dsl.Metrics],
 ):
     """Brings in the base policy, the training problems and the benchmarks, and cleans them.
 
@@ -28,15 +27,14 @@ def data_preparation(
         benchmark_problems: One table a benchmark.
         report: What was dropped and why, as JSON.
         page: The same as a page.
-        metrics: Rows kept and dropped.
     """
     from components.data_preparation.prepare import prepare_data
     from components.data_preparation.settings import DataSettings
     from components.shared.grading import GradingSettings
-    from components.shared.stage import log_metrics, stage
+    from components.shared.stage import stage
 
     with stage("data preparation"):
-        figures = prepare_data(
+        prepare_data(
             base_policy_uri,
             DataSettings.check(settings["data"], "data"),
             GradingSettings.check(settings["grading"], "grading"),
@@ -47,4 +45,3 @@ def data_preparation(
             report_out=report.path,
             page_out=page.path,
         )
-        log_metrics(metrics, figures)

@@ -12,7 +12,6 @@ def evaluation(
     kind: str,
     iteration: int,
     settings: dict,
-    sampled: dsl.Output[dsl.Dataset],
     evaluation: dsl.Output[dsl.Artifact],
     page: dsl.Output[dsl.HTML],
     metrics: dsl.Output[dsl.Metrics],
@@ -27,8 +26,8 @@ def evaluation(
         kind: base, explored, rloop or vanilla.
         iteration: Of RLoop, from 1; 0 for the base policy.
         settings: The seed, and the recipe's sections eval, grading and store.
-        sampled: Every sample of the policy and its verdict.
-        evaluation: The figures of each benchmark, and of each intermediate checkpoint, as JSON.
+        evaluation: The figures of each benchmark and of each intermediate checkpoint, as JSON, and every sample of the
+            policy with its verdict, in samples.parquet.
         page: The same as a page.
         metrics: The figures.
         snapshots: Weights that RL kept on its way to the policy.
@@ -67,7 +66,7 @@ def evaluation(
             policy.path,
             benchmark_problems.path,
             name=kind if iteration == 0 else f"{kind}-{iteration}",
-            samples_out=sampled.path,
+            samples_out=evaluation.path,
             evaluation_out=Path(evaluation.path) / EVALUATION,
             page_out=page.path,
             curve=curve if snapshots else None,

@@ -1,8 +1,8 @@
 """Preflight: looks at everything a run needs, in a minute, before the first GPU is asked for.
 
 Reads one row of every source, checks the base policy, estimates memory and disk, and names the version of the
-data: a digest of what the sources and the base policy hold now. The stages after it run again when that
-digest changes, and come from the cache when it does not; a scheduled run with nothing new ends here.
+data: a digest of what the sources and the base policy hold now, and one of the store. The stages after it run again
+when that changes, and come from the cache when it does not; a scheduled run with nothing new ends here.
 """
 
 import dataclasses
@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from components.preflight.engine import EngineMemory, engine_memory, samples_with_vllm
 from components.preflight.estimate import (
@@ -42,6 +43,8 @@ def preflight(
     *,
     accelerator_memory_gib: float,
     page_out: str | Path,
+    artifact_uri: str = "",
+    cache_generation: int = 0,
 ) -> tuple[str, dict[str, float]]:
     """Checks what a run needs.
 
@@ -51,9 +54,12 @@ def preflight(
         size: of the run.
         accelerator_memory_gib: of one accelerator of the training pool; 0 if it has none or is not known.
         page_out: HTML page to write: what was found.
+        artifact_uri: of an artifact of the run. Its bucket is part of the version: results of before a change of store
+            cannot be read any more, and must not come from the cache.
+        cache_generation: `store.cache_generation`, part of the version too, for what the bucket's name does not tell.
 
     Returns:
-        The version of the data, and figures for KFP metrics.
+        The version of the data, followed by that of the store where the run has one, and figures for KFP metrics.
 
     Raises:
         InputError: everything that is wrong, not just the first thing.
@@ -92,13 +98,22 @@ def preflight(
     if problems:
         count = "one thing is" if len(problems) == 1 else f"{len(problems)} things are"
         raise InputError(f"{count} in the way of this run:\n" + "\n".join(f"- {problem}" for problem in problems))
-    data_version = digest.hexdigest()[:16]
+    data_version = digest.hexdigest()[:16] + _store_version(artifact_uri, cache_generation)
     _write_page(page_out, data_version, found, figures)
     result(
         f"data version {data_version}; {len(sources)} sources readable; RL {figures['rl_training_gib']:.1f} GiB, "
         f"sampling {figures['rl_sampling_gib']:.1f} GiB of accelerator memory"
     )
     return data_version, figures
+
+
+def _store_version(artifact_uri: str, cache_generation: int) -> str:
+    """What changes with the bucket that artifacts go to, or when a user says so; empty for a folder of this machine."""
+    parts = urlsplit(artifact_uri)
+    bucket = f"{parts.scheme}://{parts.netloc}?{parts.query}" if parts.netloc else ""  # a query may hold an endpoint
+    if not bucket and not cache_generation:
+        return ""
+    return f"-{hashlib.sha256(f'{bucket} {cache_generation}'.encode()).hexdigest()[:6]}"
 
 
 def _source_version(uri: str, key: str) -> str:

@@ -33,7 +33,6 @@ def preflight(
     inference_nodes: dsl.OutputPath(dict),  # type: ignore[valid-type]
     inference_taints: dsl.OutputPath(list),  # type: ignore[valid-type]
     page: dsl.Output[dsl.HTML],
-    metrics: dsl.Output[dsl.Metrics],
 ):
     """Looks at everything the run needs before a GPU is asked for, and hands each stage its settings.
 
@@ -64,14 +63,13 @@ def preflight(
         inference_nodes: Labels of the inference pool's nodes.
         inference_taints: Taints of those nodes that pods accept.
         page: What was found, and the estimates.
-        metrics: The estimates.
     """
     from components.preflight.check import preflight as check
     from components.preflight.check import write_parameter
     from components.preflight.resolve import resolve
     from components.preflight.settings import RunSize
     from components.shared.sources import keyed_sources
-    from components.shared.stage import log_metrics, stage
+    from components.shared.stage import stage
 
     with stage("preflight"):
         own = {
@@ -82,14 +80,15 @@ def preflight(
             "eval": {"samples": eval_samples},
         }
         settings = resolve(own, advanced, pools, seed)
-        version, figures = check(
+        version, _ = check(
             base_policy_uri,
             keyed_sources(data_train, data_benchmarks),
             RunSize.check(settings["exploration_settings"]["rl"], "rl"),
             accelerator_memory_gib=pools.get("training", {}).get("accelerator_memory_gib", 0),
             page_out=page.path,
+            artifact_uri=page.uri,
+            cache_generation=(advanced.get("store") or {}).get("cache_generation", 0),
         )
-        log_metrics(metrics, figures)
         outputs = {
             "data_version": data_version,
             "preparation_settings": preparation_settings,

@@ -53,6 +53,7 @@ def resolve(
             if key in own.get(section, {}):
                 raise InputError(f"the parameter advanced: {section}.{key} has a parameter of its own, {section}_{key}")
         settings[section] = {**copy.deepcopy(others), **own.get(section, {})}
+    settings["store"].pop("cache_generation", None)  # preflight's alone: it takes part in the version of the data
     benchmarks = [benchmark["name"] for benchmark in settings["data"]["benchmarks"]]
     validation = settings["report"].setdefault("validation", benchmarks[0])
     if validation not in benchmarks:

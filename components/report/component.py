@@ -13,7 +13,6 @@ def report(
     rloop_policy: dsl.Input[dsl.Model],
     explored_evaluation: dsl.Input[dsl.Artifact],
     rloop_evaluation: dsl.Input[dsl.Artifact],
-    harvesting_report: dsl.Input[dsl.Artifact],
     rft_log: dsl.Input[dsl.Artifact],
     iteration: int,
     with_vanilla: bool,
@@ -36,8 +35,7 @@ def report(
         rloop_policy: This iteration's policy after RFT.
         explored_evaluation: Of the explored policy and its intermediate checkpoints.
         rloop_evaluation: Of the policy after RFT.
-        harvesting_report: Counts of trajectories, and figures of each RL step.
-        rft_log: Figures of each RFT update, and the count at every gate of the filter.
+        rft_log: Figures of each RL step and RFT update, counts of trajectories and of every gate of the filter.
         iteration: Of RLoop, from 1.
         with_vanilla: Whether vanilla RL runs beside RLoop; its first segment is iteration 1's exploration.
         settings: The recipe's report section.
@@ -73,8 +71,8 @@ def report(
             evaluations=[file_in(artifact, EVALUATION) for artifact in evaluations if artifact],
             policies=[previous_policy.path, explored_policy.path, rloop_policy.path],
             iteration_files=IterationFiles(
-                exploration=file_in(harvesting_report, EXPLORATION_LOG),
-                harvesting=file_in(harvesting_report, HARVESTING_REPORT),
+                exploration=file_in(rft_log, EXPLORATION_LOG),
+                harvesting=file_in(rft_log, HARVESTING_REPORT),
                 filtering=file_in(rft_log, FILTERING_REPORT),
                 rft=file_in(rft_log, RFT_LOG),
                 curve=file_in(explored_evaluation, CURVE),

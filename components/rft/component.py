@@ -24,7 +24,7 @@ def rft(
         iteration: Of RLoop, from 1.
         settings: The seed, and the recipe's sections rft, store and tracking.
         rloop_policy: The iteration's result, where the next one starts.
-        log: Figures of each update, the filter's report, and the trainer's TensorBoard event files.
+        log: Figures of each update, earlier stages' reports, and the trainer's TensorBoard event files.
         page: The same as plots.
         metrics: Figures of the run as a whole.
     """
@@ -34,7 +34,15 @@ def rft(
     from components.rft.settings import RFTSettings
     from components.shared.checkpoints import CheckpointSettings
     from components.shared.processes import on_processes
-    from components.shared.reports import FILTERING_REPORT, RFT_LOG, TENSORBOARD, hand_on
+    from components.shared.reports import (
+        EXPLORATION_LOG,
+        FILTERING_REPORT,
+        HARVESTING_REPORT,
+        REPORTS,
+        RFT_LOG,
+        TENSORBOARD,
+        hand_on,
+    )
     from components.shared.stage import log_metrics, stage
     from components.shared.tracking import TrackingSettings
 
@@ -56,5 +64,5 @@ def rft(
             checkpointing=CheckpointSettings.check(settings["store"], "store"),
             tracking=TrackingSettings.check(settings["tracking"], "tracking"),
         )
-        hand_on(FILTERING_REPORT, experts.path, log.path)
+        hand_on(Path(experts.path) / REPORTS, log.path, EXPLORATION_LOG, HARVESTING_REPORT, FILTERING_REPORT)
         log_metrics(metrics, figures)

@@ -1,7 +1,8 @@
 """Small files that stages leave in the folders they hand on, for the report.
 
-A report travels with the data it is about: rollouts carry exploration's log, experts carry the filter's report. Each
-artifact between stages costs room in the workflow object of a cluster, and a box in its graph.
+Reports travel with the data they are about: rollouts carry exploration's log, trajectories that and harvesting's
+report, experts both and the filter's, which RFT hands to the report beside its own. Each artifact between stages costs
+room in the workflow object of a cluster, and a box in its graph.
 """
 
 import shutil
@@ -14,6 +15,7 @@ FILTERING_REPORT = "filtering.json"
 RFT_LOG = "rft.json"
 EVALUATION = "evaluation.json"
 CURVE = "curve.json"
+REPORTS = "reports"  # folder beside tables
 TENSORBOARD = "tensorboard"  # folder of event files
 
 
@@ -23,7 +25,8 @@ def file_in(artifact: Any, name: str) -> Path | None:
     return path if path and path.exists() else None
 
 
-def hand_on(name: str, source: str | Path, destination: str | Path) -> None:
-    """Copies a report of an earlier stage into a folder that the next stage takes."""
+def hand_on(source: str | Path, destination: str | Path, *names: str) -> None:
+    """Copies reports of earlier stages into a folder that the next stage takes."""
     Path(destination).mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(Path(source) / name, Path(destination) / name)
+    for name in names:
+        shutil.copyfile(Path(source) / name, Path(destination) / name)

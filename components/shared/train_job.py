@@ -38,7 +38,7 @@ GONE_SECONDS = 600.0  # that a TrainJob may take to go
 _NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _WORKFLOW = "workflows.argoproj.io/workflow"  # Argo's label: the run, the same in all attempts
 # What network policies, priorities and people know a stage's pods by.
-_LABELS = ("pipelines.kubeflow.org/v2_component", "rloop.dev/pool", "app.kubernetes.io/part-of")
+_LABELS = ("pipelines.kubeflow.org/v2_component", "rloop.dev/pool")
 # Of the stage's pod alone, or given by the cluster to each pod of the account.
 _OWN_ENVIRONMENT = ("ARGO_", "KFP_", "AWS_ROLE_ARN", "AWS_WEB_IDENTITY_", "AWS_CONTAINER_")
 _LOG_TAIL = 30

@@ -22,7 +22,7 @@ def verification_filtering(
         trajectories: What harvesting gathered.
         problems: Training problems.
         settings: The recipe's sections filter, grading and store.
-        experts: The trajectories that RFT learns from, and the count at every gate.
+        experts: The trajectories that RFT learns from. In reports/: the count at every gate, earlier reports.
         dropped: The rest, each with the reason.
         page: The same as a page.
         metrics: The counts.
@@ -32,12 +32,13 @@ def verification_filtering(
 
     from components.shared.checkpoints import CheckpointSettings
     from components.shared.grading import GradingSettings
-    from components.shared.reports import FILTERING_REPORT
+    from components.shared.reports import EXPLORATION_LOG, FILTERING_REPORT, HARVESTING_REPORT, REPORTS, hand_on
     from components.shared.stage import log_metrics, stage
     from components.verification_filtering.filter import filter_trajectories
     from components.verification_filtering.settings import FilterSettings
 
     with stage("verification filtering"):
+        reports = Path(experts.path) / REPORTS
         figures = filter_trajectories(
             trajectories.path,
             problems.path,
@@ -45,9 +46,10 @@ def verification_filtering(
             GradingSettings.check(settings["grading"], "grading"),
             experts_out=experts.path,
             dropped_out=dropped.path,
-            report_out=Path(experts.path) / FILTERING_REPORT,
+            report_out=reports / FILTERING_REPORT,
             page_out=page.path,
             earlier_experts=earlier_experts.path if earlier_experts else None,
             checkpointing=CheckpointSettings.check(settings["store"], "store"),
         )
+        hand_on(Path(trajectories.path) / REPORTS, reports, EXPLORATION_LOG, HARVESTING_REPORT)
         log_metrics(metrics, figures)

@@ -23,7 +23,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import kfp_server_api as api
 import yaml
 
-from tests.launch.kfp_models import Refusal, checked, listed
+from tests.launch.kfp_models import Refusal, checked, listed, next_token
 
 _WIRE = api.ApiClient()
 SECRET = "s3cr3t-token"  # in no output
@@ -215,7 +215,9 @@ class FakeKfp:
 
     def _list_versions(self, pipeline_id: str, query: dict[str, str], body: Any) -> Any:
         found = [v for v in self.versions.values() if v.pipeline_id == pipeline_id]
-        return api.V2beta1ListPipelineVersionsResponse(pipeline_versions=listed(found, query))
+        return api.V2beta1ListPipelineVersionsResponse(
+            pipeline_versions=listed(found, query), next_page_token=next_token(found, query)
+        )
 
     def _get_version(self, pipeline_id: str, version_id: str, query: dict[str, str], body: Any) -> Any:
         if version_id not in self.versions:
@@ -270,7 +272,10 @@ class FakeKfp:
 
     def _list_schedules(self, query: dict[str, str], body: Any) -> Any:
         self._check_namespace(query.get("namespace"))
-        return api.V2beta1ListRecurringRunsResponse(recurring_runs=listed(list(self.schedules.values()), query))
+        found = list(self.schedules.values())
+        return api.V2beta1ListRecurringRunsResponse(
+            recurring_runs=listed(found, query), next_page_token=next_token(found, query)
+        )
 
     def _create_schedule(self, query: dict[str, str], body: Any) -> Any:
         wanted = checked(body, "V2beta1RecurringRun", {"display_name", "trigger", "mode", "max_concurrency"})

@@ -10,11 +10,12 @@ from components.shared.errors import InputError
 from components.shared.imports import stage_code
 from launch import images
 from launch.images_command import images as images_command
+from launch.recipe import load_recipe
 
 
 @pytest.fixture
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for folder in ("components", "images"):
+    for folder in ("components", "images", "recipes/tiny"):
         shutil.copytree(images.ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(images, "ROOT", tmp_path)
     return tmp_path
@@ -93,6 +94,39 @@ def test_what_tools_leave_changes_nothing(tree: Path) -> None:
     (tree / "components" / "rft" / "__pycache__" / "refine.cpython-311.pyc").write_bytes(b"x")
     (tree / "constraints.txt").write_text("pytest==9.9\n")
     assert changed(before) == set()
+
+
+def test_the_tiny_policies_are_part_of_the_stages_that_read_them(tree: Path) -> None:
+    before = tags()
+    append(tree / "recipes" / "tiny" / "countdown" / "config.json")
+    assert changed(before) == {"preflight", "data_preparation"}
+    before = tags()
+    append(tree / "recipes" / "tiny" / "make_base_policy.py")
+    append(tree / "recipes" / "tiny" / "countdown" / ".swp")
+    assert changed(before) == set()
+    assert "recipes/tiny/countdown/model.safetensors" in images.stage_files("preflight")
+
+
+def test_no_other_stage_is_given_a_base_policys_place() -> None:
+    """Whatever else takes a policy takes the artifact that data preparation makes."""
+    for stage in set(images.STAGES) - set(images.POLICY_STAGES):
+        component = (images.ROOT / "components" / stage / "component.py").read_text()
+        assert "base_policy" not in component and "policy_uri" not in component
+
+
+@pytest.mark.parametrize(
+    ("registry", "overrides", "variant"),
+    [
+        ("", ["pools.training.accelerators=1"], "cpu"),
+        ("registry.example.com/me", [], "cpu"),
+        ("registry.example.com/me", ["pools.training.accelerators=1"], "cuda"),
+        ("registry.example.com/me", ["pools.inference.accelerators=1"], "cuda"),
+    ],
+)
+def test_the_variant_follows_from_the_pools(registry: str, overrides: list[str], variant: str) -> None:
+    recipe = load_recipe(images.ROOT / "recipes" / "laptop.yaml", overrides)
+    assert images.default_variant(registry, recipe) == variant
+    assert images.default_variant("registry.example.com/me") == "cuda" and images.default_variant("") == "cpu"
 
 
 def test_variants_differ_in_the_training_stages() -> None:

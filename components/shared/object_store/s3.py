@@ -43,7 +43,7 @@ class S3:
     """
 
     def __init__(self, bucket: str, prefix: str) -> None:
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        endpoint = shell_endpoint()
         self.client = new_client(endpoint)
         self._bucket, self._prefix = bucket, f"{prefix}/" if prefix else ""
         self.where = describe(bucket, endpoint)
@@ -175,6 +175,11 @@ class S3:
                 note(f"{self.where} does not answer; trying again")
             time.sleep(pause * random.uniform(0.7, 1.3))
             pause = min(2 * pause, 15.0)
+
+
+def shell_endpoint() -> str | None:
+    """The endpoint that this process's environment names; None for AWS."""
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
 
 
 def new_client(endpoint: str | None) -> Minio:

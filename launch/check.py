@@ -1,0 +1,60 @@
+"""The `check` command: what a run's first stage looks at, looked at from here, and whether a cluster can have it."""
+
+import tempfile
+from pathlib import Path
+
+import click
+
+from components.preflight.bucket import check_bucket
+from components.preflight.check import preflight
+from components.preflight.settings import RunSize
+from launch.images import VARIANTS, default_variant, require_images
+from launch.inputs import require_visible, sources_of
+from launch.recipe import load_recipe
+from launch.store import check_apart
+
+
+@click.command("check")
+@click.option(
+    "--recipe", "recipe_path", required=True, type=click.Path(path_type=Path), help="YAML file that sets the run up."
+)
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a recipe key, such as rl.steps=20."
+)
+@click.option("--cluster", is_flag=True, help="Look also whether a cluster's pods can see what the recipe names.")
+@click.option("--registry", default="", help="The same, and whether this registry has the stages' images.")
+@click.option(
+    "--variant", type=click.Choice(VARIANTS), help="Of the training stages' images; by the pools if left out."
+)
+@click.option("--pipeline-root", help="The same, and write to and read from where artifacts go: s3://BUCKET/PREFIX.")
+@click.option("--s3-endpoint", envvar="AWS_ENDPOINT_URL_S3", show_envvar=True, help="URL of the store, if not AWS.")
+def check(
+    recipe_path: Path,
+    overrides: tuple[str, ...],
+    cluster: bool,
+    registry: str,
+    variant: str | None,
+    pipeline_root: str | None,
+    s3_endpoint: str | None,
+) -> None:
+    """Look at everything a run needs, as its first stage does: data, base policy, memory, images, bucket."""
+    recipe = load_recipe(recipe_path, overrides)
+    if pipeline_root:
+        for key in ("checkpoint_uri", "publish_uri"):
+            check_apart({f"store.{key}": getattr(recipe.store, key), "--pipeline-root": pipeline_root})
+        check_bucket(pipeline_root, s3_endpoint)
+    if registry:
+        require_images(registry, variant or default_variant(registry, recipe))
+    with tempfile.TemporaryDirectory() as folder:
+        version, figures = preflight(
+            recipe.base_policy,
+            sources_of(recipe),
+            RunSize.check(recipe.rl.model_dump(), "rl"),
+            accelerator_memory_gib=recipe.pools.training.accelerator_memory_gib or 0.0,
+            page_out=Path(folder) / "page.html",
+        )
+    if cluster or registry or pipeline_root:
+        require_visible(recipe)  # last: a remedy is to upload, which wants all else in order
+    click.echo(f"everything that could be looked at is in order; data version {version}")
+    for name, value in figures.items():
+        click.echo(f"  {name.removesuffix('_gib').replace('_', ' '):<20} {value:8.2f} GiB")
