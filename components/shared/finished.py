@@ -61,11 +61,15 @@ def leave_outputs(store: Store, prefix: str, outputs: Outputs, figures: dict[str
     files: list[dict[str, Any]] = []
     where: dict[str, Path] = {}
     names: Counter[str] = Counter()
+    seen: set[Path] = set()
     for output, path in outputs.paths.items():
         for name, file in _files(Path(path)).items():
-            entry = {"output": output, "file": name, "size": file.stat().st_size, "digest": digest_of(file)}
+            if file in seen:  # one output may lie in another's folder
+                continue
+            seen.add(file)
+            made = {"output": output, "file": name, "size": file.stat().st_size, "digest": digest_of(file)}
             shard = f"{prefix}/{SHARDS}/{file.name}"
-            files.append({**entry, "object": shard})
+            files.append({**made, "object": shard})
             where[f"{output}/{name}"] = file
             names[shard] += 1
     not_shards = store.missing({entry["object"]: entry for entry in files})

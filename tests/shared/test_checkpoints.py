@@ -71,7 +71,8 @@ def test_a_checkpoint_without_its_marker_or_of_the_wrong_size_is_none(uri: str, 
 
 
 def outputs(folder: Path, **parameters: Any) -> Outputs:
-    return Outputs({"policy": folder / "policy", "log": folder / "log.json"}, parameters)
+    paths = {"policy": folder / "policy", "log": folder / "log.json", "deep": folder / "policy" / "deep"}
+    return Outputs(paths, parameters)
 
 
 def made(folder: Path, **parameters: Any) -> Outputs:
