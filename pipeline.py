@@ -12,7 +12,9 @@ unrolled when the pipeline is compiled, since KFP has no loop that carries state
 
 import copy
 import dataclasses
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -31,14 +33,14 @@ from components.rl_exploration.component import rl_exploration
 from components.rollout_harvesting.component import rollout_harvesting
 from components.shared.errors import InputError
 from components.shared.processes import ONE_PROCESS
-from components.shared.stage import disk_problem
+from components.shared.stage import disk_problem, whole_file
 from components.shared.tracking import CREDENTIALS
 from components.verification_filtering.component import verification_filtering
 from launch.check import check
 from launch.cluster import PIPELINE_NAME
 from launch.cluster_commands import cancel, retry, status
 from launch.compare import compare
-from launch.compiled import reduce_compiled
+from launch.compiled import read_compiled, reduce_compiled
 from launch.grade import grade
 from launch.images import STAGES, VARIANTS, default_variant, image, require_images
 from launch.images_command import images
@@ -49,6 +51,7 @@ from launch.pools import connect, place, pool_parameters
 from launch.recipe import Recipe, load_recipe
 from launch.schedule_commands import schedule
 from launch.submit import submit
+from launch.workflow_size import check_size, workflow_size
 
 
 def variant(component: Any, name: str) -> Any:
@@ -405,7 +408,7 @@ recipe_option = click.option(
     "--recipe", "recipe_path", required=True, type=click.Path(path_type=Path), help="YAML file that sets the run up."
 )
 iterations_option = click.option(
-    "--iterations", type=click.IntRange(1, 30), help="Iterations of RLoop; the recipe's own if left out."
+    "--iterations", type=click.IntRange(min=1), help="Iterations of RLoop; the recipe's own if left out."
 )
 vanilla_option = click.option(
     "--with-vanilla-rl", "vanilla", is_flag=True, help="Run vanilla RL of as many steps beside RLoop, to compare."
@@ -470,11 +473,21 @@ def compile_command(
     variant = variant or default_variant(registry, recipe)
     if registry and not allow_missing_images:
         require_images(registry, variant)
-    try:
-        compile_pipeline(recipe, output, registry, variant)
-    except OSError as error:
-        raise InputError(f"--output {output}: cannot write it: {error.strerror}; choose another folder") from None
-    click.echo(f"wrote {output}: pipeline {PIPELINE_NAME} with {recipe.iterations} iterations")
+    with tempfile.TemporaryDirectory() as folder:
+        compiled = Path(folder) / output.name
+        compile_pipeline(recipe, compiled, registry, variant)
+        size = workflow_size(read_compiled(compiled))
+        check_size(size, recipe.iterations)
+        try:
+            with whole_file(output) as temporary:
+                shutil.copyfile(compiled, temporary)
+        except OSError as error:
+            raise InputError(f"--output {output}: cannot write it: {error.strerror}; choose another folder") from None
+    click.echo(
+        f"wrote {output}: pipeline {PIPELINE_NAME} with {recipe.iterations} iterations, "
+        f"{output.stat().st_size / 1000:,.0f} KB"
+    )
+    click.echo(f"on a cluster: {size.words()}")
 
 
 @main.command("run")

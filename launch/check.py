@@ -1,6 +1,7 @@
 """The `check` command: what a run's first stage looks at, looked at from here, and whether a cluster can have it."""
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -8,10 +9,12 @@ import click
 from components.preflight.bucket import check_bucket
 from components.preflight.check import preflight
 from components.preflight.settings import RunSize
+from launch.compiled import read_compiled
 from launch.images import VARIANTS, default_variant, require_images
 from launch.inputs import require_visible, sources_of
-from launch.recipe import load_recipe
+from launch.recipe import Recipe, load_recipe
 from launch.store import check_apart
+from launch.workflow_size import check_size, workflow_size
 
 
 @click.command("check")
@@ -28,7 +31,9 @@ from launch.store import check_apart
 )
 @click.option("--pipeline-root", help="The same, and write to and read from where artifacts go: s3://BUCKET/PREFIX.")
 @click.option("--s3-endpoint", envvar="AWS_ENDPOINT_URL_S3", show_envvar=True, help="URL of the store, if not AWS.")
+@click.pass_obj
 def check(
+    compile_pipeline: Callable[[Recipe, Path, str, str], None],
     recipe_path: Path,
     overrides: tuple[str, ...],
     cluster: bool,
@@ -53,8 +58,13 @@ def check(
             accelerator_memory_gib=recipe.pools.training.accelerator_memory_gib or 0.0,
             page_out=Path(folder) / "page.html",
         )
+        compiled = Path(folder) / "rloop.yaml"
+        compile_pipeline(recipe, compiled, registry, variant or "")
+        size = workflow_size(read_compiled(compiled))
     if cluster or registry or pipeline_root:
+        check_size(size, recipe.iterations)
         require_visible(recipe)  # last: a remedy is to upload, which wants all else in order
     click.echo(f"everything that could be looked at is in order; data version {version}")
     for name, value in figures.items():
         click.echo(f"  {name.removesuffix('_gib').replace('_', ' '):<20} {value:8.2f} GiB")
+    click.echo(f"on a cluster: {size.words()}")

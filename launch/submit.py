@@ -18,12 +18,14 @@ from rich.console import Console
 from components.shared.object_store.s3 import shell_endpoint
 from launch.cluster import PIPELINE_NAME, Cluster, version_digest, version_name
 from launch.cluster_commands import connection_options, wait_option
+from launch.compiled import read_compiled
 from launch.images import VARIANTS, default_variant, require_images
 from launch.inputs import Upload, plan_uploads, require_visible, send, upload_root, with_uploads
 from launch.parameters import run_parameters
 from launch.recipe import Recipe, load_recipe
 from launch.run_display import follow, new_console
 from launch.server import Connection
+from launch.workflow_size import WorkflowSize, check_size, workflow_size
 
 Compile = Callable[[Recipe, Path, str, str], None]
 
@@ -67,7 +69,7 @@ def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 type=click.Path(path_type=Path),
                 help="YAML file that sets the run up.",
             ),
-            click.option("--iterations", type=click.IntRange(1, 30), help="Iterations; the recipe's if left out."),
+            click.option("--iterations", type=click.IntRange(min=1), help="Iterations; the recipe's if left out."),
             click.option("--with-vanilla-rl", "vanilla", is_flag=True, help="Run vanilla RL beside RLoop, to compare."),
             click.option(
                 "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a recipe key: rl.steps=20."
@@ -108,12 +110,14 @@ class Prepared:
         name: of the recipe.
         compiled: the compiled pipeline.
         parameters: of a run.
+        size: of a run's workflow on the cluster.
         uploads: what its pods read and nobody but this machine has yet.
     """
 
     name: str
     compiled: Path
     parameters: dict[str, Any]
+    size: WorkflowSize
     uploads: list[Upload]
 
 
@@ -121,7 +125,8 @@ def prepare(console: Console, compile_pipeline: Compile, choice: RunChoice, fold
     """Reads and compiles what to run; says what may go wrong with it.
 
     Raises:
-        InputError: the recipe is wrong, an image is missing, or the recipe names what no pod can see.
+        InputError: the recipe is wrong, an image is missing, the recipe names what no pod can see, or it has more
+            iterations than one run can hold.
     """
     recipe = load_recipe(choice.recipe_path, choice.overrides, choice.iterations, choice.vanilla)
     uploads = []
@@ -139,7 +144,10 @@ def prepare(console: Console, compile_pipeline: Compile, choice: RunChoice, fold
         require_images(choice.registry, variant)
     compiled = Path(folder) / f"{PIPELINE_NAME}.yaml"
     compile_pipeline(recipe, compiled, choice.registry, variant)
-    return Prepared(choice.name, compiled, run_parameters(recipe), uploads)
+    parameters = run_parameters(recipe)
+    size = workflow_size(read_compiled(compiled), parameters)
+    check_size(size, recipe.iterations)
+    return Prepared(choice.name, compiled, parameters, size, uploads)
 
 
 def plan_sending(console: Console, cluster: Cluster, prepared: Prepared, experiment: str) -> None:
@@ -155,6 +163,7 @@ def plan_sending(console: Console, cluster: Cluster, prepared: Prepared, experim
     else:
         first = "" if pipeline else f"create the pipeline {PIPELINE_NAME} and "
         console.print(f"  would {first}upload its version {version_name(prepared.name, digest)!r} ({size})")
+    console.print(f"  {prepared.size.words()}")
     if cluster.find_experiment(experiment) is None:
         console.print(f"  would create the experiment {experiment!r}")
 
@@ -198,5 +207,6 @@ def submit(
         version = cluster.upload_version(prepared.name, prepared.compiled)
     experiment = cluster.experiment(choice.experiment).experiment_id
     run = cluster.create_run(name, experiment, version, prepared.parameters, choice.service_account)
+    console.print(prepared.size.words())
     console.print(f"submitted {name!r}, version {version.display_name!r} of {PIPELINE_NAME}")
     follow(console, cluster, run.run_id, wait)

@@ -94,15 +94,21 @@ def check_size(size: WorkflowSize, iterations: int) -> None:
     Raises:
         InputError: the model says that it comes too near; the message says what to do.
     """
-    if size.specification + size.packed <= SHARE * LIMIT:
-        return
-    fixed = size.packed * 3 / size.stages  # the stages before the first iteration
-    each = (size.specification + size.packed - fixed) / iterations
-    fewer = max(1, int((SHARE * LIMIT - fixed) / each))
-    raise InputError(
-        f"{iterations} iterations make a workflow of {(size.specification + size.packed) / 1000:,.0f} KB by its end, "
-        f"more than {SHARE:.0%} of the {LIMIT / 1000:,.0f} KB that Kubernetes keeps: it would end in the middle. Run "
-        f"{fewer} iterations, and go on from there with `submit --continue RUN`"
+    if problem := size_problem(size, iterations):
+        raise InputError(problem)
+
+
+def size_problem(size: WorkflowSize, iterations: int) -> str | None:
+    """What to do about a run whose workflow comes too near to the cluster's limit; None where there is room."""
+    reached = size.specification + size.packed
+    if reached <= SHARE * LIMIT:
+        return None
+    # Little of it is there before the first iteration.
+    fewer = max(1, int(iterations * SHARE * LIMIT / reached))
+    return (
+        f"{iterations} iterations make a workflow of {reached / 1000:,.0f} KB by its end, more than {SHARE:.0%} of the "
+        f"{LIMIT / 1000:,.0f} KB that Kubernetes keeps: it would end in the middle. Run {fewer} iterations, and go on "
+        f"from there with `submit --continue RUN`"
     )
 
 

@@ -149,7 +149,9 @@ def test_training_pods_get_their_trackers_keys_by_reference(tmp_path: Path) -> N
     specification, platform = documents(compiled(tmp_path, 1, "--set", sets))
     for name, pod in platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].items():
         trains = name in ("exec-rl-exploration", "exec-rft")
-        found = [(s["secretName"], s["keyToEnv"][0]["envVar"]) for s in pod.get("secretAsEnv", [])]
+        secrets = pod.get("secretAsEnv", [])
+        names = [s["secretNameParameter"]["runtimeValue"]["constant"] for s in secrets]
+        found = list(zip(names, (s["keyToEnv"][0]["envVar"] for s in secrets), strict=True))
         assert found == ([("rloop-trackers", "WANDB_API_KEY")] if trains else [])
     advanced = specification["root"]["inputDefinitions"]["parameters"]["advanced"]["defaultValue"]
     assert advanced["tracking"] == {"report_to": ["wandb"], "project": "p"}, "the secret's name is fixed when compiled"

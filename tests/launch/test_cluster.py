@@ -309,8 +309,8 @@ def test_parameters_that_differ_are_named() -> None:
 
 
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-3, 3) | st.text(max_size=2),
-    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=1), inner, max_size=3),
+    st.none() | st.booleans() | st.integers(-3, 3) | st.sampled_from(["", "x", "yz"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from("xyz"), inner, max_size=3),
     max_leaves=8,
 )
 PARAMETERS = st.dictionaries(st.sampled_from("abc"), VALUES, max_size=3)
