@@ -32,13 +32,6 @@ class Cluster(Server):
         """The recurring run's page."""
         return f"{self.ui or 'Kubeflow UI, /pipeline'}/#/recurringrun/details/{recurring_run_id}"
 
-    def log_link(self, run_id: str, pod: str | None) -> str:
-        """The log of a pod; the run's page, where every stage has a Logs tab, if the pod is not known."""
-        if not pod or not self.ui:
-            return self.run_link(run_id)
-        namespace = f"&podnamespace={self.namespace}" if self.namespace else ""
-        return f"{self.ui}/k8s/pod/logs?podname={pod}&runid={run_id}{namespace}"
-
     # Pipelines
 
     def find_pipeline(self) -> Any | None:

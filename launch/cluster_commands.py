@@ -9,8 +9,18 @@ import click
 
 from components.shared.errors import InputError
 from launch.cluster import Cluster
-from launch.run_display import as_json, follow, new_console, print_stages, print_status, state_in_words
-from launch.run_stages import FINISHED, rerun_from, stages_of
+from launch.rerun import rerun_from
+from launch.run_display import (
+    AT_WORK,
+    as_json,
+    follow,
+    new_console,
+    print_rerun,
+    print_stages,
+    print_status,
+    state_in_words,
+)
+from launch.run_stages import FINISHED, run_progress, run_state
 from launch.server import Connection
 
 
@@ -91,24 +101,26 @@ def retry(run_name: str, stage: str | None, wait: bool, connection: Connection, 
     if stage is None:
         if run.state not in ("FAILED", "CANCELED"):
             raise InputError(
-                f"the run {run.display_name!r} is {state_in_words(run.state)}; only a failed "
+                f"the run {run.display_name!r} is {state_in_words(run_state(run))}; only a failed "
                 "or canceled one is retried in place. --from STAGE starts a new run from any stage"
             )
         if dry_run:
             console.print(f"would retry {run.display_name!r} ({run.run_id}) in place, from its failed stages:")
-            print_stages(console, stages_of(run, cluster.specification(run)))
+            print_stages(console, run_progress(run, cluster.specification(run)))
             return
         cluster.retry_run(run.run_id)
         console.print(f"retrying {run.display_name!r} in place")
         return follow(console, cluster, run.run_id, wait)
-    specification, repeated = rerun_from(cluster.specification(run), stage)
+    rerun = rerun_from(cluster.specification(run), stage)
     name = f"{run.display_name} from {stage}"
     if dry_run:
         console.print(f"would start the run {name!r}, with the parameters of {run.display_name!r} ({run.run_id}).")
-        console.print(f"It would repeat {', '.join(repeated)}, and all that uses what they make; the rest is cached.")
+        print_rerun(console, rerun)
         return None
-    created = cluster.create_clone(name, run, specification, f"repeats {run.display_name} ({run.run_id}) from {stage}")
-    console.print(f"started {name!r}; it repeats {', '.join(repeated)}, and all that uses what they make")
+    description = f"repeats {run.display_name} ({run.run_id}) from {stage}"
+    created = cluster.create_clone(name, run, rerun.specification, description)
+    console.print(f"started {name!r}")
+    print_rerun(console, rerun)
     return follow(console, cluster, created.run_id, wait)
 
 
@@ -128,25 +140,38 @@ def status(run_name: str, json_wanted: bool, wait: bool, connection: Connection,
             raise InputError("--wait and --json do not go together: ask for --json when the run has ended")
         follow(console, cluster, run.run_id, wait)
     else:
-        stages = stages_of(run, cluster.specification(run))
+        progress = run_progress(run, cluster.specification(run))
         if json_wanted:
-            click.echo(json.dumps(as_json(cluster, run, stages), indent=2))
+            click.echo(json.dumps(as_json(cluster, run, progress), indent=2))
         else:
-            print_status(console, cluster, run, stages)
+            print_status(console, cluster, run, progress)
 
 
 @click.command("cancel")
 @click.argument("run_name", metavar="RUN")
 @connection_options
 def cancel(run_name: str, connection: Connection, dry_run: bool) -> None:
-    """End RUN, a name or an id. What its stages have finished stays in the cache."""
+    """End RUN, a name or an id.
+
+    Its pods are ended. What its stages have finished stays in the cache, for any later run; a stage that is cut off
+    leaves what it has kept at store.checkpoint_uri, and goes on from there when it runs again.
+    """
     console, cluster = new_console(), Cluster(connection)
     run = cluster.run(run_name)
     if run.state in (*FINISHED, "CANCELING"):
-        raise InputError(f"the run {run.display_name!r} is {state_in_words(run.state)}: there is nothing to cancel")
+        raise InputError(
+            f"the run {run.display_name!r} is {state_in_words(run_state(run))}: there is nothing to cancel"
+        )
+    at_work = [stage.title for stage in run_progress(run, cluster.specification(run)).stages if stage.state in AT_WORK]
+    cut_off = f"cuts off {', '.join(at_work)}" if at_work else "no stage is at work"
+    kept = "What has finished stays in the cache; what a long stage kept at store.checkpoint_uri, it goes on from."
     if dry_run:
-        console.print(f"would cancel {run.display_name!r} ({run.run_id}), which is {state_in_words(run.state)}")
+        console.print(
+            f"would cancel {run.display_name!r} ({run.run_id}), which is {state_in_words(run.state)}: {cut_off}."
+        )
+        console.print(kept)
         return
     cluster.terminate_run(run.run_id)
-    console.print(f"cancelling {run.display_name!r}; its pods end within a minute")
+    console.print(f"cancelling {run.display_name!r}: {cut_off}. Its pods end within a minute.")
+    console.print(f"{kept} python pipeline.py retry {run.run_id} lets it go on.")
     console.print(cluster.run_link(run.run_id))

@@ -136,10 +136,7 @@ class _Model:
         self._executors = self._specification["deploymentSpec"]["executors"]
         platform = documents[1]["platforms"]["kubernetes"]["deploymentSpec"] if len(documents) > 1 else {}
         self._pods: dict[str, Any] = platform.get("executors", {})
-        inputs = self._specification["root"].get("inputDefinitions", {}).get("parameters", {})
-        self._parameters = {
-            name: definition.get("defaultValue", "") for name, definition in inputs.items()
-        } | parameters
+        self._parameters = _defaults(self._specification["root"]) | parameters
         self.stages = 0
 
     def nodes(self) -> Iterator[dict[str, Any]]:
@@ -172,7 +169,7 @@ class _Model:
             if key := source.get("componentInputParameter"):
                 return given[key]
             output = source["taskOutputParameter"]
-            return results[output["producerTask"]].get(output["outputParameterKey"], "0123456789abcdef")
+            return results.get(output["producerTask"], {}).get(output["outputParameterKey"], "0123456789abcdef")
 
         waiting = dict(dag["tasks"])
         while waiting:
@@ -182,9 +179,10 @@ class _Model:
             arguments = {key: value(source) for key, source in task.get("inputs", {}).get("parameters", {}).items()}
             if "dag" in component:
                 yield from self._nested(name, f"{prefix}.", component, {"task": _compact(task)})
-                yield from self._tasks(component["dag"], f"{prefix}.{name}(0)", arguments)
+                yield from self._tasks(component["dag"], f"{prefix}.{name}(0)", _defaults(component) | arguments)
                 continue
-            results[name] = _resolved(arguments) if name == "preflight" else {}
+            if name == "preflight":
+                results[name] = _resolved(arguments)
             if "container" in self._executors[component["executorLabel"]]:
                 self.stages += 1
                 yield from self._stage(name, prefix, task, component, arguments)
@@ -225,6 +223,12 @@ class _Model:
             yield _node(f"{prefix}.{name}-driver{suffix}", driver, {"pod-spec-patch": patch, **decision})
             yield _node(f"{prefix}.{name}{suffix}", executor, {})
             yield _node(f"{prefix}.{name}(0).executor{suffix}", executor, {})
+
+
+def _defaults(component: dict[str, Any]) -> dict[str, Any]:
+    """A pipeline's parameters as they are where nobody gives them."""
+    inputs = component.get("inputDefinitions", {}).get("parameters", {})
+    return {name: definition.get("defaultValue", "") for name, definition in inputs.items()}
 
 
 def _node(name: str, inputs: dict[str, str], outputs: dict[str, str]) -> dict[str, Any]:

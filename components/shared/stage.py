@@ -16,6 +16,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from components.shared.errors import InputError
+from components.shared.memory_watch import pool_of, watched_memory
 
 PROGRESS_MARK = "[progress]"
 RESULT_MARK = "[result]"
@@ -29,6 +30,8 @@ _PROGRESS_SECONDS = 1.0
 def stage(name: str) -> Iterator[None]:
     """Runs a stage's work: a user error or a full disk ends it with a message instead of a traceback.
 
+    Meanwhile its use of memory is watched: a pod that is killed for it can say nothing any more.
+
     Args:
         name: of the stage, for the messages.
 
@@ -37,7 +40,8 @@ def stage(name: str) -> Iterator[None]:
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # silences a warning after fork
     try:
-        yield
+        with watched_memory(f"pools.{pool_of(name)}.memory", note):
+            yield
     except InputError as error:
         print(f"{ERROR_MARK} {name}: {error}", flush=True)
         sys.exit(1)

@@ -1,4 +1,4 @@
-"""The commands against a server that speaks KFP's API, over real sockets."""
+"""`submit` and `schedule` against a server that speaks KFP's API, over real sockets."""
 
 import copy
 import json
@@ -8,7 +8,6 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from launch import cluster
 from launch.cluster import parameter_differences, version_digest
 from launch.parameters import run_parameters
 from launch.recipe import load_recipe
-from launch.run_stages import iterate_stages, rerun_from, stages_of
 from tests.launch.conftest import RECIPE
 from tests.launch.kfp_server import FakeKfp, Fault
 
@@ -124,146 +122,6 @@ def test_an_upload_that_someone_else_was_quicker_with_is_used(kfp: FakeKfp, call
     assert failed.exit_code == 2 and "409" in failed.output
 
 
-def test_waiting_shows_stages_as_they_end(kfp: FakeKfp, call: Call) -> None:
-    call("submit", "--run-name", "r")
-    run = next(iter(kfp.runs))
-    stages = [("work", 0), ("evaluation-base", 95), ("work", 4000), ("rft", 4000), ("work", 4000), ("rft", 4000)]
-    kfp.scripts[run] = [lambda: None]
-    for name, seconds in stages:
-        kfp.scripts[run] += [partial(kfp.begin, run, name), partial(kfp.end, run, name, seconds=seconds)]
-    kfp.scripts[run].append(lambda: kfp.finish(run, "SUCCEEDED"))
-    kfp.faults = [Fault("GET", f"runs/{run}$", "drop")]
-    watched = call("status", run, "--wait")
-    assert watched.exit_code == 0
-    assert re.search(r"\[ 1/6\] Preflight +cached$", watched.output, re.MULTILINE)
-    assert re.search(r"\[ 2/6\] evaluation-base +1 min 35 s$", watched.output, re.MULTILINE)
-    assert re.search(r"\[ 6/6\] iteration 2: RFT +1 h 6 min$", watched.output, re.MULTILINE)
-    assert "succeeded after 4 h" in watched.output
-
-
-def test_waiting_for_a_failed_run_exits_1(kfp: FakeKfp, call: Call) -> None:
-    call("submit", "--run-name", "r")
-    run = next(iter(kfp.runs))
-    kfp.begin(run, "work")
-    kfp.scripts[run] = [
-        lambda: None,
-        lambda: kfp.end(run, "work", "FAILED", message="CUDA out of memory"),
-        lambda: kfp.finish(run, "FAILED"),
-    ]
-    watched = call("status", "r", "--wait")
-    assert watched.exit_code == 1
-    assert "Preflight failed: CUDA out of memory; log: " in flat(watched.output)
-    assert f"{kfp.host}/k8s/pod/logs?podname=rloop-work-" in watched.output
-
-
-# status
-
-
-def test_status_tells_iterations_apart_and_what_was_not_reached(kfp: FakeKfp, call: Call) -> None:
-    call("submit", "--run-name", "r")
-    run = next(iter(kfp.runs))
-    for name, seconds in (("work", 0), ("evaluation-base", 60), ("work", 60), ("rft", 60)):
-        kfp.begin(run, name)
-        kfp.end(run, name, seconds=seconds)
-    kfp.begin(run, "work")
-    seen = json.loads(call("status", run, "--json").output)
-    assert [(s["stage"], s["state"]) for s in seen["stages"]] == [
-        ("work", "cached"),
-        ("evaluation-base", "succeeded"),
-        ("iteration-1/work", "succeeded"),
-        ("iteration-1/rft", "succeeded"),
-        ("iteration-2/work", "running"),
-        ("iteration-2/rft", "waiting"),
-    ]
-    assert seen["stages"][1]["seconds"] == 60 and seen["finished_at"] is None
-    kfp.end(run, "work", "FAILED")
-    kfp.finish(run, "FAILED")
-    states = [s["state"] for s in json.loads(call("status", run, "--json").output)["stages"]]
-    assert states[-2:] == ["failed", "not reached"]
-
-
-def test_a_run_is_named_by_id_or_by_an_unambiguous_name(kfp: FakeKfp, call: Call) -> None:
-    unknown = call("status", "nightly")
-    assert unknown.exit_code == 2 and "no run called 'nightly'. It has no runs yet." in flat(unknown.output)
-    for name in ("nightly", "twice", "twice"):
-        call("submit", "--run-name", name)
-    assert call("status", "nightly").exit_code == 0
-    assert "Did you mean 'nightly'?" in flat(call("status", "nigthly").output)
-    twice = call("cancel", "twice")
-    assert twice.exit_code == 2 and all(run in twice.output for run in list(kfp.runs)[1:])
-    missing = "00000000-0000-0000-0000-000000000000"
-    assert f"has no run with the id {missing}" in flat(call("status", missing).output)
-
-
-# retry and cancel
-
-
-def test_retry_in_place_and_cancel_go_through_the_states(kfp: FakeKfp, call: Call) -> None:
-    call("submit", "--run-name", "r")
-    run = next(iter(kfp.runs))
-    assert "only a failed or canceled one is retried" in flat(call("retry", "r").output)
-    assert call("cancel", "r").exit_code == 0 and kfp.runs[run].state == "CANCELING"
-    assert "is canceling: there is nothing to cancel" in flat(call("cancel", "r").output)
-    kfp.finish(run, "CANCELED")
-    assert call("retry", "r").exit_code == 0 and kfp.runs[run].state == "RUNNING"
-    kfp.begin(run, "work")
-    kfp.end(run, "work", "FAILED")
-    kfp.finish(run, "FAILED")
-    kfp.scripts[run] = [lambda: None] * 3 + [lambda: kfp.finish(run, "SUCCEEDED")]
-    assert call("retry", "r", "--wait").exit_code == 0
-    assert len(kfp.runs) == 1
-
-
-def test_a_run_that_ends_before_the_demand_arrives_is_a_message(kfp: FakeKfp, call: Call) -> None:
-    call("submit", "--run-name", "r")
-    run = next(iter(kfp.runs))
-    kfp.faults = [Fault("POST", ":terminate", "status", 400, "Failed to terminate a run. Row not found")]
-    assert "answered 400: Failed to terminate a run. Row not found" in flat(call("cancel", "r").output)
-    kfp.finish(run, "FAILED")
-    kfp.faults = [Fault("POST", ":retry", "status", 409, "Workflow must be Failed/Error to retry")]
-    assert "answered 409: Workflow must be Failed/Error" in flat(call("retry", "r").output)
-
-
-def test_retry_from_a_stage_changes_cache_keys_of_that_stage_alone(kfp: FakeKfp, call: Call) -> None:
-    call("submit", "--run-name", "r")
-    first = next(iter(kfp.runs))
-    kfp.runs[first].runtime_config.parameters = {"steps": 3}
-    again = call("retry", "r", "--from", "iteration-2/rft")
-    assert again.exit_code == 0
-    new = run_id_of(again)
-    assert new != first and kfp.runs[new].runtime_config.parameters == {"steps": 3}
-    assert kfp.runs[new].display_name == "r from iteration-2/rft" and first in kfp.runs[new].description
-    assert cache_keys(kfp.spec(first)) == {}
-    assert list(cache_keys(kfp.spec(new))) == ["iteration-2/rft"]
-    everywhere = call("retry", "r", "--from", "rft")
-    assert list(cache_keys(kfp.spec(run_id_of(everywhere)))) == ["iteration-1/rft", "iteration-2/rft"]
-    assert list(cache_keys(kfp.spec(run_id_of(call("retry", "r", "--from", "iteration-1"))))) == [
-        "iteration-1/work",
-        "iteration-1/rft",
-    ]
-    assert list(cache_keys(kfp.spec(run_id_of(call("retry", "r", "--from", "evaluation"))))) == ["evaluation-base"]
-    wrong = call("retry", "r", "--from", "rfft")
-    assert wrong.exit_code == 2 and "Did you mean 'rft'?" in wrong.output
-    # A repeat of a repeat keeps the earlier key, and with it the earlier repeat's results.
-    chained = call("retry", "r from iteration-2/rft", "--from", "iteration-1/work")
-    keys = cache_keys(kfp.spec(run_id_of(chained)))
-    assert keys["iteration-2/rft"] == cache_keys(kfp.spec(new))["iteration-2/rft"]
-
-
-def cache_keys(spec: dict[str, Any]) -> dict[str, str]:
-    keys = {path: task.get("cachingOptions", {}).get("cacheKey") for path, task in iterate_stages(spec)}
-    return {path: key for path, key in keys.items() if key}
-
-
-def test_each_repeat_has_keys_of_its_own(kfp: FakeKfp, call: Call) -> None:
-    call("submit")
-    spec = kfp.spec(next(iter(kfp.runs)))
-    wrapped = {"pipeline_spec": spec, "platform_spec": {"platforms": {}}}
-    one, two = rerun_from(wrapped, "rft")[0], rerun_from(wrapped, "rft")[0]
-    assert one["platform_spec"] == wrapped["platform_spec"]
-    assert not set(cache_keys(one).values()) & set(cache_keys(two).values()) and cache_keys(wrapped) == {}
-
-
 # schedule
 
 
@@ -359,20 +217,6 @@ def test_the_server_refuses_what_kfp_would(kfp: FakeKfp, call: Call) -> None:
         )
         with pytest.raises(urllib.error.HTTPError, match="400"):
             urllib.request.urlopen(request)
-
-
-def test_stages_come_in_an_order_in_which_they_can_run(kfp: FakeKfp, call: Call) -> None:
-    call("submit")
-    run = next(iter(kfp.runs))
-    assert [path for path, _ in iterate_stages(kfp.spec(run))] == [
-        "work",
-        "evaluation-base",
-        "iteration-1/work",
-        "iteration-1/rft",
-        "iteration-2/work",
-        "iteration-2/rft",
-    ]
-    assert {stage.state for stage in stages_of(kfp.runs[run], kfp.spec(run))} == {"waiting"}
 
 
 def test_a_pipeline_has_the_same_version_whenever_and_for_whatever_values_it_is_compiled(tmp_path: Path) -> None:
