@@ -9,10 +9,13 @@ import click
 from components.preflight.bucket import check_bucket
 from components.preflight.check import preflight
 from components.preflight.settings import RunSize
+from launch.cluster_commands import server_options
 from launch.compiled import read_compiled
+from launch.controller import retry_policy, workflows
 from launch.images import VARIANTS, default_variant, require_images
 from launch.inputs import require_visible, sources_of
 from launch.recipe import Recipe, load_recipe
+from launch.server import Connection, Server
 from launch.store import check_apart
 from launch.workflow_size import check_size, workflow_size
 
@@ -31,6 +34,7 @@ from launch.workflow_size import check_size, workflow_size
 )
 @click.option("--pipeline-root", help="The same, and write to and read from where artifacts go: s3://BUCKET/PREFIX.")
 @click.option("--s3-endpoint", envvar="AWS_ENDPOINT_URL_S3", show_envvar=True, help="URL of the store, if not AWS.")
+@server_options
 @click.pass_obj
 def check(
     compile_pipeline: Callable[[Recipe, Path, str, str], None],
@@ -41,8 +45,12 @@ def check(
     variant: str | None,
     pipeline_root: str | None,
     s3_endpoint: str | None,
+    connection: Connection,
 ) -> None:
-    """Look at everything a run needs, as its first stage does: data, base policy, memory, images, bucket."""
+    """Look at everything a run needs, as its first stage does: data, base policy, memory, images, bucket.
+
+    With --host it also says what the cluster does with a stage that fails.
+    """
     recipe = load_recipe(recipe_path, overrides)
     if pipeline_root:
         for key in ("checkpoint_uri", "publish_uri"):
@@ -68,3 +76,5 @@ def check(
     for name, value in figures.items():
         click.echo(f"  {name.removesuffix('_gib').replace('_', ' '):<20} {value:8.2f} GiB")
     click.echo(f"on a cluster: {size.words()}")
+    if connection.host:
+        click.echo(retry_policy(connection, workflows(Server(connection))).sentence())

@@ -25,7 +25,13 @@ from launch.server import Connection
 
 
 def connection_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the options that say where Kubeflow is, and hands the command a `Connection` and `dry_run`."""
+    """Adds the options that say where Kubeflow is, and `--dry-run`; hands the command a `Connection` and `dry_run`."""
+    dry_run = click.option("--dry-run", is_flag=True, help="Say what would be done; change nothing on the server.")
+    return server_options(dry_run(command))
+
+
+def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options that say where Kubeflow is, and hands the command a `Connection`."""
 
     @functools.wraps(command)
     def with_connection(*arguments: Any, **options: Any) -> Any:
@@ -74,7 +80,6 @@ def connection_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 show_default=True,
                 help="Seconds to wait for an answer.",
             ),
-            click.option("--dry-run", is_flag=True, help="Say what would be done; change nothing on the server."),
         ]
     ):
         with_connection = option(with_connection)

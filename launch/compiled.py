@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from components.shared.errors import InputError
+from launch.compiled_comment import comment
 
 # The file that KFP's runtime loads the component from is a line that imports it.
 _COMMAND = (
@@ -44,9 +45,10 @@ def stage_paths(specification: dict[str, Any]) -> list[str]:
 
 
 def reduce_compiled(compiled: Path) -> None:
-    """Rewrites a file of KFP's compiler as this module describes; the comment at its top stays."""
-    comment = [line for line in compiled.read_text().splitlines() if line.startswith("#")]
+    """Rewrites a file of KFP's compiler as this module describes; what it leaves out stands in a comment at its top."""
+    compilers = [line for line in compiled.read_text().splitlines() if line.startswith("#")]
     specification, *platforms = read_compiled(compiled)
+    explained = comment(compilers, specification)
     pods = {}
     for platform in platforms:
         pods = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
@@ -61,7 +63,7 @@ def reduce_compiled(compiled: Path) -> None:
     _drop_from_tasks(specification)
     _drop_inputs(specification)
     check_single_use(specification)
-    compiled.write_text("\n".join([*comment, _as_yaml([specification, *platforms])]))
+    compiled.write_text("\n".join([*explained, _as_yaml([specification, *platforms])]))
 
 
 class _Line(dict[str, Any]):

@@ -37,6 +37,9 @@ def _selector(source: dict[str, Any], root: dict[str, Any], enclosing: list[dict
     value = source.get("nodeSelectorJson", {})
     for task in reversed(enclosing):
         value = task.get("inputs", {}).get("parameters", {}).get(value.get("componentInputParameter"), value)
+    if output := value.get("taskOutputParameter"):  # preflight hands on what the parameter `pools` holds
+        pool = output["outputParameterKey"].removesuffix("_nodes")
+        return dict(((root.get("pools") or {}).get(pool) or {}).get("node_selector") or {})
     if "componentInputParameter" in value:
         return dict(root.get(value["componentInputParameter"]) or {})
     return dict(value.get("runtimeValue", {}).get("constant") or {})

@@ -50,6 +50,7 @@ _SERVERS = {
 _FIXED_BYTES = 11_500
 _TASK_BYTES = 1_485  # of a stage's driver and executor in its DAG's template, without the task itself
 _DAG_TASK_BYTES = 700  # of a nested pipeline's
+_BEFORE_BYTES = 100_000  # of a run's workflow without any iteration, about
 _PACKING = 1.12  # Argo's packed nodes to those of Python's gzip at level 6
 
 
@@ -103,8 +104,8 @@ def size_problem(size: WorkflowSize, iterations: int) -> str | None:
     reached = size.specification + size.packed
     if reached <= SHARE * LIMIT:
         return None
-    # Little of it is there before the first iteration.
-    fewer = max(1, int(iterations * SHARE * LIMIT / reached))
+    each = (reached - _BEFORE_BYTES) / iterations
+    fewer = max(1, int((SHARE * LIMIT - _BEFORE_BYTES) / each))
     return (
         f"{iterations} iterations make a workflow of {reached / 1000:,.0f} KB by its end, more than {SHARE:.0%} of the "
         f"{LIMIT / 1000:,.0f} KB that Kubernetes keeps: it would end in the middle. Run {fewer} iterations, and go on "

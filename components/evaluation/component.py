@@ -34,6 +34,7 @@ def evaluation(
         initial_policy: Where that RL began, to measure beside them.
     """
     from pathlib import Path
+    from typing import Any
 
     from components.evaluation.curve import evaluate_curve
     from components.evaluation.evaluate import evaluate
@@ -44,7 +45,7 @@ def evaluation(
     from components.shared.stage import log_metrics, stage
 
     with stage("evaluation"):
-        measuring = {
+        measuring: dict[str, Any] = {
             "settings": EvaluationSettings.check(settings["eval"], "eval"),
             "grading": GradingSettings.check(settings["grading"], "grading"),
             "kind": kind,

@@ -64,6 +64,8 @@ def preflight(
         inference_taints: Taints of those nodes that pods accept.
         page: What was found, and the estimates.
     """
+    from typing import Any
+
     from components.preflight.check import preflight as check
     from components.preflight.check import write_parameter
     from components.preflight.resolve import resolve
@@ -72,7 +74,7 @@ def preflight(
     from components.shared.stage import stage
 
     with stage("preflight"):
-        own = {
+        own: dict[str, dict[str, Any]] = {
             "data": {"train": data_train, "benchmarks": data_benchmarks},
             "rl": {"steps": rl_steps, "learning_rate": rl_learning_rate},
             "filter": {"max_success_rate": filter_max_success_rate},

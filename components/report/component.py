@@ -48,6 +48,8 @@ def report(
         vanilla_evaluation: Of that policy and its intermediate checkpoints.
         vanilla_report: Counts of its trajectories, and figures of each of its RL steps.
     """
+    from pathlib import Path
+
     from components.report.report import IterationFiles, VanillaFiles
     from components.report.report import report as write_report
     from components.report.settings import ReportSettings
@@ -63,18 +65,19 @@ def report(
     from components.shared.stage import log_metrics, stage
 
     with stage("report"):
+        made = Path(rft_log.path)
         evaluations = (base_evaluation, explored_evaluation, rloop_evaluation)
         figures = write_report(
             ReportSettings.check(settings["report"], "report"),
             iteration=iteration,
             previous_results=previous_results.path,
-            evaluations=[file_in(artifact, EVALUATION) for artifact in evaluations if artifact],
+            evaluations=[Path(artifact.path) / EVALUATION for artifact in evaluations if artifact],
             policies=[previous_policy.path, explored_policy.path, rloop_policy.path],
             iteration_files=IterationFiles(
-                exploration=file_in(rft_log, EXPLORATION_LOG),
-                harvesting=file_in(rft_log, HARVESTING_REPORT),
-                filtering=file_in(rft_log, FILTERING_REPORT),
-                rft=file_in(rft_log, RFT_LOG),
+                exploration=made / EXPLORATION_LOG,
+                harvesting=made / HARVESTING_REPORT,
+                filtering=made / FILTERING_REPORT,
+                rft=made / RFT_LOG,
                 curve=file_in(explored_evaluation, CURVE),
             ),
             vanilla=VanillaFiles(

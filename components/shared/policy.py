@@ -218,7 +218,7 @@ def check_room(policy: str | Path, prompts: Iterable[str], completion_tokens: in
                 raise InputError(
                     f"the prompt {text[:60]!r}... takes {len(ids)} tokens; with {section}.max_completion_tokens "
                     f"({completion_tokens}) that is more than the model's context of {context}. Lower it, or raise "
-                    f"data_completion_tokens so that data preparation drops such prompts"
+                    f"rl.max_completion_tokens or eval.max_completion_tokens so that data preparation drops such prompts"
                 )
             longest = max(longest, len(ids))
     return longest + completion_tokens

@@ -10,9 +10,12 @@ import kubernetes
 import pytest
 import urllib3
 import yaml
+from click.testing import CliRunner
 
 from launch.controller import retry_policy, workflows
 from launch.server import Connection, Server
+from pipeline import main
+from tests.launch.conftest import RECIPE
 from tests.launch.kfp_server import FakeKfp
 from tests.manifests.kfp_objects import configmap
 
@@ -121,3 +124,13 @@ def test_kfps_older_api_hands_out_the_workflow(kind: type[FakeKfp], tmp_path: Pa
             kfp.runs[run_id] = api.V2beta1Run(run_id=run_id, display_name=run_id, created_at=kfp.clock)
         found = list(workflows(Server(Connection(host=kfp.host))))
     assert found == ([{}, workflow()] if kind is WithWorkflows else [])
+
+
+def test_check_says_what_the_cluster_does_with_a_failure(
+    kfp: FakeKfp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    arguments = ["check", "--recipe", str(RECIPE)]
+    result = CliRunner().invoke(main, [*arguments, "--host", kfp.host])
+    assert result.exit_code == 0 and "whether a stage that fails is tried again is not to be seen: " in result.output
+    assert "tried again" not in CliRunner().invoke(main, arguments).output
