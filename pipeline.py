@@ -43,6 +43,7 @@ from launch.compare import compare
 from launch.compiled import read_compiled, reduce_compiled
 from launch.grade import grade
 from launch.images import STAGES, VARIANTS, default_variant, image, require_images
+from launch.images_command import images
 from launch.local import run_locally
 from launch.parameters import run_parameters
 from launch.plan import plan
@@ -467,6 +468,8 @@ def compile_command(
         output.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise InputError(f"--output {output}: {output.parent} is not a folder") from None
+    except OSError as error:
+        raise InputError(f"--output {output}: cannot make {output.parent}: {error.strerror}") from None
     variant = variant or default_variant(registry, recipe)
     if registry and not allow_missing_images:
         require_images(registry, variant)
@@ -475,8 +478,11 @@ def compile_command(
         compile_pipeline(recipe, compiled, registry, variant)
         size = workflow_size(read_compiled(compiled))
         check_size(size, recipe.iterations)
-        with whole_file(output) as temporary:
-            shutil.copyfile(compiled, temporary)
+        try:
+            with whole_file(output) as temporary:
+                shutil.copyfile(compiled, temporary)
+        except OSError as error:
+            raise InputError(f"--output {output}: cannot write it: {error.strerror}; choose another folder") from None
     click.echo(
         f"wrote {output}: pipeline {PIPELINE_NAME} with {recipe.iterations} iterations, "
         f"{output.stat().st_size / 1000:,.0f} KB"
@@ -524,7 +530,7 @@ def run_command(
     sys.exit(run_locally(recipe, recipe_path, output_dir, until, compile_pipeline, runner, store))
 
 
-for command in (check, plan, submit, schedule, retry, status, cancel, grade, compare):
+for command in (check, plan, submit, schedule, retry, status, cancel, grade, compare, images):
     main.add_command(command)
 
 if __name__ == "__main__":

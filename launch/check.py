@@ -16,6 +16,7 @@ from launch.images import VARIANTS, default_variant, require_images
 from launch.inputs import require_visible, sources_of
 from launch.recipe import Recipe, load_recipe
 from launch.server import Connection, Server
+from launch.store import check_apart
 from launch.workflow_size import check_size, workflow_size
 
 
@@ -52,6 +53,8 @@ def check(
     """
     recipe = load_recipe(recipe_path, overrides)
     if pipeline_root:
+        for key in ("checkpoint_uri", "publish_uri"):
+            check_apart({f"store.{key}": getattr(recipe.store, key), "--pipeline-root": pipeline_root})
         check_bucket(pipeline_root, s3_endpoint)
     if registry:
         require_images(registry, variant or default_variant(registry, recipe))

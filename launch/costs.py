@@ -17,6 +17,7 @@ from components.preflight.estimate import (
     Memory,
     ModelSize,
     checkpoint_bytes,
+    checkpoints_disk,
     policy_bytes,
     rollout_bytes,
     sample_bytes,
@@ -140,7 +141,8 @@ class Costs:
         kept = self._snapshots * self._policy
         state = checkpoint_bytes(model) if self._recipe.vanilla else 0
         made = self._rollout_bytes + self._policy + kept + state
-        progress = self._rollout_bytes + kept + saved * checkpoint_bytes(model)
+        # A finished stage leaves its outputs; the rollouts and the policies on the way are there already.
+        progress = made + saved * checkpoint_bytes(model)
         return StageCost(
             name=name,
             kind="RL exploration",
@@ -148,8 +150,7 @@ class Costs:
             sampled=self._rollouts * rl.max_completion_tokens,
             trained=trained,
             memory=memories,
-            # Up to two checkpoints lie there: the one that is sent and the next.
-            disk=self._policy + state + made + (2 * checkpoint_bytes(model) if saved or state else 0),
+            disk=self._policy + state + made + (checkpoints_disk(model) if saved or state else 0),
             read=self._policy + state,
             written=made + _PAGE_BYTES,
             progress=progress if self._recipe.store.checkpoint_uri else 0,
@@ -204,10 +205,10 @@ class Costs:
             pool="training",
             trained=trained,
             memory={"training": self.memory.rft(per_forward)},
-            disk=2 * self._policy + experts + (2 * checkpoint_bytes(model) if saved else 0),
+            disk=2 * self._policy + experts + (checkpoints_disk(model) if saved else 0),
             read=self._policy + experts,
             written=self._policy + _PAGE_BYTES,
-            progress=saved * checkpoint_bytes(model),
+            progress=saved * checkpoint_bytes(model) + (self._policy if self._recipe.store.checkpoint_uri else 0),
             seconds=seconds,
             how=(
                 f"{self.experts:,} experts at most x {rft.epochs:g} epochs x {tokens} tokens x {flops} FLOPs x "
@@ -255,7 +256,7 @@ class Costs:
             disk=policies + 2 * size,
             read=policies,
             written=size + _PAGE_BYTES,
-            progress=size if self._recipe.store.checkpoint_uri else 0,
+            progress=2 * size if self._recipe.store.checkpoint_uri else 0,  # as batches, and at the end
             seconds=device.start_seconds + seconds,
             how=f"problems x samples x tokens: {' + '.join(words)}; {at_once} at once"
             f"{_with_vllm(engine)}, in {_seconds(seconds)}",

@@ -37,7 +37,8 @@ from launch.images import STAGES, image
 from launch.mirror import Mirror, s3_mirror
 from launch.parameters import run_parameters
 from launch.recipe import Recipe, data_version
-from launch.stage_log import StageLog, last_result
+from launch.stage_log import StageLog, kept_progress, last_result
+from launch.store import check_apart
 
 # Artifacts that are single files, by output name; KFP gives their paths no ending.
 _SUFFIXES = {
@@ -79,6 +80,9 @@ def run_locally(
     Raises:
         InputError: an unknown stage, several nodes, an output folder that cannot be used or is in use.
     """
+    artifacts = output_dir.resolve() / "artifacts"
+    check_apart({"store.checkpoint_uri": recipe.store.checkpoint_uri, "the run's artifacts": str(artifacts)})
+    check_apart({"store.publish_uri": recipe.store.publish_uri, "the run's artifacts": str(artifacts)})
     if until is not None:
         until = until.replace("-", "_")
         if until not in STAGES:
@@ -96,8 +100,9 @@ def run_locally(
             title=f"{recipe_path}, {recipe.iterations} iterations",
             output_dir=output_dir,
         )
-        artifacts = output_dir.resolve() / "artifacts"
         with s3_mirror(output_dir, artifacts, console) if store == "s3" else contextlib.nullcontext() as mirror:
+            if mirror:
+                check_apart({"store.publish_uri": recipe.store.publish_uri, "the run's own store": mirror.uri})
             progress = recipe.store.checkpoint_uri or (mirror.progress_uri if mirror else str(artifacts / ".progress"))
             arguments = run_parameters(recipe)
             arguments["advanced"].setdefault("store", {})["checkpoint_uri"] = progress
@@ -105,13 +110,19 @@ def run_locally(
             run = _Run(output_dir, display, until, mirror, checked)
             status = _execute(run, display, runner, recipe, compiled, output_dir, arguments)
             if status == _DONE:
-                remove_finished(progress)
+                _remove_progress(progress, output_dir, of_others=progress == recipe.store.checkpoint_uri)
         if status != _DONE or run.stopped:
             return status
         last = run.outputs[f"iteration-{recipe.iterations}/report"]
         _publish(last, output_dir)
         print_summary(console, output_dir)
         return _DONE
+
+
+def _remove_progress(uri: str, output_dir: Path, of_others: bool) -> None:
+    """Removes what the run's stages, whose outputs are here, have left; where other runs' lies too, theirs stays."""
+    logs = sorted((output_dir / "logs").glob("*.log"))
+    remove_finished(uri, [prefix for log in logs for prefix in kept_progress(log)] if of_others else None)
 
 
 def _execute(

@@ -288,3 +288,13 @@ def test_experts_of_all_iterations_are_handed_on(tmp_path: Path) -> None:
     assert "earlier_experts" not in root["iteration"]["inputs"]["artifacts"]
     plain = documents(compiled(tmp_path, 3))[0]["root"]["dag"]["tasks"]["iteration-2"]["inputs"]["artifacts"]
     assert "earlier_experts" not in plain
+
+
+@pytest.mark.parametrize("output", ["/proc/rloop.yaml", "/proc/rloop/rloop.yaml", "{tmp_path}", "{tmp_path}/a/b.yaml"])
+def test_where_nothing_can_be_written_compile_says_so(tmp_path: Path, output: str) -> None:
+    folder = tmp_path / "taken.yaml"
+    folder.mkdir()
+    (tmp_path / "a").write_text("no folder")
+    path = output.format(tmp_path=tmp_path) if output != "{tmp_path}" else str(folder)
+    result = CliRunner().invoke(main, ["compile", "--recipe", LAPTOP, "--output", path])
+    assert result.exit_code == 2 and f"error: --output {path}: " in result.output and "Traceback" not in result.output

@@ -10,11 +10,12 @@ from components.evaluation.evaluate import ProblemTally, check_prompts, judged_s
 from components.evaluation.settings import EvaluationSettings
 from components.shared.checkpoints import NOWHERE, Checkpoints, CheckpointSettings
 from components.shared.errors import InputError, nearest
+from components.shared.finished import Outputs
 from components.shared.grading import Grader, GradingSettings
 from components.shared.policy import policy_id, snapshot_files, with_weights
 from components.shared.sampling import chosen_engine
 from components.shared.schema import BENCHMARK_ORDER, read_rows
-from components.shared.stage import Progress, note, read_json, result, write_json
+from components.shared.stage import Progress, note, read_json, write_json
 
 
 def evaluate_curve(
@@ -75,11 +76,14 @@ def evaluate_curve(
         "initial": with_initial,
     }
     points: list[dict[str, Any]] = []
+    outputs = Outputs({"curve": curve_out}, {"kind": kind, "iteration": iteration})
     with (
         tempfile.TemporaryDirectory() as work,
         Checkpoints(checkpointing, "evaluation", course, [policy, snapshots, benchmarks]) as checkpoints,
         Grader(grading) as grader,
     ):
+        if (figures := checkpoints.hand_over(outputs)) is not None:
+            return figures
         judged = Path(work) / "judged"
         judged.mkdir()
         kept = checkpoints.restore_shards(judged)
@@ -87,7 +91,7 @@ def evaluate_curve(
             note(f"goes on with {len(kept)} batches of an earlier attempt")
         for step, weights in kept_policies.items():
             folder = Path(policy) if weights is None else with_weights(policy, weights, Path(work) / f"step-{step}")
-            figures = []
+            measured = []
             with contextlib.closing(sampler_of(folder, engine, settings, length)) as sampler:
                 for benchmark, rows in problems.items():
                     tallies = {row["problem_id"]: ProblemTally() for row in rows}
@@ -96,15 +100,16 @@ def evaluate_curve(
                         sampler, name, benchmark, rows, limits, seed, grader, judged, checkpoints, progress
                     ):
                         tallies[sample["problem_id"]].add(sample)
-                    figures.append(summarise(benchmark, list(tallies.values()), limits, seed))
-            points.append({"step": step, "policy_id": policy_id(folder), "evaluations": figures})
+                    measured.append(summarise(benchmark, list(tallies.values()), limits, seed))
+            points.append({"step": step, "policy_id": policy_id(folder), "evaluations": measured})
     curve = {"kind": kind, "iteration": iteration, "engine": engine, "points": points}
     write_json(curve_out, curve)
-    checkpoints.finish()
     if not points:
-        result("no policies were kept on the way")
+        checkpoints.finish(outputs, {}, "no policies were kept on the way")
         return {}
     last = points[-1]["evaluations"]
     benchmark, averages = last[0]["benchmark"], [point["evaluations"][0]["avg"] for point in points]
-    result(f"{len(points)} policies on the way; {benchmark} avg@{last[0]['n']} {averages[0]:.3f} to {averages[-1]:.3f}")
-    return {f"curve_{e['benchmark']}_avg_at_{e['n']}": e["avg"] for e in last}
+    said = f"{len(points)} policies on the way; {benchmark} avg@{last[0]['n']} {averages[0]:.3f} to {averages[-1]:.3f}"
+    figures = {f"curve_{e['benchmark']}_avg_at_{e['n']}": e["avg"] for e in last}
+    checkpoints.finish(outputs, figures, said)
+    return figures

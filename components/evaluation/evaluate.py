@@ -12,12 +12,13 @@ from components.evaluation.pages import write_page
 from components.evaluation.settings import EvaluationSettings
 from components.shared.checkpoints import NOWHERE, Checkpoints, CheckpointSettings
 from components.shared.errors import InputError
+from components.shared.finished import Outputs
 from components.shared.grading import TIMED_OUT, Grader, GradingRow, GradingSettings
 from components.shared.pass_at_k import bootstrap_interval, pass_at_k
 from components.shared.policy import check_room, policy_id
 from components.shared.sampling import Completion, Engine, Sampler, chosen_engine, open_sampler
 from components.shared.schema import BENCHMARK_ORDER, SAMPLES, count_rows, read_rows, table_writer, write_table
-from components.shared.stage import Progress, note, read_json, result, write_json
+from components.shared.stage import Progress, note, read_json, write_json
 
 
 @dataclass
@@ -93,14 +94,19 @@ def evaluate(
     course = {"settings": settings.model_dump(), "engine": engine, "grading": grading.model_dump(), "seed": seed}
     reasons: Counter[str] = Counter()
     evaluations = []
-    with (
-        contextlib.closing(sampler_of(policy, engine, settings, length)) as sampler,
-        tempfile.TemporaryDirectory() as work,
-        Checkpoints(checkpointing, "evaluation", course, [policy, benchmarks]) as checkpoints,
-        Grader(grading) as grader,
-        table_writer(Path(samples_out) / "samples.parquet", SAMPLES) as writer,
-    ):
-        judged = Path(work)
+    outputs = Outputs(
+        {"samples": samples_out, "evaluation": evaluation_out, "page": page_out},
+        {"name": name, "kind": kind, "iteration": iteration},
+        [curve] if curve else [],
+    )
+    with contextlib.ExitStack() as stack:
+        judged = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        checkpoints = stack.enter_context(Checkpoints(checkpointing, "evaluation", course, [policy, benchmarks]))
+        if (figures := checkpoints.hand_over(outputs)) is not None:
+            return figures
+        sampler = stack.enter_context(contextlib.closing(sampler_of(policy, engine, settings, length)))
+        grader = stack.enter_context(Grader(grading))
+        writer = stack.enter_context(table_writer(Path(samples_out) / "samples.parquet", SAMPLES))
         kept = checkpoints.restore_shards(judged)
         if kept:
             note(f"goes on with {len(kept)} batches of an earlier attempt")
@@ -126,13 +132,12 @@ def evaluate(
     }
     write_json(evaluation_out, evaluation)
     write_page(page_out, evaluation, read_json(curve) if curve else None)
-    checkpoints.finish()
-    result(_in_words(evaluations))
     metrics: dict[str, float] = {"grading_timed_out": reasons[TIMED_OUT]}
     for e in evaluations:
         metrics[f"{e['benchmark']}_avg_at_{e['n']}"] = e["avg"]
         metrics |= {f"{e['benchmark']}_pass_at_{k}": value for k, value in e["pass_at_k"].items()}
         metrics |= {f"{e['benchmark']}_{key}": e[key] for key in ("truncation_rate", "mean_tokens", "distinct_correct")}
+    checkpoints.finish(outputs, metrics, _in_words(evaluations))
     return metrics
 
 

@@ -17,6 +17,7 @@ from components.preflight.engine import EngineMemory, engine_memory, samples_wit
 from components.preflight.estimate import (
     GIB,
     ModelSize,
+    checkpoints_disk,
     exploring_memory,
     policy_bytes,
     rollout_bytes,
@@ -241,8 +242,8 @@ def _estimates(model: ModelSize, context: int, size: RunSize, engine: EngineMemo
         )
     rollouts = rollout_bytes(size.steps * size.completions * (1 + size.refill_rounds), size.max_completion_tokens)
     # The launcher copies a stage's inputs to the pod's disk and its outputs from there: the rollouts, two policies, and
-    # those kept on the way.
-    disk = (2 + size.snapshots) * policy_bytes(model) + rollouts
+    # those kept on the way. Checkpoints lie there too, where progress is kept.
+    disk = (2 + size.snapshots) * policy_bytes(model) + rollouts + checkpoints_disk(model)
     names = ("rl_training_gib", "rl_sampling_gib", "rollouts_gib", "training_pod_disk_gib")
     return dict(zip(names, (b / GIB for b in (training.total, sampling.total, rollouts, disk)), strict=True))
 

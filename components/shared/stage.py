@@ -22,6 +22,7 @@ PROGRESS_MARK = "[progress]"
 RESULT_MARK = "[result]"
 ERROR_MARK = "[error]"
 NOTE_MARK = "[note]"
+KEPT_MARK = "[kept]"  # before where a stage that has finished left its outputs, for the launcher
 _PROGRESS_SECONDS = 1.0
 
 
@@ -143,6 +144,17 @@ def write_json(path: str | Path, value: Any) -> None:
 def read_json(path: str | Path) -> Any:
     """Reads a JSON file that another stage wrote."""
     return json.loads(Path(path).read_text())
+
+
+def repeat() -> str:
+    """What `retry RUN --from STAGE` gave this stage so that it runs again; empty if it was not asked to.
+
+    It is an input that the stage's function does not have, so that it is in what Kubeflow hands to the process alone.
+    """
+    if "--executor_input" not in sys.argv[:-1]:
+        return ""
+    given = json.loads(sys.argv[sys.argv.index("--executor_input") + 1])
+    return str(given.get("inputs", {}).get("parameterValues", {}).get("repeat", ""))
 
 
 def files_digest(files: Iterable[Path]) -> str:
