@@ -3,7 +3,7 @@ PYTHON ?= python3
 RECIPE ?= recipes/laptop.yaml
 STORE ?= folder
 BIN := .venv/bin
-IMAGE_OPTIONS = $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(VARIANT),--variant $(VARIANT)) \
+IMAGE_OPTIONS = --recipe $(RECIPE) $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(VARIANT),--variant $(VARIANT)) \
 	$(if $(BASE_IMAGE),--base-image $(BASE_IMAGE))
 READY := .venv/.installed
 VLLM_BIN := .venv-vllm/bin
@@ -11,7 +11,7 @@ VLLM_READY := .venv-vllm/.installed
 SMOLLM2 := build/smollm2-135m
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow test-docker test-vllm fuzz bench bench-vllm bench-smollm2 smollm2 reproduce reproduce-short lint format compile images push lock docs base-policy clean
+.PHONY: help run test test-slow test-docker test-vllm test-cluster fuzz bench bench-vllm bench-smollm2 smollm2 reproduce reproduce-short lint format compile images push lock docs base-policy clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -20,7 +20,7 @@ run: $(READY) ## Run the loop here: RECIPE=recipes/laptop.yaml STORE=folder|s3
 	@$(BIN)/python pipeline.py run --recipe $(RECIPE) --store $(STORE)
 
 test: $(READY) ## Run the tests that take seconds
-	@$(BIN)/pytest -m "not slow and not docker and not vllm"
+	@$(BIN)/pytest -m "not slow and not docker and not vllm and not cluster"
 
 test-slow: $(READY) ## Run the tests that train, and the loop end to end
 	@$(BIN)/pytest -m slow
@@ -33,6 +33,12 @@ test-docker: $(READY) ## Build the images and run the loop in containers (needs 
 
 test-vllm: $(VLLM_READY) ## Run the tests that sample with vLLM, on the CPU (two minutes, and four to install it)
 	@$(VLLM_BIN)/python -m pytest -m vllm
+
+test-cluster: $(READY) ## Run the product on a cluster (half an hour): HOST=... REGISTRY=... [NAMESPACE= SERVICE_ACCOUNT= KUBECTL= DATA=s3://...]
+	@RLOOP_TEST_HOST=$(HOST) RLOOP_TEST_REGISTRY=$(REGISTRY) RLOOP_TEST_NAMESPACE=$(NAMESPACE) \
+		RLOOP_TEST_SERVICE_ACCOUNT=$(SERVICE_ACCOUNT) RLOOP_TEST_KUBECTL=$(KUBECTL) RLOOP_TEST_VARIANT=$(VARIANT) \
+		RLOOP_TEST_DATA=$(DATA) RLOOP_TEST_S3_ENDPOINT=$(S3_ENDPOINT) RLOOP_TEST_S3_SECRET=$(S3_SECRET) \
+		$(BIN)/pytest -m cluster tests/cluster
 
 bench: $(READY) ## Time stages, grader and transfers beside the plain libraries; plan beside use (20 minutes)
 	@$(BIN)/python bench/stages.py
@@ -65,10 +71,10 @@ format: $(READY) ## Put style and format in order
 compile: $(READY) ## Compile the pipeline to build/rloop.yaml, to upload to Kubeflow
 	@$(BIN)/python pipeline.py compile --recipe $(RECIPE) --output build/rloop.yaml
 
-images: $(READY) ## Build the stages' images: REGISTRY=registry.example.com/me VARIANT=cuda|cpu BASE_IMAGE=...
+images: $(READY) ## Build the stages' images: REGISTRY=registry.example.com/me RECIPE=... VARIANT=cuda|cpu BASE_IMAGE=...
 	@$(BIN)/python images/build.py $(IMAGE_OPTIONS)
 
-push: $(READY) ## Build and push what the registry does not have: REGISTRY=registry.example.com/me
+push: $(READY) ## Build and push what the registry does not have: REGISTRY=registry.example.com/me RECIPE=my.yaml
 	@$(BIN)/python images/build.py $(IMAGE_OPTIONS) --push
 
 lock: $(READY) ## Pin the images' packages anew, after a change of pyproject.toml or constraints.txt

@@ -20,6 +20,7 @@ import click
 import psutil
 
 from components.shared.policy import load_tokenizer, prompt_token_ids
+from components.shared.reports import CURVE, EVALUATION
 from components.shared.schema import read_rows
 from components.shared.stage import read_json
 from launch.costs import Costs, StageCost
@@ -37,7 +38,7 @@ STAGES = {  # by name of the plan
     "verification filtering": "iteration-1/verification-filtering",
     "RFT": "iteration-1/rft",
     "evaluation of rloop": "iteration-1/evaluation-rloop",
-    "explored policies on the way": "iteration-1/curve-explored",
+    "evaluation of explored": "iteration-1/evaluation-explored",
 }
 _BASE = """
 import psutil, torch, trl, datasets
@@ -90,11 +91,11 @@ def used(folder: Path, path: str) -> tuple[int, int, int]:
         rows = list(read_rows(stage.parent / "verification-filtering" / "experts", ["prompt", "completion_ids"]))
         tokens = sum(len(row["completion_ids"]) for row in rows) + _prompt_tokens(rows)
         return 0, round(tokens * float(load_recipe(RECIPE).rft.epochs)), size
-    if path.endswith("curve-explored"):
-        points = read_json(stage / "curve")["points"]
-        return sum(_evaluated(point["evaluations"]) for point in points), 0, size
     if "evaluation" in path:
-        return _evaluated(read_json(stage / "evaluation.json")["evaluations"]), 0, size
+        measured = [read_json(stage / "evaluation" / EVALUATION)]
+        if (curve := stage / "evaluation" / CURVE).exists():
+            measured += read_json(curve)["points"]
+        return sum(_evaluated(each["evaluations"]) for each in measured), 0, size
     return 0, 0, size
 
 

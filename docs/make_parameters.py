@@ -11,16 +11,17 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from components.shared.sources import Source
+from launch.parameters import OWN_PARAMETERS
 from launch.pools import Pool
 from launch.recipe import Recipe
-from pipeline import OWN_PARAMETERS
 
 PATH = Path(__file__).resolve().parent / "parameters.md"
 INTRODUCTION = """# Parameters
 
 Every key of a recipe, generated from where it is defined (`make docs`). A key that says *parameter* is a parameter
-of the pipeline by that name, to be changed in the Kubeflow UI; the other keys of a section are in its
-`..._settings` document there. `--set SECTION.KEY=VALUE` changes any of them for one run.
+of the pipeline by that name, to be changed in the Kubeflow UI. The other keys are in the parameter `advanced` there, by
+section, where they differ from their defaults: `{"rl": {"group_size": 8}, "filter": {"max_per_problem": 4}}`.
+`--set SECTION.KEY=VALUE` changes any of them for one run.
 """
 
 
@@ -33,7 +34,7 @@ def markdown() -> str:
         model = _model(field)
         assert model
         if name == "pools":
-            own = {k: f"pool_POOL_{k}" for k in ("node_selector", "tolerations")}
+            own = dict.fromkeys(("node_selector", "tolerations", "accelerator_memory_gib"), "pools")
             title = "pools.cpu, pools.training, pools.inference"
             parts.append(_table(title, "pools.POOL.", Pool.model_fields, own))
         else:

@@ -2,6 +2,7 @@
 
     python images/build.py                                  # for this machine: run --runner docker
     python images/build.py --registry registry.example.com/me --push     # for a cluster with GPUs
+    python images/build.py --registry registry.example.com/me --recipe recipes/laptop.yaml --push   # for its pools
 
 PyTorch's CPU builds, for the first, are in its own package index: name it in PIP_EXTRA_INDEX_URL, or give a folder
 that holds the wheel with --wheels.
@@ -43,6 +44,7 @@ PIP_SETTINGS = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL")  # of this environment, 
     "--registry", default="", help="Where the images go, such as registry.example.com/me; empty: they stay here."
 )
 @click.option("--variant", type=click.Choice(VARIANTS), help="Of the training stages; cuda for a registry, else cpu.")
+@click.option("--recipe", type=click.Path(path_type=Path), help="The variant follows from its pools' accelerators.")
 @click.option("--stage", "stages", multiple=True, type=click.Choice(STAGES), help="Build this stage only.")
 @click.option("--base-image", help="Debian with Python 3.11, in place of the Dockerfile's.")
 @click.option(
@@ -54,6 +56,7 @@ PIP_SETTINGS = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL")  # of this environment, 
 def main(
     registry: str,
     variant: str | None,
+    recipe: Path | None,
     stages: tuple[str, ...],
     base_image: str | None,
     wheels: Path | None,
@@ -64,9 +67,9 @@ def main(
     """Build the images of the stages. DOCKER_OPTIONS, after `--`, go to `docker build`."""
     if push and not registry:
         raise click.UsageError("--push needs --registry")
-    variant = variant or default_variant(registry)
     builds = Builds(push, rebuild, docker_options)
     try:
+        variant = variant or variant_for(registry, recipe)
         for stage in stages or STAGES:
             packages = packages_image(family(stage, variant), registry)
             name = image(stage, registry, variant)
@@ -85,6 +88,15 @@ def main(
     except subprocess.CalledProcessError as error:
         click.echo(f"error: `{' '.join(error.cmd[:2])}` failed; its last lines are above", err=True)
         sys.exit(1)
+
+
+def variant_for(registry: str, recipe: Path | None) -> str:
+    """The variant for a recipe's pools; for a cluster with GPUs or this machine where none is named."""
+    if recipe is None:
+        return default_variant(registry)
+    from launch.recipe import load_recipe  # it takes a second that most builds need not wait for
+
+    return default_variant(registry, load_recipe(recipe))
 
 
 class Builds:
@@ -120,6 +132,7 @@ def fill_context(folder: Path, files: dict[str, Path], wheels: Path | None) -> N
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, folder / name)
     (folder / "wheels").mkdir()
+    (folder / "recipes").mkdir(exist_ok=True)  # the Dockerfile copies it whatever is in it
     for wheel in sorted(wheels.glob("*.whl")) if wheels else []:
         shutil.copyfile(wheel, folder / "wheels" / wheel.name)
     for path in folder.rglob("*"):

@@ -8,4 +8,6 @@ LABEL org.opencontainers.image.title="rloop ${STAGE}" \
       org.opencontainers.image.version="${TAG}" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY components /app/components
+# The tiny base policies, in the stages that read them: a recipe's relative path starts from the working directory.
+COPY recipes recipes
 USER 10001:10001

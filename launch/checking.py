@@ -7,21 +7,23 @@ from components.preflight.check import Findings, in_the_way, look
 from components.preflight.settings import RunSize
 from components.shared.errors import InputError
 from components.shared.sources import Source
-from launch.recipe import checked_recipe
+from launch.inputs import sources_of
+from launch.recipe import Recipe, checked_recipe
 
 
-def check_everything(values: dict[str, Any], others: list[Callable[[], None]]) -> Findings:
+def check_everything(values: dict[str, Any], others: list[Callable[[Recipe], None]]) -> tuple[Recipe, Findings]:
     """Checks a recipe, its sources and its base policy, as the run's first stage does, and what else is asked for.
 
     Args:
         values: of the recipe, as `recipe_values` reads them.
-        others: more checks, which raise InputError.
+        others: more checks, which raise InputError; of a recipe that is in order.
 
     Raises:
         InputError: everything that is wrong. Where the recipe is wrong itself, what it names is looked at all the same,
             as far as that is clear.
     """
     faults: list[str] = []
+    recipe = None
     try:
         recipe = checked_recipe(values)
     except InputError as error:
@@ -31,8 +33,7 @@ def check_everything(values: dict[str, Any], others: list[Callable[[], None]]) -
     else:
         findings = look(
             recipe.base_policy,
-            {f"data.train.{number}": source for number, source in enumerate(recipe.data.train)}
-            | {f"data.benchmarks.{name}": source for name, source in recipe.data.benchmarks.items()},
+            sources_of(recipe),
             RunSize.check(recipe.rl.model_dump(), "rl"),
             recipe.pools.training.accelerator_memory_gib or 0.0,
             recipe.grading,
@@ -41,12 +42,13 @@ def check_everything(values: dict[str, Any], others: list[Callable[[], None]]) -
     faults += findings.problems
     for other in others:
         try:
-            other()
+            if recipe is not None:
+                other(recipe)
         except InputError as error:
             faults.append(str(error))
-    if faults:
+    if faults or recipe is None:
         raise InputError(in_the_way(faults))
-    return findings
+    return recipe, findings
 
 
 def _clear_sources(values: dict[str, Any]) -> dict[str, Source]:

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import re
+from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ from launch.compiled import read_compiled
 from launch.server import Conflict, NotFound, Server
 
 PIPELINE_NAME = "rloop"  # KFP looks cached results up by pipeline name: it never changes
+_PAGE = 50  # things that a list request gives at once
+_NAMED = 8  # parameters that a message names
 
 
 class Cluster(Server):
@@ -28,51 +32,57 @@ class Cluster(Server):
         """The recurring run's page."""
         return f"{self.ui or 'Kubeflow UI, /pipeline'}/#/recurringrun/details/{recurring_run_id}"
 
-    def log_link(self, run_id: str, pod: str | None) -> str:
-        """The log of a pod; the run's page, where every stage has a Logs tab, if the pod is not known."""
-        if not pod or not self.ui:
-            return self.run_link(run_id)
-        namespace = f"&podnamespace={self.namespace}" if self.namespace else ""
-        return f"{self.ui}/k8s/pod/logs?podname={pod}&runid={run_id}{namespace}"
-
     # Pipelines
 
-    def find_version(self, name: str) -> tuple[Any | None, Any | None]:
-        """The pipeline and its version of a name, each None where there is none."""
-        pipelines = self.client.pipelines
+    def find_pipeline(self) -> Any | None:
+        """The pipeline `rloop`."""
         found = self.read(
             f"looking for the pipeline {PIPELINE_NAME}",
-            pipelines.pipeline_service_list_pipelines,
-            filter=_named(PIPELINE_NAME),
+            self.client.pipelines.pipeline_service_list_pipelines,
+            filter=_where("display_name", PIPELINE_NAME),
             **self._in_namespace(),
         ).pipelines
-        if not found:
-            return None, None
-        versions = self.read(
-            f"looking for the version {name}",
-            pipelines.pipeline_service_list_pipeline_versions,
-            found[0].pipeline_id,
-            filter=_named(name),
-        ).pipeline_versions
-        return found[0], versions[0] if versions else None
+        return found[0] if found else None
 
-    def upload_version(self, compiled: Path) -> Any:
-        """The version that holds a compiled pipeline, uploaded unless it is there."""
-        name = version_name(compiled)
-        pipeline, version = self.find_version(name)
+    def find_version(self, recipe: str, digest: str) -> tuple[Any | None, Any | None]:
+        """The pipeline and its version of a recipe's name and a digest, whatever its date; None where there is none."""
+        if (pipeline := self.find_pipeline()) is None:
+            return None, None
+        versions = self._pages(
+            f"looking for the version {digest}",
+            self.client.pipelines.pipeline_service_list_pipeline_versions,
+            "pipeline_versions",
+            pipeline.pipeline_id,
+            filter=_where("display_name", digest, "IS_SUBSTRING"),  # each comes with its whole pipeline
+            sort_by="created_at desc",
+        )
+        same = (v for v in versions if v.display_name.startswith(f"{recipe}, ") and v.display_name.endswith(digest))
+        return pipeline, next(same, None)
+
+    def upload_version(self, recipe: str, compiled: Path) -> Any:
+        """The version that holds a recipe's compiled pipeline, uploaded unless it is there."""
+        digest = version_digest(compiled)
+        pipeline, version = self.find_version(recipe, digest)
         if version:
             return version
         if pipeline is None:
             wanted = api.V2beta1Pipeline(name=PIPELINE_NAME, display_name=PIPELINE_NAME, namespace=self.namespace)
             create = self.client.pipelines.pipeline_service_create_pipeline
             pipeline = self.write(f"creating the pipeline {PIPELINE_NAME}", create, wanted)
+        shown = version_name(recipe, digest)
         upload = self.client.pipeline_uploads.upload_pipeline_version
         try:
             return self.write(
-                f"uploading the version {name}", upload, str(compiled), name=name, pipelineid=pipeline.pipeline_id
+                f"uploading the version {shown}",
+                upload,
+                str(compiled),
+                # Where Kubernetes keeps the versions, it wants a name of its kind beside the one that people see.
+                name=re.sub(r"[^a-z0-9]+", "-", shown.lower()).strip("-"),
+                display_name=shown,
+                pipelineid=pipeline.pipeline_id,
             )
         except Conflict:  # someone else has just uploaded it
-            if (version := self.find_version(name)[1]) is None:
+            if (version := self.find_version(recipe, digest)[1]) is None:
                 raise
             return version
 
@@ -83,7 +93,7 @@ class Cluster(Server):
         found = self.read(
             f"looking for the experiment {name!r}",
             self.client.experiments.experiment_service_list_experiments,
-            filter=_named(name),
+            filter=_where("display_name", name),
             **self._in_namespace(),
         ).experiments
         return found[0] if found else None
@@ -135,7 +145,7 @@ class Cluster(Server):
                 return self.read(f"reading the run {name_or_id}", get, name_or_id.lower())
             except NotFound:
                 raise NotFound(f"{self.host} has no run with the id {name_or_id}") from None
-        same = self._runs(filter=_named(name_or_id))
+        same = self._runs(filter=_where("display_name", name_or_id))
         if not same:
             recent = sorted({run.display_name for run in self._runs()})
             hint = nearest(name_or_id, recent) if recent else " It has no runs yet."
@@ -181,16 +191,48 @@ class Cluster(Server):
 
     # Recurring runs
 
-    def find_schedules(self, name: str) -> list[Any]:
-        """The recurring runs of a name."""
-        listed = self.read(
-            f"looking for the schedule {name!r}",
+    def schedules(self, name: str | None = None) -> list[Any]:
+        """The recurring runs of the pipeline `rloop`, all or those of a name."""
+        if (pipeline := self.find_pipeline()) is None:
+            return []
+        listed = self._pages(
+            "listing schedules",
             self.client.recurring_runs.recurring_run_service_list_recurring_runs,
-            filter=_named(name),
-            page_size=50,
+            "recurring_runs",
+            **({"filter": _where("display_name", name)} if name is not None else {}),
             **self._in_namespace(),
         )
-        return listed.recurring_runs or []
+        ours = pipeline.pipeline_id
+        return [s for s in listed if s.pipeline_version_reference and s.pipeline_version_reference.pipeline_id == ours]
+
+    def schedule(self, name_or_id: str) -> Any:
+        """A recurring run of the pipeline `rloop`, by its id, or by its name where one alone bears it.
+
+        Raises:
+            InputError: there is none, or several of the name.
+        """
+        there = self.schedules()
+        found = [s for s in there if name_or_id in (s.display_name, s.recurring_run_id)]
+        if not found:
+            names = sorted({s.display_name for s in there})
+            hint = nearest(name_or_id, names) if names else f" {PIPELINE_NAME} has no schedules yet."
+            raise NotFound(f"{self.host} has no schedule called {name_or_id!r}.{hint}")
+        if len(found) > 1:
+            which = "".join(f"\n  {s.recurring_run_id}  {s.created_at:%Y-%m-%d %H:%M}  {s.status}" for s in found)
+            raise InputError(f"{len(found)} schedules are called {name_or_id!r}; name one by its id:{which}")
+        return found[0]
+
+    def last_run(self, schedule: Any) -> Any | None:
+        """The newest run that a recurring run has started."""
+        found = self.read(
+            f"looking for the last run of the schedule {schedule.display_name!r}",
+            self.client.runs.run_service_list_runs,
+            page_size=1,
+            sort_by="created_at desc",
+            filter=_where("recurring_run_id", schedule.recurring_run_id),
+            **self._in_namespace(),
+        ).runs
+        return found[0] if found else None
 
     def create_schedule(
         self,
@@ -226,33 +268,77 @@ class Cluster(Server):
         trigger = schedule.trigger and schedule.trigger.cron_schedule
         reference = schedule.pipeline_version_reference
         there = schedule.runtime_config.parameters if schedule.runtime_config else {}
+        changed = parameter_differences(there or {}, parameters)
+        if len(changed) > _NAMED:
+            changed[_NAMED:] = [f"{len(changed) - _NAMED} more parameters that differ"]
         differences = {
             f"the cron {trigger.cron!r}" if trigger else "another trigger": not trigger or trigger.cron != cron,
             "another pipeline version": not (
                 version and reference and reference.pipeline_version_id == version.pipeline_version_id
             ),
-            "other parameters": (there or {}) != parameters,
+            **dict.fromkeys(changed, True),
             "another service account": service_account is not None and schedule.service_account != service_account,
             "catch-up": not schedule.no_catchup,
             "more than one run at a time": str(schedule.max_concurrency) != "1",
-            "its ticks switched off": schedule.status == "DISABLED",
+            "its ticks paused": schedule.status == "DISABLED",
         }
         return [what for what, differs in differences.items() if differs]
+
+    def switch_schedule(self, recurring_run_id: str, on: bool) -> None:
+        """Pauses a recurring run, or resumes it."""
+        runs = self.client.recurring_runs
+        if on:
+            self.write("resuming the schedule", runs.recurring_run_service_enable_recurring_run, recurring_run_id)
+        else:
+            self.write("pausing the schedule", runs.recurring_run_service_disable_recurring_run, recurring_run_id)
 
     def delete_schedule(self, recurring_run_id: str) -> None:
         """Deletes a recurring run, and leaves what it has started running."""
         delete = self.client.recurring_runs.recurring_run_service_delete_recurring_run
         # By default Kubernetes deletes a schedule's running workflows with it.
-        self.write("deleting the earlier schedule", delete, recurring_run_id, propagation_policy="ORPHAN")
+        self.write("deleting the schedule", delete, recurring_run_id, propagation_policy="ORPHAN")
+
+    def _pages(self, doing: str, method: Callable[..., Any], key: str, *arguments: Any, **named: Any) -> Iterator[Any]:
+        """All that a list request has, page by page."""
+        page: dict[str, str] = {}
+        while True:
+            answer = self.read(doing, method, *arguments, page_size=_PAGE, **page, **named)
+            yield from getattr(answer, key) or []
+            if not answer.next_page_token:
+                return
+            page = {"page_token": answer.next_page_token}
 
     def _in_namespace(self) -> dict[str, str]:
         return {"namespace": self.namespace} if self.namespace else {}
 
 
-def version_name(compiled: Path) -> str:
-    """The name of the pipeline version that holds a compiled pipeline: a digest, the same for the same content."""
+def version_digest(compiled: Path) -> str:
+    """What tells versions apart: code and structure of a compiled pipeline, not the values that a run sends along."""
+    documents = read_compiled(compiled)
+    for parameter in documents[0]["root"].get("inputDefinitions", {}).get("parameters", {}).values():
+        parameter.pop("defaultValue", None)
     # Of the documents, not of the bytes: kfp writes the parameters' defaults in any order into a comment.
-    return hashlib.sha256(json.dumps(read_compiled(compiled), sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(documents, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def version_name(recipe: str, digest: str) -> str:
+    """What people see of a version that is uploaded today: recipe, date and digest."""
+    return f"{recipe}, {datetime.now():%Y-%m-%d}, {digest}"
+
+
+def parameter_differences(there: dict[str, Any], wanted: dict[str, Any], above: str = "") -> list[str]:
+    """What parameters hold otherwise than wanted, in words: `rl_steps 40`, `another data_train`, `no seed`."""
+    said = []
+    for key in sorted({*there, *wanted}):
+        name = f"{above}{key}"
+        if key not in there:
+            said.append(f"no {name}")
+        elif isinstance(there[key], dict) and isinstance(wanted.get(key), dict):
+            said += parameter_differences(there[key], wanted[key], f"{name}.")
+        elif key not in wanted or there[key] != wanted[key]:
+            value = there[key]
+            said.append(f"another {name}" if isinstance(value, dict | list) else f"{name} {value!r}")
+    return said
 
 
 def _reference(version: Any) -> Any:
@@ -261,5 +347,5 @@ def _reference(version: Any) -> Any:
     )
 
 
-def _named(name: str) -> str:
-    return json.dumps({"predicates": [{"operation": "EQUALS", "key": "display_name", "string_value": name}]})
+def _where(key: str, value: str, operation: str = "EQUALS") -> str:
+    return json.dumps({"predicates": [{"operation": operation, "key": key, "string_value": value}]})

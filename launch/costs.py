@@ -17,6 +17,7 @@ from components.preflight.estimate import (
     Memory,
     ModelSize,
     checkpoint_bytes,
+    checkpoints_disk,
     policy_bytes,
     rollout_bytes,
     sample_bytes,
@@ -94,15 +95,11 @@ class Costs:
         yield self._harvesting("verification filtering", n)
         yield self.refinement(n)
         yield self._evaluation("evaluation of rloop", n)
-        yield self._evaluation("evaluation of explored", n)
-        if self._snapshots:
-            yield self._curve("explored policies on the way", 1, n)
+        yield self._evaluation("evaluation of explored", n, self._snapshots, initial=1)
         if later:
             yield self.exploration("vanilla RL", later)
             yield self._harvesting("harvesting of vanilla RL", later)
-            yield self._evaluation("evaluation of vanilla", later)
-            if self._snapshots:
-                yield self._curve("vanilla policies on the way", 0, later)
+            yield self._evaluation("evaluation of vanilla", later, self._snapshots)
         yield self._on_cpus("report", 0, 3 * self._policy, self._policy, n)
         if self._recipe.store.publish_uri:
             published = self._policy + 2 * self._rollout_bytes
@@ -144,7 +141,8 @@ class Costs:
         kept = self._snapshots * self._policy
         state = checkpoint_bytes(model) if self._recipe.vanilla else 0
         made = self._rollout_bytes + self._policy + kept + state
-        progress = self._rollout_bytes + kept + saved * checkpoint_bytes(model)
+        # A finished stage leaves its outputs; the rollouts and the policies on the way are there already.
+        progress = made + saved * checkpoint_bytes(model)
         return StageCost(
             name=name,
             kind="RL exploration",
@@ -152,8 +150,7 @@ class Costs:
             sampled=self._rollouts * rl.max_completion_tokens,
             trained=trained,
             memory=memories,
-            # Up to two checkpoints lie there: the one that is sent and the next.
-            disk=self._policy + state + made + (2 * checkpoint_bytes(model) if saved or state else 0),
+            disk=self._policy + state + made + (checkpoints_disk(model) if saved or state else 0),
             read=self._policy + state,
             written=made + _PAGE_BYTES,
             progress=progress if self._recipe.store.checkpoint_uri else 0,
@@ -208,10 +205,10 @@ class Costs:
             pool="training",
             trained=trained,
             memory={"training": self.memory.rft(per_forward)},
-            disk=2 * self._policy + experts + (2 * checkpoint_bytes(model) if saved else 0),
+            disk=2 * self._policy + experts + (checkpoints_disk(model) if saved else 0),
             read=self._policy + experts,
             written=self._policy + _PAGE_BYTES,
-            progress=saved * checkpoint_bytes(model),
+            progress=saved * checkpoint_bytes(model) + (self._policy if self._recipe.store.checkpoint_uri else 0),
             seconds=seconds,
             how=(
                 f"{self.experts:,} experts at most x {rft.epochs:g} epochs x {tokens} tokens x {flops} FLOPs x "
@@ -220,25 +217,20 @@ class Costs:
             times=times,
         )
 
-    def _evaluation(self, name: str, times: int) -> StageCost:
-        own = {benchmark: self._recipe.eval.of(benchmark) for benchmark in self._problems.benchmarks}
-        parts = [(count, own[benchmark], 1) for benchmark, count in self._problems.benchmarks.items()]
-        return self._measuring(name, "evaluation", times, parts, self._policy)
-
-    def _curve(self, name: str, initial: int, times: int) -> StageCost:
-        recipe = self._recipe
-        names = recipe.eval.curve_benchmarks or [recipe.report.validation or next(iter(recipe.data.benchmarks))]
-        points = self._snapshots + initial
-        parts = [
-            (min(self._problems.benchmarks[name], recipe.eval.curve_problems), recipe.eval.of_curve(name), points)
-            for name in names
-        ]
-        return self._measuring(name, "policies on the way", times, parts, (1 + self._snapshots) * self._policy)
+    def _evaluation(self, name: str, times: int, checkpoints: int = 0, initial: int = 0) -> StageCost:
+        """Of a policy, and of so many intermediate checkpoints and, with them, of the policy that RL began with."""
+        recipe, problems = self._recipe, self._problems.benchmarks
+        parts = [(count, recipe.eval.of(benchmark), 1) for benchmark, count in problems.items()]
+        points = checkpoints + initial if checkpoints else 0
+        if points:
+            names = recipe.eval.curve_benchmarks or [recipe.report.validation or next(iter(recipe.data.benchmarks))]
+            curve = recipe.eval.curve_problems
+            parts += [(min(problems[name], curve), recipe.eval.of_curve(name), points) for name in names]
+        return self._measuring(name, times, parts, (1 + points) * self._policy)
 
     def _measuring(
         self,
         name: str,
-        kind: str,
         times: int,
         parts: list[tuple[int, EvaluationSettings, int]],
         policies: int,
@@ -257,14 +249,14 @@ class Costs:
         at_once = largest if engine is None else engine.at_once
         return StageCost(
             name=name,
-            kind=kind,
+            kind="evaluation",
             pool="inference",
             sampled=sampled,
             memory={"sampling": self.memory.evaluation(largest)},
             disk=policies + 2 * size,
             read=policies,
             written=size + _PAGE_BYTES,
-            progress=size if self._recipe.store.checkpoint_uri else 0,
+            progress=2 * size if self._recipe.store.checkpoint_uri else 0,  # as batches, and at the end
             seconds=device.start_seconds + seconds,
             how=f"problems x samples x tokens: {' + '.join(words)}; {at_once} at once"
             f"{_with_vllm(engine)}, in {_seconds(seconds)}",

@@ -112,7 +112,7 @@ class Display:
 def _title(path: str) -> str:
     """`iteration-2/evaluation-rloop` as a person would say it."""
     *parents, name = path.split("/")
-    words = re.sub(r"^curve-(\w+)$", r"\1 policies on the way", name).replace("vanilla-rl", "vanilla RL")
+    words = name.replace("vanilla-rl", "vanilla RL")
     words = words.replace("rl-exploration", "RL exploration").replace("rft", "RFT").replace("-", " ", 3)
     words = re.sub(r"^evaluation (\w+)$", r"evaluation of \1", words)
     return f"{parents[0].replace('-', ' ')}: {words}" if parents else words

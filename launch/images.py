@@ -5,11 +5,18 @@ an unchanged one be skipped. `images/build.py` builds the images from the very f
 """
 
 import hashlib
+import os
+import re
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from components.shared.errors import InputError
+from components.shared.imports import stage_code
+
+if TYPE_CHECKING:
+    from launch.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = (
@@ -24,12 +31,21 @@ STAGES = (
     "publishing",
 )
 TRAINING_STAGES = ("rl_exploration", "rft", "evaluation")  # they train or sample; the others have no torch
+POLICY_STAGES = ("preflight", "data_preparation")  # they read the base policy; the others take what the second makes
+# What Docker's client says, after addresses, where nothing answers as a registry does.
+_UNREACHABLE = re.compile(
+    r"no such host|server misbehaving|Temporary failure in name resolution|connection refused|connection reset|"
+    r"no route to host|network is unreachable|i/o timeout|TLS handshake timeout|Client\.Timeout|deadline exceeded|"
+    r"server gave HTTP response to HTTPS client|x509: .*|\bEOF$"
+)
 VARIANTS = ("cuda", "cpu")  # of the training stages: CUDA torch and vLLM, or torch for CPUs
 
 
-def default_variant(registry: str) -> str:
-    """Images in a registry are for a cluster with GPUs; those that stay here are for this machine's CPUs."""
-    return "cuda" if registry else "cpu"
+def default_variant(registry: str, recipe: "Recipe | None" = None) -> str:
+    """Images in a registry are for a cluster with GPUs, unless no pool of the recipe has any; those that stay here are
+    for this machine's CPUs."""
+    without_gpus = recipe is not None and not any(pool.accelerators for _, pool in recipe.pools)
+    return "cpu" if without_gpus or not registry else "cuda"
 
 
 def family(stage: str, variant: str) -> str:
@@ -46,11 +62,23 @@ def packages_files(family: str) -> dict[str, Path]:
 
 
 def stage_files(stage: str) -> dict[str, Path]:
-    """The files that a stage's image adds to its family's packages, by their names in the build."""
-    components = ROOT / "components"
-    files = [components / "__init__.py", *(components / "shared").rglob("*"), *(components / stage).rglob("*")]
-    code = {str(file.relative_to(ROOT)): file for file in sorted(files) if file.suffix == ".py"}
-    return {"Dockerfile": ROOT / "images" / "stage.Dockerfile", **code}
+    """The files that a stage's image adds to its packages, by their names in the build: the code that it imports."""
+    code = {str(file.relative_to(ROOT)): file for file in stage_code(stage, ROOT)}
+    policies = tiny_policies() if stage in POLICY_STAGES else {}
+    return {"Dockerfile": ROOT / "images" / "stage.Dockerfile", **code, **policies}
+
+
+def tiny_policies() -> dict[str, Path]:
+    """The files of the tiny base policies, which come with the images, by the paths that they have there and here."""
+    files = sorted((ROOT / "recipes" / "tiny").glob("*/*"))
+    return {file.relative_to(ROOT).as_posix(): file for file in files if file.is_file() and file.name[0] != "."}
+
+
+def in_images(path: str) -> bool:
+    """Whether a path, as a recipe names a base policy, leads to the same policy in the images as it does here."""
+    name = os.path.normpath(path)
+    comes_along = name in {str(Path(file).parent) for file in tiny_policies()}
+    return comes_along and (not Path(path).exists() or Path(path).resolve() == (ROOT / name).resolve())
 
 
 def packages_image(family: str, registry: str = "") -> str:
@@ -59,16 +87,21 @@ def packages_image(family: str, registry: str = "") -> str:
 
 
 def image(stage: str, registry: str = "", variant: str = "") -> str:
-    """The image of a stage: `[REGISTRY/]rloop-STAGE:TAG`, the tag from its code, the shared code and the packages.
+    """The image of a stage: `[REGISTRY/]rloop-STAGE:TAG`, the tag from the files in `image_files`.
 
     Args:
         stage: one of STAGES.
         registry: where the image is, such as `registry.example.com/me`; empty for one that was built here.
         variant: of the training stages, one of VARIANTS; empty: what fits the registry.
     """
-    packages = packages_files(family(stage, variant or default_variant(registry)))
-    digest = _digest({**{f"packages/{name}": file for name, file in packages.items()}, **stage_files(stage)})
+    digest = _digest(image_files(stage, variant or default_variant(registry)))
     return _name(stage.replace("_", "-"), digest, registry)
+
+
+def image_files(stage: str, variant: str) -> dict[str, Path]:
+    """The files that a stage's image follows from: its packages', and the code that it imports."""
+    packages = {f"packages/{name}": file for name, file in packages_files(family(stage, variant)).items()}
+    return {**packages, **stage_files(stage)}
 
 
 def _digest(files: dict[str, Path]) -> str:
@@ -88,22 +121,36 @@ def require_images(registry: str, variant: str = "") -> None:
     Raises:
         InputError: an image is missing, or cannot be asked for.
     """
-    if missing := missing_images(image(stage, registry, variant) for stage in STAGES):
-        listed = "\n".join(f"  {name}: {why}" for name, why in missing.items())
-        raise InputError(
-            f"images that cannot be found:\n{listed}\n"
-            f"Push them with `make push REGISTRY={registry}`, or go on with --allow-missing-images"
-        )
+    missing = missing_images(image(stage, registry, variant) for stage in STAGES)
+    if not missing:
+        return
+    by_reason: dict[str, list[str]] = {}
+    for name, why in missing.items():
+        by_reason.setdefault(why.replace(name, "it"), []).append(name)
+    listed = "\n".join(f"  {', '.join(names)}: {why}" for why, names in by_reason.items())
+    raise InputError(
+        f"images that cannot be found:\n{listed}\n"
+        f"Push them with `make push REGISTRY={registry} VARIANT={variant or default_variant(registry)}`, or go on with "
+        f"--allow-missing-images"
+    )
 
 
 def missing_images(names: Iterable[str]) -> dict[str, str]:
     """The images that their registry does not have, each with what it says.
 
     Raises:
-        InputError: there is no Docker to ask.
+        InputError: there is no Docker to ask, or the registry cannot be reached.
     """
-    answers = {name: _registry_refuses(name) for name in names}
-    return {name: refusal for name, refusal in answers.items() if refusal}
+    missing = {}
+    for name in names:
+        if refusal := _registry_refuses(name):
+            if unreachable := _UNREACHABLE.search(refusal):
+                raise InputError(
+                    f"the registry {name.split('/')[0]} cannot be reached: {unreachable[0]}. Check its name and the "
+                    f"network, or go on with --allow-missing-images"
+                )
+            missing[name] = refusal
+    return missing
 
 
 def is_here(name: str) -> bool:

@@ -7,7 +7,9 @@ of a stage that failed, the table at the end, and plain names for what lies wher
 
 import contextlib
 import fcntl
+import hashlib
 import io
+import json
 import logging
 import os
 import shutil
@@ -29,21 +31,21 @@ from components.shared.checkpoints import remove_finished
 from components.shared.errors import InputError, nearest
 from components.shared.stage import whole_folder, write_json
 from launch import local_cache
-from launch.compiled import read_compiled
+from launch.compiled import read_compiled, stage_paths
 from launch.display import Display, print_summary
 from launch.docker import docker_runner
-from launch.images import STAGES
+from launch.images import STAGES, image
 from launch.mirror import Mirror, s3_mirror
+from launch.parameters import run_parameters
 from launch.recipe import Recipe, data_version
-from launch.stage_log import StageLog, last_result
+from launch.stage_log import StageLog, kept_progress, last_result
+from launch.store import check_apart
 
 # Artifacts that are single files, by output name; KFP gives their paths no ending.
 _SUFFIXES = {
     "page": ".html",
     "metrics": ".json",
     "report": ".json",
-    "log": ".json",
-    "evaluation": ".json",
     "manifest": ".json",
 }
 _DONE, _FAILED, _INTERRUPTED = 0, 1, 130
@@ -79,6 +81,9 @@ def run_locally(
     Raises:
         InputError: an unknown stage, several nodes, an output folder that cannot be used or is in use.
     """
+    artifacts = output_dir.resolve() / "artifacts"
+    check_apart({"store.checkpoint_uri": recipe.store.checkpoint_uri, "the run's artifacts": str(artifacts)})
+    check_apart({"store.publish_uri": recipe.store.publish_uri, "the run's artifacts": str(artifacts)})
     if until is not None:
         until = until.replace("-", "_")
         if until not in STAGES:
@@ -90,24 +95,35 @@ def run_locally(
     with _exclusive(output_dir), _terminate_like_interrupt(), _temporary_folder(output_dir):
         compiled = output_dir / "rloop.yaml"
         compile_pipeline(recipe, compiled)
-        stages = _stages(compiled)
         display = Display(
-            console, total=len(stages), title=f"{recipe_path}, {recipe.iterations} iterations", output_dir=output_dir
+            console,
+            total=len(stage_paths(read_compiled(compiled)[0])),
+            title=f"{recipe_path}, {recipe.iterations} iterations",
+            output_dir=output_dir,
         )
-        artifacts = output_dir.resolve() / "artifacts"
         with s3_mirror(output_dir, artifacts, console) if store == "s3" else contextlib.nullcontext() as mirror:
-            run = _Run(stages, output_dir, display, until, mirror)
+            if mirror:
+                check_apart({"store.publish_uri": recipe.store.publish_uri, "the run's own store": mirror.uri})
             progress = recipe.store.checkpoint_uri or (mirror.progress_uri if mirror else str(artifacts / ".progress"))
-            arguments = {"refresh": data_version(recipe), "store_checkpoint_uri": progress}
+            arguments = run_parameters(recipe)
+            arguments["advanced"].setdefault("store", {})["checkpoint_uri"] = progress
+            checked = _digest(data_version(recipe), arguments, image("preflight")) if recipe.caching else ""
+            run = _Run(output_dir, display, until, mirror, checked)
             status = _execute(run, display, runner, recipe, compiled, output_dir, arguments)
             if status == _DONE:
-                remove_finished(progress)
+                _remove_progress(progress, output_dir, of_others=progress == recipe.store.checkpoint_uri)
         if status != _DONE or run.stopped:
             return status
         last = run.outputs[f"iteration-{recipe.iterations}/report"]
         _publish(last, output_dir)
         print_summary(console, output_dir)
         return _DONE
+
+
+def _remove_progress(uri: str, output_dir: Path, of_others: bool) -> None:
+    """Removes what the run's stages, whose outputs are here, have left; where other runs' lies too, theirs stays."""
+    logs = sorted((output_dir / "logs").glob("*.log"))
+    remove_finished(uri, [prefix for log in logs for prefix in kept_progress(log)] if of_others else None)
 
 
 def _execute(
@@ -145,32 +161,15 @@ def _kfp_runner(
     return contextlib.nullcontext(local.SubprocessRunner(use_venv=False))
 
 
-def _stages(compiled: Path) -> dict[str, str]:
-    """The compiled pipeline's stages: component name to a path such as `iteration-2/rft`."""
-    specification = read_compiled(compiled)[0]
-    found: dict[str, str] = {}
-
-    def visit(dag: dict[str, Any], prefix: str) -> None:
-        for name, task in dag["tasks"].items():
-            component = task["componentRef"]["name"]
-            inner = specification["components"][component].get("dag")
-            if inner:
-                visit(inner, f"{'iteration-1' if name == 'iteration' else name}/")
-            else:
-                found[component] = prefix + name
-
-    visit(specification["root"]["dag"], "")
-    return found
-
-
 class _Run:
     """One execution of the compiled pipeline, stage by stage."""
 
     def __init__(
-        self, stages: dict[str, str], output_dir: Path, display: Display, until: str | None, mirror: Mirror | None
+        self, output_dir: Path, display: Display, until: str | None, mirror: Mirror | None, checked: str
     ) -> None:
-        self._stages, self._output_dir, self._display, self.until = stages, output_dir, display, until
+        self._output_dir, self._display, self.until = output_dir, display, until
         self._artifacts, self._mirror = output_dir.resolve() / "artifacts", mirror
+        self._checked = checked  # what preflight looks at, as a digest: here it need not look at the same twice
         self.stopped = False  # at the stage that `until` names
         self.outputs: dict[str, dict[str, Any]] = {}
         self.failed: dict[str, Path] = {}
@@ -199,12 +198,12 @@ class _Run:
             task_executor.execute_single_task = kfp_execute
 
     def _stage(self, kfp_execute: Callable[..., Any], **kwargs: Any) -> tuple[dict[str, Any], status.Status]:
-        path = self._stages[kwargs["task_spec"].component_ref.name]
+        path = _path(kwargs["task_name"], kwargs["io_store"])
+        kwargs = self._own_component(path, **kwargs)
         log_path = self._output_dir / "logs" / f"{path.replace('/', '.')}.log"
         log_path.parent.mkdir(exist_ok=True)
         self._display.stage_begins(path)
         with StageLog(log_path, self._display.stage_says) as log, contextlib.redirect_stdout(log):  # type: ignore[type-var]
-            kwargs["task_spec"].retry_policy.Clear()  # here a person retries, and need not wait for the back-off
             outputs, task_status = kfp_execute(**kwargs)
         if task_status == status.Status.SUCCESS:
             # The log lies beside the artifacts too: a stage from the cache shows the log of when those were made.
@@ -228,6 +227,20 @@ class _Run:
             raise _StopHere
         return outputs, task_status
 
+    def _own_component(self, path: str, **kwargs: Any) -> dict[str, Any]:
+        """The arguments of a task with a component of its own name.
+
+        Stages share components, and kfp.local takes a component's name for the task: for its folder and in the cache.
+        """
+        spec = type(kwargs["task_spec"])()
+        spec.CopyFrom(kwargs["task_spec"])
+        spec.component_ref.name = f"comp-{path.replace('/', '.')}"
+        spec.retry_policy.Clear()  # here a person retries, and need not wait for the back-off
+        if path == "preflight" and self._checked:
+            spec.caching_options.enable_cache, spec.caching_options.cache_key = True, self._checked
+        shared = kwargs["components"][kwargs["task_spec"].component_ref.name]
+        return {**kwargs, "task_spec": spec, "components": {spec.component_ref.name: shared}}
+
     def _name_outputs(self, path: str, outputs: dict[str, Any]) -> None:
         """Puts each artifact under a plain name, such as `stages/iteration-1/rft/rloop_policy`."""
         folder = self._output_dir / "stages" / path
@@ -235,7 +248,7 @@ class _Run:
         folder.mkdir(parents=True)
         for name, artifact in outputs.items():
             if isinstance(artifact, dsl.Artifact):
-                suffix = _SUFFIXES.get(name, "")
+                suffix = "" if Path(artifact.path).is_dir() else _SUFFIXES.get(name, "")
                 if suffix:  # a copy: browsers go by the name of what a link points to
                     shutil.copyfile(artifact.path, folder / (name + suffix))
                 else:
@@ -252,6 +265,18 @@ class _Run:
         for child in alive:
             with contextlib.suppress(psutil.NoSuchProcess):
                 child.kill()
+
+
+def _path(task_name: str, inputs: Any) -> str:
+    """A task's path, such as `iteration-2/rft`, by its name and the inputs of the pipeline that it is in."""
+    try:
+        return f"iteration-{int(inputs.get_parent_input('iteration'))}/{task_name}"
+    except ValueError:  # the root has no such input
+        return task_name
+
+
+def _digest(*values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _publish(last_report: dict[str, Any], output_dir: Path) -> None:

@@ -19,11 +19,12 @@ class Mirror:
     """Sends each stage's artifacts as it finishes, and brings back what is not here any more.
 
     Attributes:
+        uri: below which all of it lies.
         progress_uri: where the stages keep their progress.
     """
 
     def __init__(self, store: Store, artifacts: Path) -> None:
-        self._store, self._artifacts = store, artifacts
+        self._store, self._artifacts, self.uri = store, artifacts, store.uri
         self.progress_uri = f"{store.uri}/progress"
 
     def bring_back(self) -> int:

@@ -2,6 +2,8 @@
 
 import json
 import sys
+import tempfile
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
@@ -16,12 +18,14 @@ from components.shared.errors import InputError
 from components.shared.object_store.store import split_uri
 from components.shared.policy import context_length, load_tokenizer, prompt_token_ids
 from components.shared.sources import Source, read_source
+from launch.compiled import read_compiled
 from launch.costs import Costs, StageCost
 from launch.devices import DEVICES, Device, device_for
 from launch.fits import warnings
 from launch.recipe import Recipe, load_recipe
 from launch.stage_memory import Problems
 from launch.units import size, time, tokens
+from launch.workflow_size import size_problem, workflow_size
 
 _ASSUMED_PROBLEMS = 1000  # of a source that is not here and has no limit
 _MEASURED_PROMPTS = 2000  # of each source, to find the longest prompt
@@ -31,7 +35,7 @@ _MEASURED_PROMPTS = 2000  # of each source, to find the longest prompt
 @click.option(
     "--recipe", "recipe_path", required=True, type=click.Path(path_type=Path), help="YAML file that sets the run up."
 )
-@click.option("--iterations", type=click.IntRange(1, 30), help="Iterations of RLoop; the recipe's own if left out.")
+@click.option("--iterations", type=click.IntRange(min=1), help="Iterations of RLoop; the recipe's own if left out.")
 @click.option(
     "--with-vanilla-rl", "vanilla", is_flag=True, help="Run vanilla RL of as many steps beside RLoop, to compare."
 )
@@ -39,7 +43,15 @@ _MEASURED_PROMPTS = 2000  # of each source, to find the longest prompt
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a recipe key, such as rl.steps=20."
 )
 @click.option("--gpu", metavar="NAME", help=f"What it runs on, in place of the recipe's pools: {', '.join(DEVICES)}.")
-def plan(recipe_path: Path, iterations: int | None, vanilla: bool, overrides: tuple[str, ...], gpu: str | None) -> None:
+@click.pass_obj
+def plan(
+    compile_pipeline: Callable[[Recipe, Path], None],
+    recipe_path: Path,
+    iterations: int | None,
+    vanilla: bool,
+    overrides: tuple[str, ...],
+    gpu: str | None,
+) -> None:
     """Say what a run will take at most: GPU memory, tokens, disk, bytes moved and time, stage by stage.
 
     Starts nothing. Warns where a stage does not fit and says which key to change. docs/plan.md has the model.
@@ -77,6 +89,14 @@ def plan(recipe_path: Path, iterations: int | None, vanilla: bool, overrides: tu
     nodes = {"training": max(recipe.rl.parallel.nodes, recipe.rft.parallel.nodes), "inference": 1}
     gpus = {name: nodes[name] * _gpus(pools[name].accelerators, device) for name, device in devices.items()}
     _print_totals(console, stages, gpus)
+    with tempfile.TemporaryDirectory() as folder:
+        compiled = Path(folder) / "rloop.yaml"
+        compile_pipeline(recipe, compiled)
+        workflow = workflow_size(read_compiled(compiled))
+    console.print(f"on a cluster: {workflow.words()}")
+    if problem := size_problem(workflow, recipe.iterations):
+        console.print("\n[bold]warning[/bold]: ", end="")
+        console.print(problem, markup=False)
 
 
 def _gpus(accelerators: int, device: Device) -> int:

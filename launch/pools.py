@@ -30,8 +30,15 @@ POOL_OF = {
 }
 
 
+# What these stages stumble over is the user's input, which another attempt finds as it was. (A pod that is lost is
+# started again all the same, by the level above.)
+NEVER_RETRIED = ("preflight", "data_preparation")
+PAUSE_SECONDS = 60  # before the second attempt; twice as long before each further one
+NODE_WAIT_HOURS = 24  # for which an attempt may wait for a node of its pool
+
+
 class Pool(Settings):
-    """One family of stages. Selectors and tolerations are the defaults of pipeline parameters."""
+    """One family of stages. Selectors and tolerations are defaults of the pipeline parameter `pools`."""
 
     cpu: str = Field("1", description="CPU request of a pod, such as 4 or 500m.")
     memory: str = Field("4Gi", description="Memory request and limit of a pod.")
@@ -44,7 +51,13 @@ class Pool(Settings):
     node_selector: dict[str, str] = Field({}, description="Labels that a node of the pool has; empty: any node.")
     tolerations: list[dict[str, str]] = Field([], description="Taints of the pool's nodes that pods accept.")
     timeout_hours: float = Field(24.0, gt=0, description="A pod that runs for longer is stopped.")
-    retries: int = Field(3, ge=0, description="Further attempts after a failure, such as a spot node taken back.")
+    retries: int = Field(
+        3,
+        ge=0,
+        le=10,
+        description="Further attempts after a failure, such as a spot node taken back; of a stage that fails by itself "
+        "only where the cluster's controller allows it (docs/cluster.md). Preflight and data preparation have none.",
+    )
 
     @field_validator("cpu", "memory", "shared_memory", mode="before")
     @classmethod
@@ -112,7 +125,7 @@ def place(
         task: of the stage.
         stage: its name, as in `launch.images.STAGES`.
         pools: the recipe's section.
-        parameters: the pipeline's parameters `pool_POOL_node_selector` and `pool_POOL_tolerations`.
+        parameters: `POOL_nodes` and `POOL_taints`, as values or as what preflight gives.
         caching: whether KFP may take the result of an earlier run.
         parallel: of a training stage. Where several nodes train, the stage's own pod only copies and waits: it asks for
             what a pod of the CPU pool does, and carries what the nodes ask for.
@@ -130,15 +143,33 @@ def place(
         kubernetes.add_pod_annotation(task, NODE_RESOURCES, json.dumps(_resources(pool)))
     if pool.shared_memory:
         kubernetes.empty_dir_mount(task, "shm", "/dev/shm", medium="Memory", size_limit=pool.shared_memory)
-    kubernetes.add_node_selector_json(task, parameters[f"pool_{name}_node_selector"])
-    kubernetes.add_toleration_json(task, parameters[f"pool_{name}_tolerations"])
+    kubernetes.add_node_selector_json(task, parameters[f"{name}_nodes"])
+    kubernetes.add_toleration_json(task, parameters[f"{name}_taints"])
     kubernetes.set_security_context(task, run_as_user=IMAGE_USER, run_as_non_root=True)
     kubernetes.set_timeout(task, round(pool.timeout_hours * 3600))
     kubernetes.add_pod_label(task, POOL_LABEL, LABEL_OF[name])
-    kubernetes.add_pod_label(task, "app.kubernetes.io/part-of", "rloop")
-    if pool.retries:
-        task.set_retry(pool.retries, "60s", 2.0, "600s")
+    retries = 0 if stage in NEVER_RETRIED else pool.retries
+    # Said even where there are none: a task that says nothing gets the two that KFP's controller gives by default.
+    task.set_retry(retries, f"{PAUSE_SECONDS}s", 2.0, f"{retry_seconds(retries, pool.timeout_hours)}s")
     task.set_caching_options(caching)
+
+
+def retry_seconds(retries: int, timeout_hours: float) -> int:
+    """Seconds in which all attempts of a stage fit, with the pauses and the waits for a node between them.
+
+    KFP hands it to Argo as the time after which no attempt begins and those that run are killed, counted from the
+    start of the first one. Argo's pauses double each time, without a limit.
+    """
+    pauses = PAUSE_SECONDS * ((1 << retries) - 1)
+    return (retries + 1) * round((timeout_hours + NODE_WAIT_HOURS) * 3600) + pauses
+
+
+def pool_parameters(pools: Pools) -> dict[str, Any]:
+    """A recipe's `POOL_nodes` and `POOL_taints`, as values: for preflight, which gives them to others."""
+    values: dict[str, Any] = {}
+    for name, pool in pools:
+        values |= {f"{name}_nodes": pool.node_selector, f"{name}_taints": pool.tolerations}
+    return values
 
 
 def _resources(pool: Pool) -> dict[str, dict[str, str]]:

@@ -33,7 +33,7 @@ class Recipe(Settings):
     base_policy: str = Field(
         description="Where RLoop starts: a Hugging Face model folder, s3://BUCKET/FOLDER, or hf://ORG/NAME[@REVISION]."
     )
-    iterations: int = Field(2, ge=1, le=30, description="Iterations of RLoop; fixed when the pipeline is compiled.")
+    iterations: int = Field(2, ge=1, description="Iterations of RLoop; fixed when the pipeline is compiled.")
     vanilla: bool = Field(
         False,
         description="Whether vanilla RL of as many steps runs beside RLoop, to compare; fixed when the pipeline is "

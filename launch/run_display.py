@@ -8,11 +8,14 @@ from typing import Any
 from rich.console import Console
 
 from launch.cluster import Cluster
-from launch.run_stages import FINISHED, Stage, stages_of
+from launch.rerun import Rerun
+from launch.run_stages import FINISHED, RunProgress, Stage, run_progress
 from launch.schedule import Cron
 from launch.server import Unreachable
 
 WATCH_SECONDS = 5.0  # between looks at a run
+PENDING_SECONDS = 60.0  # after which a pod that waits is worth a line to those who watch
+AT_WORK = ("starting", "pending", "running", "running or pending", "retrying")
 _UNHEARD_SECONDS = 600.0  # how long watching bears a server that cannot be reached
 
 
@@ -37,7 +40,7 @@ def print_schedule(console: Console, cron: Cron, there: Cron, zone: Any, cluster
     ticks = there.ticks(datetime.now(UTC), cluster_zone)
     for _ in range(3):
         console.print(f"  next {next(ticks).astimezone(zone):%a %Y-%m-%d %H:%M:%S %Z}")
-    console.print("A tick with no new data, base model or code takes every stage from the cache and trains nothing.")
+    console.print("A tick with no new data, base model or code runs preflight and takes the rest from the cache.")
 
 
 def follow(console: Console, cluster: Cluster, run_id: str, wait: bool) -> None:
@@ -55,15 +58,18 @@ def _watch(console: Console, cluster: Cluster, run_id: str) -> int:
     try:
         with console.status("waiting for the first stage") as live:
             while True:
-                stages = stages_of(run, specification)
-                for number, stage in enumerate(stages, 1):
-                    if shown.get(stage.path) != stage.state and stage.state not in ("waiting", "starting"):
-                        shown[stage.path] = stage.state
-                        console.print(_stage_line(stage, number, len(stages)))
+                progress = run_progress(run, specification)
+                for number, stage in enumerate(progress.stages, 1):
+                    if shown.get(stage.path) != _news(stage) and _is_news(stage, progress.at):
+                        shown[stage.path] = _news(stage)
+                        console.print(_stage_line(stage, number, progress))
+                if progress.notes and "" not in shown:
+                    shown[""] = "noted"
+                    console.print(progress.notes[0])
                 if run.state in FINISHED:
                     break
-                running = [stage.title for stage in stages if stage.state in ("running", "starting")]
-                live.update(f"{state_in_words(run.state)}: {', '.join(running) or 'waiting for a stage'}")
+                at_work = [stage.title for stage in progress.stages if stage.state in AT_WORK]
+                live.update(f"{state_in_words(progress.state)}: {', '.join(at_work) or 'waiting for a stage'}")
                 time.sleep(WATCH_SECONDS)
                 try:
                     run, heard = cluster.run(run_id), time.monotonic()
@@ -74,46 +80,113 @@ def _watch(console: Console, cluster: Cluster, run_id: str) -> int:
     except KeyboardInterrupt:
         console.print(f"stopped watching; the run goes on. Look again: python pipeline.py status {run_id} --wait")
         return 130
-    _print_end(console, cluster, run, stages)
-    return 0 if run.state == "SUCCEEDED" else 1
+    _print_end(console, cluster, run, progress)
+    return 0 if progress.state == "SUCCEEDED" else 1
 
 
-def print_status(console: Console, cluster: Cluster, run: Any, stages: list[Stage]) -> None:
-    """Prints a run: its name, its stages, its metrics, how it ended."""
+def _news(stage: Stage) -> str:
+    return f"{stage.state}, attempt {stage.attempt}"
+
+
+def _is_news(stage: Stage, now: datetime) -> bool:
+    """Whether somebody who watches should see a line: that a pod waits for seconds is part of every start."""
+    if stage.state in ("pending", "running or pending"):
+        return (stage.seconds(now) or 0.0) > PENDING_SECONDS
+    return stage.state not in ("waiting", "starting", "unknown")
+
+
+def print_status(console: Console, cluster: Cluster, run: Any, progress: RunProgress) -> None:
+    """Prints a run: its name, its stages, its metrics, how it is doing or ended."""
     console.print(f"{run.display_name}  {run.run_id}", style="bold")
     console.print(cluster.run_link(run.run_id))
-    print_stages(console, stages)
+    print_stages(console, progress)
+    for note in progress.notes:
+        console.print(note)
     for name, value in _metrics(run).items():
         console.print(f"{name}  {value}")
-    _print_end(console, cluster, run, stages)
+    _print_end(console, cluster, run, progress)
 
 
-def print_stages(console: Console, stages: list[Stage]) -> None:
+def print_stages(console: Console, progress: RunProgress) -> None:
     """Prints a line a stage."""
-    for number, stage in enumerate(stages, 1):
-        console.print(_stage_line(stage, number, len(stages)))
+    for number, stage in enumerate(progress.stages, 1):
+        console.print(_stage_line(stage, number, progress))
 
 
-def _print_end(console: Console, cluster: Cluster, run: Any, stages: list[Stage]) -> None:
+def print_rerun(console: Console, rerun: Rerun) -> None:
+    """Says what a repeat of a run will do."""
+    every = [*rerun.repeated, *rerun.following, *rerun.cached, *rerun.uncached]
+    console.print(f"runs again: {_listed(rerun.repeated, every)}")
+    if rerun.following:
+        console.print(f"then, since they use what those make: {_listed(rerun.following, every)}")
+    if rerun.uncached:
+        console.print(f"as in every run, since they are not cached: {_listed(rerun.uncached, every)}")
+    console.print(f"from the cache, if nothing before them gives another result: {_listed(rerun.cached, every)}")
+
+
+def _listed(paths: list[str], every: list[str]) -> str:
+    """Paths of stages; an iteration of which all stages are among them is named as a whole."""
+    whole = {
+        iteration
+        for iteration in {path.split("/")[0] for path in paths if "/" in path}
+        if {path for path in every if path.startswith(f"{iteration}/")} <= set(paths)
+    }
+    named = [f"all of {first}" if (first := path.split("/")[0]) in whole else path for path in paths]
+    return ", ".join(dict.fromkeys(named)) or "nothing"
+
+
+def _print_end(console: Console, cluster: Cluster, run: Any, progress: RunProgress) -> None:
     took = ""
     if run.state in FINISHED and run.finished_at and run.finished_at > run.created_at:
         took = f" after {_duration((run.finished_at - run.created_at).total_seconds())}"
-    console.print(f"{state_in_words(run.state)}{took}")
+    console.print(f"{state_in_words(progress.state)}{took}")
     if run.error and run.error.message:
         console.print(run.error.message)
-    failed = [stage for stage in stages if stage.state == "failed"]
-    for stage in failed:
-        said = f": {stage.error}" if stage.error else ""
-        console.print(f"{stage.title} failed{said}; log: {cluster.log_link(run.run_id, stage.pod)}")
-    if failed:
+    for stage in progress.failed:
+        said = f"did not start: {stage.error}" if stage.error else f"failed in {_attempt(stage)}"
+        console.print(f"{stage.title} {said}; its log: {cluster.run_link(run.run_id)}")
+    if any(0 < stage.attempt < stage.attempts for stage in progress.failed) and run.state in FINISHED:
+        console.print(
+            "Kubeflow's own configuration starts again what was deleted or lost with its node, but nothing that "
+            "failed by itself: docs/cluster.md"
+        )
+    if progress.state == "FAILED":
+        if not progress.failed:
+            console.print(
+                "Kubeflow names no stage that failed. Why the run ended, the workflow says while the cluster keeps it: "
+                f"kubectl get workflow -l pipeline/runid={run.run_id} -o jsonpath='{{.items[*].status.message}}' "
+                f"-n {cluster.namespace or 'kubeflow'}"
+            )
         console.print(f"python pipeline.py retry {run.run_id} runs what failed again")
 
 
-def _stage_line(stage: Stage, number: int, total: int) -> str:
-    took = "" if stage.seconds is None else _duration(stage.seconds)
-    state = {"succeeded": "", "cached": "", "failed": "FAILED"}.get(stage.state, stage.state)
-    took = "cached" if stage.state == "cached" else took
-    return f"[{number:>2}/{total}] {stage.title:<42} {took:>11}  {state}".rstrip()
+def _stage_line(stage: Stage, number: int, progress: RunProgress) -> str:
+    seconds, width = stage.seconds(progress.at), max(len(each.title) for each in progress.stages)
+    took = "cached" if stage.state == "cached" else "" if seconds is None else _duration(seconds)
+    return f"[{number:>2}/{len(progress.stages)}] {stage.title:<{width}} {took:>11}  {_state_words(stage)}".rstrip()
+
+
+def _state_words(stage: Stage) -> str:
+    """How a stage is doing: nothing for one that went well at once."""
+    waits = "waits for a node or its image" + (f": {stage.waits_for}" if stage.waits_for else "")
+    words = {
+        "succeeded": "" if stage.started else "succeeded",
+        "cached": "",
+        "failed": "FAILED",
+        "pending": waits,
+        "running or pending": f"runs, or {waits}",
+        "retrying": f"{_attempt(stage)} failed; the next one follows, if the cluster's configuration has it",
+        "unknown": "not reported",
+    }.get(stage.state, stage.state)
+    again = stage.attempt > 1 or (stage.state == "failed" and stage.attempt and stage.attempts > 1)
+    if again and stage.state != "retrying":
+        return f"{words}, {_attempt(stage)}".removeprefix(", ")
+    return words
+
+
+def _attempt(stage: Stage) -> str:
+    # Argo may begin a second round of attempts, as when a stage's time for all of them is over.
+    return f"attempt {stage.attempt}" + (f" of {stage.attempts}" if stage.attempt <= stage.attempts else "")
 
 
 def _duration(seconds: float) -> str:
@@ -134,10 +207,11 @@ def _metrics(run: Any) -> dict[str, Any]:
         f"{plugin}.{name}": entry.value
         for plugin, output in (run.plugins_output or {}).items()
         for name, entry in (output.entries or {}).items()
+        if output.state == "PLUGIN_SUCCEEDED" and entry.value not in (None, "")
     }
 
 
-def as_json(cluster: Cluster, run: Any, stages: list[Stage]) -> dict[str, Any]:
+def as_json(cluster: Cluster, run: Any, progress: RunProgress) -> dict[str, Any]:
     """A run and its stages, for programs."""
 
     def moment(when: datetime | None) -> str | None:
@@ -146,12 +220,14 @@ def as_json(cluster: Cluster, run: Any, stages: list[Stage]) -> dict[str, Any]:
     return {
         "run_id": run.run_id,
         "name": run.display_name,
-        "state": run.state,
+        "state": progress.state,
         "created_at": moment(run.created_at),
         "finished_at": moment(run.finished_at if run.state in FINISHED else None),
         "error": run.error.message if run.error else None,
         "link": cluster.run_link(run.run_id),
         "metrics": _metrics(run),
+        "notes": progress.notes,
+        "failed": [stage.path for stage in progress.failed],
         "stages": [
             {
                 "stage": stage.path,
@@ -159,10 +235,12 @@ def as_json(cluster: Cluster, run: Any, stages: list[Stage]) -> dict[str, Any]:
                 "state": stage.state,
                 "started_at": moment(stage.started),
                 "ended_at": moment(stage.ended),
-                "seconds": stage.seconds,
-                "log": cluster.log_link(run.run_id, stage.pod),
+                "seconds": stage.seconds(progress.at),
+                "attempt": stage.attempt,
+                "attempts": stage.attempts,
+                "waits_for": stage.waits_for,
                 "error": stage.error,
             }
-            for stage in stages
+            for stage in progress.stages
         ],
     }

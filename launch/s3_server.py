@@ -14,20 +14,24 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 from minio import Minio
 
 from components.shared.errors import InputError
-from components.shared.stage import read_json, write_json
+from components.shared.stage import read_json, whole_file, write_json
 
 _START_SECONDS = 60.0
+# Ends the server when its own input ends: with the process that started it, whatever killed that.
+_KEEPER = 'cat > /dev/null; kill "$0" && sleep 5 && kill -9 "$0"'
 _PORTS = ("s3.port", "master.port", "volume.port", "filer.port")
 
 
 class S3Server:
-    """A server whose data, keys and ports stay the same from one start to the next.
+    """A server whose data and keys stay the same from one start to the next, and its ports where they are free.
+
+    It ends with this process, however that ends; one that was left behind on the same data is ended first.
 
     Attributes:
-        endpoint: its URL.
         access_key, secret_key: made at the first start.
 
     Args:
@@ -38,15 +42,28 @@ class S3Server:
     def __init__(self, folder: Path, bucket: str) -> None:
         self._folder, self._bucket = folder.resolve(), bucket
         self._process: subprocess.Popen[bytes] | None = None
+        self._keeper: subprocess.Popen[bytes] | None = None
         self._folder.mkdir(parents=True, exist_ok=True)
         state = self._folder / "server.json"
         if not state.is_file():
-            state.touch(mode=0o600)
-            keys = {"access_key": secrets.token_hex(8), "secret_key": secrets.token_hex(20)}
-            state.write_text(json.dumps({**keys, "ports": [_free_port() for _ in _PORTS]}))
+            self._write_state(secrets.token_hex(8), secrets.token_hex(20), [_free_port() for _ in _PORTS])
         values = read_json(state)
         self.access_key, self.secret_key, self._ports = values["access_key"], values["secret_key"], values["ports"]
-        self.endpoint = f"http://127.0.0.1:{self._ports[0]}"
+
+    def _write_state(self, access_key: str, secret_key: str, ports: list[int]) -> None:
+        with whole_file(self._folder / "server.json") as temporary:
+            temporary.touch(mode=0o600)
+            temporary.write_text(json.dumps({"access_key": access_key, "secret_key": secret_key, "ports": ports}))
+
+    def _leave_taken_ports(self) -> None:
+        if not all(_is_free(port) for port in self._ports):
+            self._ports = [port if _is_free(port) else _free_port() for port in self._ports]
+            self._write_state(self.access_key, self.secret_key, self._ports)
+
+    @property
+    def endpoint(self) -> str:
+        """Its URL, from `start` on."""
+        return f"http://127.0.0.1:{self._ports[0]}"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -77,11 +94,14 @@ class S3Server:
         configuration = self._folder / "s3.json"
         configuration.touch(mode=0o600)
         write_json(configuration, {"identities": [identity]})
-        (self._folder / "data").mkdir(exist_ok=True)
+        data = self._folder / "data"
+        data.mkdir(exist_ok=True)
+        _end_left_behind(data)
+        self._leave_taken_ports()
         ports = [f"-{name}={port}" for name, port in zip(_PORTS, self._ports, strict=True)]
         # Its Iceberg and Lance servers have fixed ports, which only one server of a machine can have.
         only = ["-s3.port.iceberg=0", "-s3.port.lance=0"]
-        here = ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-volume.max=100", f"-dir={self._folder / 'data'}"]
+        here = ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-volume.max=100", f"-dir={data}"]
         with (self._folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [weed, f"-logdir={self._folder}", "server", *here, "-s3", *only, f"-s3.config={configuration}", *ports],
@@ -89,12 +109,20 @@ class S3Server:
                 stderr=log,
                 start_new_session=True,  # Ctrl-C is for the run, which still has something to send
             )
+        self._keeper = subprocess.Popen(
+            ["sh", "-c", _KEEPER, str(self._process.pid)],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
         client = Minio(
             self.endpoint.removeprefix("http://"), self.access_key, self.secret_key, secure=False, region="us-east-1"
         )
         deadline = time.monotonic() + _START_SECONDS
         while True:
             try:
+                if not _listens(self._process.pid, self._ports[0]):  # ours, and not what else may be at this port
+                    raise ConnectionError(f"it does not listen at port {self._ports[0]} yet")
                 if not client.bucket_exists(self._bucket):
                     client.make_bucket(self._bucket)
                 return
@@ -108,6 +136,11 @@ class S3Server:
 
     def stop(self) -> None:
         """Ends the server; its data stay."""
+        if self._keeper and self._keeper.stdin:
+            self._keeper.kill()
+            self._keeper.wait()
+            self._keeper.stdin.close()
+            self._keeper = None
         if self._process:
             self._process.terminate()
             try:
@@ -119,10 +152,37 @@ class S3Server:
 
 
 def _free_port() -> int:
-    """A free port whose twin is free too: SeaweedFS speaks gRPC at each of its ports plus 10,000."""
-    while True:
-        port = random.randrange(12_000, 50_000)
-        with contextlib.suppress(OSError), socket.socket() as one, socket.socket() as other:
-            one.bind(("127.0.0.1", port))
-            other.bind(("127.0.0.1", port + 10_000))
-            return port
+    while not _is_free(port := random.randrange(12_000, 50_000)):
+        pass
+    return port
+
+
+def _is_free(port: int) -> bool:
+    """Whether nobody listens at a port and its twin: SeaweedFS speaks gRPC at each of its ports plus 10,000."""
+    for number in (port, port + 10_000):
+        with socket.socket() as one:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that have just ended do not count
+            try:
+                one.bind(("127.0.0.1", number))
+            except OSError:
+                return False
+    return True
+
+
+def _listens(process: int, port: int) -> bool:
+    """Whether this very process listens at a port."""
+    connections = psutil.Process(process).net_connections("tcp")
+    return any(c.status == psutil.CONN_LISTEN and c.laddr.port == port for c in connections)
+
+
+def _end_left_behind(data: Path) -> None:
+    """Ends a server on these data: a run was killed, and what should have ended its server too."""
+    processes = psutil.process_iter(["cmdline"])
+    left = [process for process in processes if f"-dir={data}" in (process.info["cmdline"] or ())]
+    for process in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.terminate()
+    for process in psutil.wait_procs(left, timeout=3)[1]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+            process.wait(10)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
-from components.shared.stage import ERROR_MARK, RESULT_MARK
+from components.shared.stage import ERROR_MARK, KEPT_MARK, RESULT_MARK
 
 
 class StageLog(io.TextIOBase):
@@ -51,6 +51,12 @@ def last_result(log_path: Path) -> str:
     """What the stage came to when it ran, by its log."""
     lines = log_path.read_text(errors="replace").splitlines() if log_path.exists() else []
     return next((line.split(RESULT_MARK, 1)[1].strip() for line in reversed(lines) if RESULT_MARK in line), "")
+
+
+def kept_progress(log_path: Path) -> list[str]:
+    """Where a stage that has finished left its outputs for another attempt, below the URI of progress."""
+    lines = log_path.read_text(errors="replace").splitlines()
+    return [line.split(KEPT_MARK, 1)[1].strip() for line in lines if KEPT_MARK in line]
 
 
 def last_error(log_path: Path) -> str:

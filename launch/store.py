@@ -1,7 +1,14 @@
 """The recipe's `store` section: where progress is kept, and where a run's products are published."""
 
-from pydantic import Field
+import os
+from collections.abc import Mapping
+from itertools import combinations
+from typing import Self
+from urllib.parse import urlsplit
 
+from pydantic import Field, model_validator
+
+from components.shared.errors import InputError
 from components.shared.settings import Settings
 
 
@@ -14,16 +21,51 @@ class StoreSettings(Settings):
     minutes: float = Field(
         10.0, ge=0, description="Between checkpoints of exploration and RFT: what a killed pod does again, at most."
     )
-    keep_days: float = Field(
-        14.0, gt=0, description="Progress of a stage that never finished is removed after so long."
-    )
+    keep_days: float = Field(14.0, gt=0, description="Progress is removed when nothing has changed in it for so long.")
     publish_uri: str = Field(
         "",
         description="Where the policy, the trajectories and the report of a run are published; empty: nowhere. Fixed "
         "when the pipeline is compiled, as are secret and endpoint.",
+    )
+    cache_generation: int = Field(
+        0,
+        ge=0,
+        description="Count it up when earlier artifacts are gone or have moved, such as to another server under the "
+        "same bucket name: no stage then takes them from the cache. Another bucket counts by itself.",
     )
     secret: str = Field(
         "",
         description="Kubernetes secret with accesskey and secretkey for the stages' pods; empty: their account's role.",
     )
     endpoint: str = Field("", description="URL of the object store for the stages' pods; empty: AWS.")
+
+    @model_validator(mode="after")
+    def _places_are_apart(self) -> Self:
+        problem = overlap({"store.checkpoint_uri": self.checkpoint_uri, "store.publish_uri": self.publish_uri})
+        if problem:
+            raise ValueError(problem)
+        return self
+
+
+def check_apart(places: Mapping[str, str]) -> None:
+    """Raises InputError where one of these places, by what they are called, is another or lies inside it."""
+    if problem := overlap(places):
+        raise InputError(problem)
+
+
+def overlap(places: Mapping[str, str]) -> str | None:
+    """Which two places are one, or lie inside each other, in words; None if none do. An empty one is nowhere."""
+    given = [(name, uri, _parts(uri)) for name, uri in places.items() if uri]
+    for (one, uri, parts), (other, other_uri, other_parts) in combinations(given, 2):
+        shorter = min(len(parts), len(other_parts))
+        if parts[:shorter] == other_parts[:shorter]:
+            return f"{one} ({uri}) and {other} ({other_uri}) must be apart: give each a prefix of its own"
+    return None
+
+
+def _parts(uri: str) -> list[str]:
+    """The path of a place, from the bucket or the root of the file system on."""
+    parts = urlsplit(uri)
+    if parts.scheme in ("", "file"):
+        return ["file", *(part for part in os.path.realpath(parts.path if parts.scheme else uri).split("/") if part)]
+    return ["s3", parts.netloc, *(part for part in parts.path.split("/") if part)]

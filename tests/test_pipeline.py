@@ -12,15 +12,16 @@ from click.testing import CliRunner
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
+from launch.compiled import stage_paths
 from launch.images import STAGES, image
-from launch.local import _stages
-from pipeline import OWN_PARAMETERS, main
+from launch.parameters import run_parameters
+from launch.recipe import load_recipe
+from pipeline import main
 
 ROOT = Path(__file__).resolve().parent.parent
 LAPTOP = str(ROOT / "recipes" / "laptop.yaml")
 STAGE_TASKS = {
     "rl-exploration",
-    "curve-explored",
     "rollout-harvesting",
     "verification-filtering",
     "rft",
@@ -83,9 +84,9 @@ def test_pods_have_a_place_resources_and_retries(tmp_path: Path) -> None:
     assert pods["exec-rft"]["activeDeadlineSeconds"] == "7200"
     assert pods["exec-rft"]["emptyDirMounts"][0]["sizeLimit"] == "16Gi"
     assert pods["exec-rft"]["podMetadata"]["labels"]["rloop.dev/pool"] == "gpu-training"
-    assert pods["exec-evaluation-base"]["podMetadata"]["labels"]["rloop.dev/pool"] == "gpu-inference"
-    parameters = specification["root"]["inputDefinitions"]["parameters"]
-    assert parameters["pool_training_node_selector"]["defaultValue"] == {"rloop.dev/pool": "gpu-training"}
+    assert pods["exec-evaluation"]["podMetadata"]["labels"]["rloop.dev/pool"] == "gpu-inference"
+    pools_given = specification["root"]["inputDefinitions"]["parameters"]["pools"]["defaultValue"]
+    assert pools_given["training"]["node_selector"] == {"rloop.dev/pool": "gpu-training"}
     inner = specification["components"]["comp-iteration"]["dag"]["tasks"]
     assert all(task["retryPolicy"]["maxRetryCount"] == 3 for task in inner.values())
 
@@ -96,8 +97,8 @@ def test_where_several_nodes_train_the_stages_pod_mounts_their_volume_and_has_no
     specification, platform = documents(compiled(tmp_path, 2, *(part for each in sets for part in ("--set", each))))
     executors = specification["deploymentSpec"]["executors"]
     pods = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
-    several = [name for name in executors if name.startswith(("exec-rl-exploration", "exec-vanilla-rl"))]
-    assert len(several) == 3
+    several = [name for name in executors if name.startswith("exec-rl-exploration")]
+    assert several, "vanilla RL is an exploration too"
     for name in several:
         (mount,) = pods[name]["pvcMount"]
         assert mount["mountPath"] == "/rloop-shared" and mount["pvcNameParameter"] == {
@@ -118,7 +119,7 @@ def test_caching_can_be_turned_off(tmp_path: Path) -> None:
 
 
 def test_no_mutable_tag_no_secret_and_small_enough_for_argo(tmp_path: Path) -> None:
-    for iterations in (1, 10, 30):
+    for iterations in (1, 20):
         text = compiled(tmp_path, iterations).read_text()
         specification, platform = documents(tmp_path / f"rloop-{iterations}.yaml")
         for executor in specification["deploymentSpec"]["executors"].values():
@@ -148,21 +149,20 @@ def test_training_pods_get_their_trackers_keys_by_reference(tmp_path: Path) -> N
     specification, platform = documents(compiled(tmp_path, 1, "--set", sets))
     for name, pod in platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].items():
         trains = name in ("exec-rl-exploration", "exec-rft")
-        found = [(s["secretName"], s["keyToEnv"][0]["envVar"]) for s in pod.get("secretAsEnv", [])]
+        secrets = pod.get("secretAsEnv", [])
+        names = [s["secretNameParameter"]["runtimeValue"]["constant"] for s in secrets]
+        found = list(zip(names, (s["keyToEnv"][0]["envVar"] for s in secrets), strict=True))
         assert found == ([("rloop-trackers", "WANDB_API_KEY")] if trains else [])
-    default = specification["root"]["inputDefinitions"]["parameters"]["tracking_settings"]["defaultValue"]
-    assert default["report_to"] == ["wandb"] and default["project"] == "p" and "secret" not in default
-    tasks = specification["components"]["comp-iteration"]["dag"]["tasks"]
-    for name in ("rl-exploration", "rft"):
-        assert tasks[name]["inputs"]["parameters"]["tracking_settings"] == {
-            "componentInputParameter": "tracking_settings"
-        }
+    advanced = specification["root"]["inputDefinitions"]["parameters"]["advanced"]["defaultValue"]
+    assert advanced["tracking"] == {"report_to": ["wandb"], "project": "p"}, "the secret's name is fixed when compiled"
 
 
 def test_an_iteration_is_the_same_whatever_n_is(tmp_path: Path) -> None:
-    few, many = _stages(compiled(tmp_path, 2)), _stages(compiled(tmp_path, 5))
-    assert few.items() <= many.items()
-    assert many["comp-rft-5"] == "iteration-5/rft" and many["comp-rft"] == "iteration-1/rft"
+    few, many = (documents(compiled(tmp_path, n))[0] for n in (2, 5))
+    assert few["components"] == many["components"]
+    assert set(stage_paths(few)) < set(stage_paths(many)) and "iteration-5/rft" in stage_paths(many)
+    tasks = many["root"]["dag"]["tasks"]
+    assert {tasks[f"iteration-{n}"]["componentRef"]["name"] for n in (2, 3, 4, 5)} == {"comp-iteration-2"}
 
 
 def test_images_come_from_content_and_the_registry(tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_images_come_from_content_and_the_registry(tmp_path: Path) -> None:
     specification = documents(compiled(tmp_path, 1, *options))[0]
     executors = specification["deploymentSpec"]["executors"]
     used = {executor["container"]["image"] for executor in executors.values()}
-    assert used == {image(stage, "registry.example.com/me") for stage in STAGES}
+    assert used == {image(stage, "registry.example.com/me", "cpu") for stage in STAGES}  # no pool has accelerators
 
 
 def test_every_parameter_has_a_default_and_a_description(tmp_path: Path) -> None:
@@ -178,10 +178,7 @@ def test_every_parameter_has_a_default_and_a_description(tmp_path: Path) -> None
     for name, parameter in parameters.items():
         assert "defaultValue" in parameter, name
         assert parameter.get("description"), name
-    for section, own in OWN_PARAMETERS.items():
-        assert f"{section}_settings" in parameters
-        for key in own:
-            assert f"{section}_{key}" in parameters
+    assert set(parameters) == set(run_parameters(load_recipe(LAPTOP))) and len(parameters) <= 15
     assert parameters["rl_steps"]["defaultValue"] == 40
     assert [b["name"] for b in parameters["data_benchmarks"]["defaultValue"]] == ["dev", "test", "four", "large"]
 
@@ -254,12 +251,11 @@ def test_vanilla_rl_goes_on_from_the_first_iterations_exploration(tmp_path: Path
         for name in ("iteration", "iteration-2", "iteration-3")
     ]
     assert set(inner[0]) == STAGE_TASKS, "its exploration is vanilla RL's beginning"
-    vanilla = {"vanilla-rl", "vanilla-harvesting", "evaluation-vanilla", "curve-vanilla"}
+    vanilla = {"vanilla-rl", "vanilla-harvesting", "evaluation-vanilla"}
     assert set(inner[1]) == set(inner[2]) == STAGE_TASKS | vanilla
-    for tasks in inner:
-        assert (
-            tasks["rl-exploration"]["inputs"]["parameters"]["keep_training_state"]["runtimeValue"]["constant"] is True
-        )
+    explorations = [specification["components"][tasks["rl-exploration"]["componentRef"]["name"]] for tasks in inner]
+    kept = ["training_state" in exploration["outputDefinitions"]["artifacts"] for exploration in explorations]
+    assert kept == [True, False, False], "the first exploration's training state is what vanilla RL goes on from"
     prolonged = inner[1]["vanilla-rl"]["inputs"]
     assert prolonged["artifacts"]["earlier_state"] == {"componentInputArtifact": "vanilla_state"}
     assert prolonged["artifacts"]["policy"] == {"componentInputArtifact": "base_policy"}
@@ -292,3 +288,13 @@ def test_experts_of_all_iterations_are_handed_on(tmp_path: Path) -> None:
     assert "earlier_experts" not in root["iteration"]["inputs"]["artifacts"]
     plain = documents(compiled(tmp_path, 3))[0]["root"]["dag"]["tasks"]["iteration-2"]["inputs"]["artifacts"]
     assert "earlier_experts" not in plain
+
+
+@pytest.mark.parametrize("output", ["/proc/rloop.yaml", "/proc/rloop/rloop.yaml", "{tmp_path}", "{tmp_path}/a/b.yaml"])
+def test_where_nothing_can_be_written_compile_says_so(tmp_path: Path, output: str) -> None:
+    folder = tmp_path / "taken.yaml"
+    folder.mkdir()
+    (tmp_path / "a").write_text("no folder")
+    path = output.format(tmp_path=tmp_path) if output != "{tmp_path}" else str(folder)
+    result = CliRunner().invoke(main, ["compile", "--recipe", LAPTOP, "--output", path])
+    assert result.exit_code == 2 and f"error: --output {path}: " in result.output and "Traceback" not in result.output

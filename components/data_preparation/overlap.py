@@ -4,6 +4,7 @@ Nearly: many shared word n-grams, and the same numbers. Without the numbers, pro
 (`State the final answer to ...: 46 + 56`) would count as one.
 """
 
+import dataclasses
 import re
 import unicodedata
 from collections import Counter, defaultdict
@@ -68,14 +69,17 @@ class OverlapIndex:
         shared: Counter[int] = Counter()
         for ngram in ngrams:
             shared.update(self._owners.get(ngram, ()))
-        for index, count in shared.most_common(5):
+        # All of them: a long problem that shares more n-grams may hide a short one that stands here whole.
+        own, best = _numbers(text), None
+        for index, count in shared.items():
             benchmark, row, theirs, numbers = self._problems[index]
             left_out = self._common_of(benchmark)
-            count -= len(ngrams & theirs & left_out)
+            if left_out:
+                count -= len(ngrams & theirs & left_out)
             share = count / max(1, min(len(ngrams - left_out), len(theirs - common - left_out)))
-            if share >= self._share and _same_numbers(_numbers(text), numbers):
-                return Overlap(benchmark, row, kind="ngram", share=round(share, 3))
-        return None
+            if share >= self._share and (best is None or share > best.share) and _same_numbers(own, numbers):
+                best = Overlap(benchmark, row, kind="ngram", share=share)
+        return best and dataclasses.replace(best, share=round(best.share, 3))
 
     def _common_of(self, benchmark: str) -> set[int]:
         if benchmark not in self._common:

@@ -8,14 +8,14 @@ from typing import Any
 
 from components.evaluation.evaluate import ProblemTally, check_prompts, judged_samples, sampler_of, summarise
 from components.evaluation.settings import EvaluationSettings
-from components.shared import page
 from components.shared.checkpoints import NOWHERE, Checkpoints, CheckpointSettings
 from components.shared.errors import InputError, nearest
+from components.shared.finished import Outputs
 from components.shared.grading import Grader, GradingSettings
 from components.shared.policy import policy_id, snapshot_files, with_weights
 from components.shared.sampling import chosen_engine
 from components.shared.schema import BENCHMARK_ORDER, read_rows
-from components.shared.stage import Progress, note, read_json, result, write_json
+from components.shared.stage import Progress, note, read_json, write_json
 
 
 def evaluate_curve(
@@ -30,7 +30,6 @@ def evaluate_curve(
     seed: int,
     with_initial: bool,
     curve_out: str | Path,
-    page_out: str | Path,
     checkpointing: CheckpointSettings = NOWHERE,
 ) -> dict[str, float]:
     """Measures each policy that exploration kept on the way; goes on where an earlier attempt was stopped.
@@ -46,11 +45,10 @@ def evaluate_curve(
         seed: of the sampling and of the bootstrap.
         with_initial: whether the curve begins with the policy itself, at step 0.
         curve_out: JSON file to write: the figures at every point.
-        page_out: the same as plots.
         checkpointing: where progress is kept.
 
     Returns:
-        The figures of the last point for KFP metrics, named `BENCHMARK_FIGURE`.
+        The figures of the last point for KFP metrics, named `curve_BENCHMARK_FIGURE`.
 
     Raises:
         InputError: eval.curve_benchmarks names what is no benchmark, or the sampling engine cannot be used.
@@ -78,11 +76,14 @@ def evaluate_curve(
         "initial": with_initial,
     }
     points: list[dict[str, Any]] = []
+    outputs = Outputs({"curve": curve_out}, {"kind": kind, "iteration": iteration})
     with (
         tempfile.TemporaryDirectory() as work,
         Checkpoints(checkpointing, "evaluation", course, [policy, snapshots, benchmarks]) as checkpoints,
         Grader(grading) as grader,
     ):
+        if (figures := checkpoints.hand_over(outputs)) is not None:
+            return figures
         judged = Path(work) / "judged"
         judged.mkdir()
         kept = checkpoints.restore_shards(judged)
@@ -90,7 +91,7 @@ def evaluate_curve(
             note(f"goes on with {len(kept)} batches of an earlier attempt")
         for step, weights in kept_policies.items():
             folder = Path(policy) if weights is None else with_weights(policy, weights, Path(work) / f"step-{step}")
-            figures = []
+            measured = []
             with contextlib.closing(sampler_of(folder, engine, settings, length)) as sampler:
                 for benchmark, rows in problems.items():
                     tallies = {row["problem_id"]: ProblemTally() for row in rows}
@@ -99,43 +100,16 @@ def evaluate_curve(
                         sampler, name, benchmark, rows, limits, seed, grader, judged, checkpoints, progress
                     ):
                         tallies[sample["problem_id"]].add(sample)
-                    figures.append(summarise(benchmark, list(tallies.values()), limits, seed))
-            points.append({"step": step, "policy_id": policy_id(folder), "evaluations": figures})
+                    measured.append(summarise(benchmark, list(tallies.values()), limits, seed))
+            points.append({"step": step, "policy_id": policy_id(folder), "evaluations": measured})
     curve = {"kind": kind, "iteration": iteration, "engine": engine, "points": points}
     write_json(curve_out, curve)
-    _write_page(page_out, curve)
-    checkpoints.finish()
     if not points:
-        result("no policies were kept on the way")
+        checkpoints.finish(outputs, {}, "no policies were kept on the way")
         return {}
     last = points[-1]["evaluations"]
     benchmark, averages = last[0]["benchmark"], [point["evaluations"][0]["avg"] for point in points]
-    result(f"{len(points)} policies on the way; {benchmark} avg@{last[0]['n']} {averages[0]:.3f} to {averages[-1]:.3f}")
-    return {f"{e['benchmark']}_avg_at_{e['n']}": e["avg"] for e in last}
-
-
-def _write_page(path: str | Path, curve: dict[str, Any]) -> None:
-    points = curve["points"]
-    title = f"Policies on the way: {curve['kind']}, iteration {curve['iteration']}"
-    if not points:
-        page.page(path, title, "None were kept: rl.snapshot_every is 0.")
-        return
-    drawing, axes = page.new_figure(9, 3, columns=2)
-    for index, e in enumerate(points[0]["evaluations"]):
-        most = list(e["pass_at_k"])[-1]
-        series = [point["evaluations"][index] for point in points]
-        steps = [point["step"] for point in points]
-        axes[0].plot(steps, [e["avg"] for e in series], marker="o", label=f"{e['benchmark']}, n {e['n']}")
-        axes[1].plot(steps, [e["pass_at_k"][most] for e in series], marker="o", label=f"{e['benchmark']}, k {most}")
-    for axis in axes:
-        axis.set_xlabel("RL steps")
-        axis.legend(frameon=False)
-    axes[0].set_ylabel("avg@n")
-    axes[1].set_ylabel("pass@k")
-    n, problems = points[0]["evaluations"][0]["n"], points[0]["evaluations"][0]["problems"]
-    page.page(
-        path,
-        title,
-        f"{len(points)} policies, each with {n} samples of the first {problems} problems.",
-        page.figure(drawing, "How the held-out figures go while RL goes on."),
-    )
+    said = f"{len(points)} policies on the way; {benchmark} avg@{last[0]['n']} {averages[0]:.3f} to {averages[-1]:.3f}"
+    figures = {f"curve_{e['benchmark']}_avg_at_{e['n']}": e["avg"] for e in last}
+    checkpoints.finish(outputs, figures, said)
+    return figures

@@ -8,16 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from components.evaluation.pages import write_page
 from components.evaluation.settings import EvaluationSettings
-from components.shared import page
 from components.shared.checkpoints import NOWHERE, Checkpoints, CheckpointSettings
 from components.shared.errors import InputError
+from components.shared.finished import Outputs
 from components.shared.grading import FAILED, TIMED_OUT, Grader, GradingRow, GradingSettings, reason_kind
 from components.shared.pass_at_k import bootstrap_interval, pass_at_k
 from components.shared.policy import check_room, policy_id
 from components.shared.sampling import Completion, Engine, Sampler, chosen_engine, open_sampler
 from components.shared.schema import BENCHMARK_ORDER, SAMPLES, count_rows, read_rows, table_writer, write_table
-from components.shared.stage import Progress, note, read_json, result, write_json
+from components.shared.stage import Progress, note, read_json, write_json
 
 
 @dataclass
@@ -54,6 +55,7 @@ def evaluate(
     samples_out: str | Path,
     evaluation_out: str | Path,
     page_out: str | Path,
+    curve: str | Path | None = None,
     checkpointing: CheckpointSettings = NOWHERE,
 ) -> dict[str, float]:
     """Evaluates a policy on every benchmark; goes on where an earlier attempt at the same was stopped.
@@ -70,6 +72,7 @@ def evaluate(
         samples_out: folder to make, with `samples.parquet`: every sample and its verdict.
         evaluation_out: JSON file to write: the figures of each benchmark.
         page_out: the same as an HTML page.
+        curve: JSON file of the intermediate checkpoints' figures, to show on the page.
         checkpointing: where progress is kept.
 
     Returns:
@@ -91,14 +94,19 @@ def evaluate(
     course = {"settings": settings.model_dump(), "engine": engine, "grading": grading.model_dump(), "seed": seed}
     reasons: Counter[str] = Counter()
     evaluations = []
-    with (
-        contextlib.closing(sampler_of(policy, engine, settings, length)) as sampler,
-        tempfile.TemporaryDirectory() as work,
-        Checkpoints(checkpointing, "evaluation", course, [policy, benchmarks]) as checkpoints,
-        Grader(grading) as grader,
-        table_writer(Path(samples_out) / "samples.parquet", SAMPLES) as writer,
-    ):
-        judged = Path(work)
+    outputs = Outputs(
+        {"samples": samples_out, "evaluation": evaluation_out, "page": page_out},
+        {"name": name, "kind": kind, "iteration": iteration},
+        [curve] if curve else [],
+    )
+    with contextlib.ExitStack() as stack:
+        judged = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        checkpoints = stack.enter_context(Checkpoints(checkpointing, "evaluation", course, [policy, benchmarks]))
+        if (figures := checkpoints.hand_over(outputs)) is not None:
+            return figures
+        sampler = stack.enter_context(contextlib.closing(sampler_of(policy, engine, settings, length)))
+        grader = stack.enter_context(Grader(grading))
+        writer = stack.enter_context(table_writer(Path(samples_out) / "samples.parquet", SAMPLES))
         kept = checkpoints.restore_shards(judged)
         if kept:
             note(f"goes on with {len(kept)} batches of an earlier attempt")
@@ -124,9 +132,7 @@ def evaluate(
         "evaluations": evaluations,
     }
     write_json(evaluation_out, evaluation)
-    _write_page(page_out, evaluation)
-    checkpoints.finish()
-    result(_in_words(evaluations))
+    write_page(page_out, evaluation, read_json(curve) if curve else None)
     metrics: dict[str, float] = {
         "grading_timed_out": reasons[TIMED_OUT],
         "grading_failed": reasons[FAILED],
@@ -136,6 +142,7 @@ def evaluate(
         metrics[f"{e['benchmark']}_avg_at_{e['n']}"] = e["avg"]
         metrics |= {f"{e['benchmark']}_pass_at_{k}": value for k, value in e["pass_at_k"].items()}
         metrics |= {f"{e['benchmark']}_{key}": e[key] for key in ("truncation_rate", "mean_tokens", "distinct_correct")}
+    checkpoints.finish(outputs, metrics, _in_words(evaluations))
     return metrics
 
 
@@ -293,53 +300,3 @@ def summarise(benchmark: str, tallies: list[ProblemTally], settings: EvaluationS
             "correct": [tally.correct for tally in tallies],
         },
     }
-
-
-def _write_page(path: str | Path, evaluation: dict[str, Any]) -> None:
-    evaluations = evaluation["evaluations"]
-    ks = sorted({k for e in evaluations for k in e["pass_at_k"]}, key=int)
-    drawn, (axis,) = page.new_figure(7, 3.2)
-    for e in evaluations:
-        own = [int(k) for k in e["pass_at_k"]]
-        low, high = zip(*e["pass_at_k_interval"].values(), strict=True)
-        (line,) = axis.plot(own, list(e["pass_at_k"].values()), marker="o", label=e["benchmark"])
-        axis.fill_between(own, low, high, color=line.get_color(), alpha=0.15)
-    axis.set_xscale("log", base=2)
-    axis.set_xticks([int(k) for k in ks], ks)
-    axis.set_xlabel("k")
-    axis.set_ylabel("pass@k")
-    axis.legend(frameon=False)
-    page.page(
-        path,
-        f"Evaluation of {evaluation['name']}",
-        f"Policy {evaluation['policy_id']}.",
-        page.table(
-            [
-                "benchmark",
-                "problems",
-                "samples each",
-                "avg@n",
-                "95 % interval",
-                *(f"pass@{k}" for k in ks),
-                "cut",
-                "tokens",
-                "different solutions",
-            ],
-            [
-                [
-                    e["benchmark"],
-                    e["problems"],
-                    e["n"],
-                    e["avg"],
-                    "{:.3f} to {:.3f}".format(*e["avg_interval"]),
-                    *(e["pass_at_k"].get(k) for k in ks),
-                    e["truncation_rate"],
-                    e["mean_tokens"],
-                    e["distinct_correct"],
-                ]
-                for e in evaluations
-            ],
-        ),
-        page.figure(drawn, "pass@k with 95 % bootstrap intervals over problems."),
-        page.table(["verdict because", "samples"], [list(pair) for pair in evaluation["reasons"].items()]),
-    )

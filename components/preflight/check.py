@@ -1,16 +1,19 @@
 """Preflight: looks at everything a run needs, in a minute, before the first GPU is asked for.
 
 Reads one row of every source, checks the base policy, estimates memory and disk, and names the version of the
-data: a digest of what the sources and the base policy hold now. The stages after it run again when that
-digest changes, and come from the cache when it does not; a scheduled run with nothing new ends here.
+data: a digest of what the sources and the base policy hold now, and one of the store. The stages after it run again
+when that changes, and come from the cache when it does not; a scheduled run with nothing new ends here.
 """
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 from jinja2.exceptions import TemplateError
 
@@ -19,6 +22,7 @@ from components.preflight.engine import EngineMemory, engine_memory, samples_wit
 from components.preflight.estimate import (
     GIB,
     ModelSize,
+    checkpoints_disk,
     exploring_memory,
     policy_bytes,
     rollout_bytes,
@@ -50,6 +54,8 @@ def preflight(
     page_out: str | Path,
     grading: GradingSettings = _GRADING,
     prompt_template: str | None = None,
+    artifact_uri: str = "",
+    cache_generation: int = 0,
 ) -> tuple[str, dict[str, float]]:
     """Checks what a run needs.
 
@@ -61,9 +67,12 @@ def preflight(
         page_out: HTML page to write: what was found.
         grading: the recipe's `grading` section.
         prompt_template: the recipe's `data.prompt_template`; None where the caller does not know it.
+        artifact_uri: of an artifact of the run. Its bucket is part of the version: results of before a change of store
+            cannot be read any more, and must not come from the cache.
+        cache_generation: `store.cache_generation`, part of the version too, for what the bucket's name does not tell.
 
     Returns:
-        The version of the data, and figures for KFP metrics.
+        The version of the data, followed by that of the store where the run has one, and figures for KFP metrics.
 
     Raises:
         InputError: everything that is wrong, not just the first thing.
@@ -71,6 +80,7 @@ def preflight(
     findings = look(base_policy, sources, size, accelerator_memory_gib, grading, prompt_template)
     if findings.problems:
         raise InputError(in_the_way(findings.problems))
+    findings.version += _store_version(artifact_uri, cache_generation)
     figures = findings.figures
     _write_page(page_out, findings, prompt_template is not None)
     for key, prompt in findings.prompts.items():
@@ -184,6 +194,15 @@ def _prompts(policy: Path, first: dict[str, RawProblem], template: str) -> dict[
     return prompts
 
 
+def _store_version(artifact_uri: str, cache_generation: int) -> str:
+    """What changes with the bucket that artifacts go to, or when a user says so; empty for a folder of this machine."""
+    parts = urlsplit(artifact_uri)
+    bucket = f"{parts.scheme}://{parts.netloc}?{parts.query}" if parts.netloc else ""  # a query may hold an endpoint
+    if not bucket and not cache_generation:
+        return ""
+    return f"-{hashlib.sha256(f'{bucket} {cache_generation}'.encode()).hexdigest()[:6]}"
+
+
 def _source_version(uri: str, key: str) -> str:
     """What tells whether a source has changed: a file's digest, a hub data set's commit, else the URI itself."""
     if uri.startswith("hf://"):
@@ -242,8 +261,8 @@ def _estimates(model: ModelSize, context: int, size: RunSize, engine: EngineMemo
         )
     rollouts = rollout_bytes(size.steps * size.completions * (1 + size.refill_rounds), size.max_completion_tokens)
     # The launcher copies a stage's inputs to the pod's disk and its outputs from there: the rollouts, two policies, and
-    # those kept on the way.
-    disk = (2 + size.snapshots) * policy_bytes(model) + rollouts
+    # those kept on the way. Checkpoints lie there too, where progress is kept.
+    disk = (2 + size.snapshots) * policy_bytes(model) + rollouts + checkpoints_disk(model)
     names = ("rl_training_gib", "rl_sampling_gib", "rollouts_gib", "training_pod_disk_gib")
     return dict(zip(names, (b / GIB for b in (training.total, sampling.total, rollouts, disk)), strict=True))
 
@@ -280,10 +299,10 @@ def _too_large(
             )
 
 
-def write_version(path: str | Path, version: str) -> None:
-    """Writes the version of the data where KFP reads an output parameter."""
+def write_parameter(path: str | Path, value: Any) -> None:
+    """Writes a value where KFP reads an output parameter: text as it is, anything else as JSON."""
     with whole_file(path) as temporary:
-        temporary.write_text(version)
+        temporary.write_text(value if isinstance(value, str) else json.dumps(value))
 
 
 def _write_page(path: str | Path, findings: Findings, in_template: bool) -> None:

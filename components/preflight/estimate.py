@@ -10,6 +10,7 @@ from typing import Any
 from components.shared.lora import ALL_WEIGHTS, LoRASettings
 from components.shared.policy import named_config
 from components.shared.processes import ONE_PROCESS, ParallelSettings
+from components.shared.uploads import CHECKPOINTS_ON_DISK
 
 GIB = 2**30
 # The trainers hold weights and gradients in single precision and Adam's two moments: 16 bytes a parameter.
@@ -312,3 +313,8 @@ def policy_bytes(model: ModelSize) -> int:
 def checkpoint_bytes(model: ModelSize) -> int:
     """Disk of a trainer's checkpoint: weights and Adam's moments."""
     return model.parameters * (WEIGHT_BYTES + ADAM_BYTES)
+
+
+def checkpoints_disk(model: ModelSize) -> int:
+    """Disk of the checkpoints that lie on a training pod at once, at most."""
+    return CHECKPOINTS_ON_DISK * checkpoint_bytes(model)

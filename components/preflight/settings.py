@@ -8,18 +8,18 @@ from components.shared.settings import Settings
 
 
 class RunSize(Settings):
-    """Keys of the recipe's `rl` section."""
+    """Keys of the recipe's `rl` section, with their defaults there."""
 
     model_config = ConfigDict(
         extra="ignore", frozen=True, allow_inf_nan=False
     )  # the other keys are the stages' to check
 
     steps: int = Field(ge=1, description="rl.steps")
-    prompts_per_step: int = Field(ge=1, description="rl.prompts_per_step")
-    group_size: int = Field(ge=1, description="rl.group_size")
+    prompts_per_step: int = Field(512, ge=1, description="rl.prompts_per_step")
+    group_size: int = Field(16, ge=1, description="rl.group_size")
     completions_per_forward: int | None = Field(None, description="rl.completions_per_forward")
     prompts_per_update: int | None = Field(None, description="rl.prompts_per_update")
-    max_completion_tokens: int = Field(ge=1, description="rl.max_completion_tokens")
+    max_completion_tokens: int = Field(8192, ge=1, description="rl.max_completion_tokens")
     gradient_checkpointing: bool = Field(False, description="rl.gradient_checkpointing")
     precision: str = Field("auto", description="rl.precision")
     kl_coefficient: float = Field(0.0, description="rl.kl_coefficient")

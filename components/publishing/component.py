@@ -2,8 +2,10 @@
 
 from kfp import dsl
 
+from components.shared.component import stage_component
 
-@dsl.component(base_image="rloop-publishing", install_kfp_package=False)
+
+@stage_component("publishing")
 def publishing(
     trajectories: dsl.Input[dsl.Dataset],
     experts: dsl.Input[dsl.Dataset],

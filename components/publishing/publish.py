@@ -1,6 +1,7 @@
 """Publishing: a run's policy, trajectories and report, in a place of the user's and in forms that others read.
 
-    URI/RUN/manifest.json                       what is here, from which run, digests and metrics; written last
+    URI/RUN/manifest.json                       what is here, from which run, digests and metrics; written last, and
+                                                `complete` is false while an iteration replaces it
     URI/RUN/policy/                             the best policy so far: a Hugging Face model folder
     URI/RUN/report.html, summary.json
     URI/RUN/trajectories/README.md              the data card
@@ -72,6 +73,9 @@ def publish(
         InputError: the store cannot be reached or written.
     """
     store = open_store(uri)
+    before = json.loads(store.read_bytes(f"{run}/{_MANIFEST}") or b"{}")
+    if before:  # what it says holds again when all of it has been sent
+        store.write_bytes(f"{run}/{_MANIFEST}", _json({**before, "complete": False}))
     store.upload_folder(best_policy, f"{run}/policy")
     for name, folder in (("trajectories", trajectories), ("experts", experts)):
         store.upload_folder(folder, f"{run}/{name}/iteration={iteration}")
@@ -86,18 +90,22 @@ def publish(
         "trajectories_sha256": files_digest(parquet_files(trajectories)),
         "experts_sha256": files_digest(parquet_files(experts)),
     }
-    before = json.loads(store.read_bytes(f"{run}/{_MANIFEST}") or b"{}")
     others = [other for other in before.get("iterations", []) if other["iteration"] != iteration]
     manifest = {
         "run": run,
+        "complete": True,
         "published_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "policy": {"path": "policy", "name": summary["chosen_policy"], "policy_id": policy_id(best_policy)},
         "iterations": sorted([*others, entry], key=lambda item: int(item["iteration"])),
         "policies": summary["policies"],
     }
-    store.write_bytes(f"{run}/{_MANIFEST}", (json.dumps(manifest, indent=1) + "\n").encode())
+    store.write_bytes(f"{run}/{_MANIFEST}", _json(manifest))
     write_json(manifest_out, manifest)
     result(f"published under {uri.rstrip('/')}/{run}")
+
+
+def _json(manifest: dict[str, Any]) -> bytes:
+    return (json.dumps(manifest, indent=1) + "\n").encode()
 
 
 def _card(run: str, summary: dict[str, Any]) -> str:

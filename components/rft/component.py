@@ -2,21 +2,16 @@
 
 from kfp import dsl
 
+from components.shared.component import stage_component
 
-@dsl.component(base_image="rloop-rft", install_kfp_package=False)
+
+@stage_component("rft")
 def rft(
     policy: dsl.Input[dsl.Model],
     experts: dsl.Input[dsl.Dataset],
     iteration: int,
-    seed: int,
-    learning_rate: float,
-    epochs: float,
     settings: dict,
-    checkpoint_uri: str,
-    checkpoint_settings: dict,
-    tracking_settings: dict,
     rloop_policy: dsl.Output[dsl.Model],
-    tensorboard: dsl.Output[dsl.Artifact],
     log: dsl.Output[dsl.Artifact],
     page: dsl.Output[dsl.HTML],
     metrics: dsl.Output[dsl.Metrics],
@@ -27,16 +22,9 @@ def rft(
         policy: The iteration's initial policy.
         experts: The trajectories to learn from.
         iteration: Of RLoop, from 1.
-        seed: Of the order of trajectories.
-        learning_rate: Of the optimiser.
-        epochs: Passes over the experts.
-        settings: The rest of the recipe's rft section.
-        checkpoint_uri: Where progress is kept, s3://BUCKET/PREFIX or a folder; empty for nowhere.
-        checkpoint_settings: How often progress is saved and for how long it is kept.
-        tracking_settings: Trackers beside TensorBoard.
+        settings: The seed, and the recipe's sections rft, store and tracking.
         rloop_policy: The iteration's result, where the next one starts.
-        tensorboard: What the trainer logs, as TensorBoard event files.
-        log: Figures of each update, as JSON.
+        log: Figures of each update, earlier stages' reports, and the trainer's TensorBoard event files.
         page: The same as plots.
         metrics: Figures of the run as a whole.
     """
@@ -46,11 +34,20 @@ def rft(
     from components.rft.settings import RFTSettings
     from components.shared.checkpoints import CheckpointSettings
     from components.shared.processes import on_processes
+    from components.shared.reports import (
+        EXPLORATION_LOG,
+        FILTERING_REPORT,
+        HARVESTING_REPORT,
+        REPORTS,
+        RFT_LOG,
+        TENSORBOARD,
+        hand_on,
+    )
     from components.shared.stage import log_metrics, stage
     from components.shared.tracking import TrackingSettings
 
     with stage("RFT"):
-        fine_tuning = RFTSettings.check({**settings, "learning_rate": learning_rate, "epochs": epochs}, "rft")
+        fine_tuning = RFTSettings.check(settings["rft"], "rft")
         figures = on_processes(
             fine_tuning.parallel,
             "rft",
@@ -59,12 +56,13 @@ def rft(
             Path(experts.path),
             fine_tuning,
             iteration=iteration,
-            seed=seed,
+            seed=int(settings["seed"]),
             policy_out=Path(rloop_policy.path),
-            log_out=Path(log.path),
+            log_out=Path(log.path) / RFT_LOG,
             page_out=Path(page.path),
-            tensorboard_out=Path(tensorboard.path),
-            checkpointing=CheckpointSettings.check({**checkpoint_settings, "uri": checkpoint_uri}, "store"),
-            tracking=TrackingSettings.check(tracking_settings, "tracking"),
+            tensorboard_out=Path(log.path) / TENSORBOARD,
+            checkpointing=CheckpointSettings.check(settings["store"], "store"),
+            tracking=TrackingSettings.check(settings["tracking"], "tracking"),
         )
+        hand_on(Path(experts.path) / REPORTS, log.path, EXPLORATION_LOG, HARVESTING_REPORT, FILTERING_REPORT)
         log_metrics(metrics, figures)

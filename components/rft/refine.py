@@ -14,6 +14,7 @@ from components.rft.settings import RFTSettings
 from components.shared import page
 from components.shared.checkpoints import NOWHERE, Checkpoints, CheckpointSettings
 from components.shared.errors import InputError
+from components.shared.finished import Outputs
 from components.shared.lora import load_for_training, merged
 from components.shared.policy import (
     eos_token_ids,
@@ -25,7 +26,7 @@ from components.shared.policy import (
 )
 from components.shared.processes import agreed, allow_sharding, common_folder, join, of_all, sharding_arguments
 from components.shared.schema import earlier_expert_files, parquet_files
-from components.shared.stage import Progress, note, result, write_json
+from components.shared.stage import Progress, note, write_json
 from components.shared.tracking import NO_TRACKERS, TrackingSettings, tensorboard, tracked_at, trackers
 
 
@@ -86,11 +87,14 @@ def refine(
 
     rank, _ = join()
     course = {"settings": settings.model_dump(), "iteration": iteration, "seed": seed}
+    outputs = Outputs({"policy": policy_out, "log": log_out, "page": page_out, "tensorboard": tensorboard_out})
     with (
         tempfile.TemporaryDirectory() as own,
         common_folder() as work,
         Checkpoints(checkpointing if rank == 0 else NOWHERE, "rft", course, [policy, experts]) as checkpoints,
     ):
+        if (figures := agreed(checkpoints.hand_over(outputs))) is not None:
+            return figures
         files = [*parquet_files(experts), *earlier_expert_files(experts)]
         dataset = Dataset.from_parquet([str(file) for file in files], cache_dir=own)
         dataset = dataset.map(tokens, batched=True, remove_columns=dataset.column_names)
@@ -179,14 +183,11 @@ def refine(
         },
     )
     _write_page(page_out, iteration, len(dataset), log)
-    checkpoints.finish()
-    result(f"{len(log)} updates on {len(dataset)} trajectories; loss {log[0]['loss']:.3f} to {log[-1]['loss']:.3f}")
-    return {
-        "trajectories": len(dataset),
-        "updates": len(log),
-        "first_loss": log[0]["loss"],
-        "last_loss": log[-1]["loss"],
-    }
+    first, last = log[0]["loss"], log[-1]["loss"]
+    figures = {"trajectories": len(dataset), "updates": len(log), "first_loss": first, "last_loss": last}
+    said = f"{len(log)} updates on {len(dataset)} trajectories; loss {first:.3f} to {last:.3f}"
+    checkpoints.finish(outputs, figures, said)
+    return figures
 
 
 def _write_page(path: str | Path, iteration: int, trajectories: int, log: list[dict[str, Any]]) -> None:

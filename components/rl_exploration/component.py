@@ -2,30 +2,20 @@
 
 from kfp import dsl
 
+from components.shared.component import stage_component
 
-@dsl.component(base_image="rloop-rl-exploration", install_kfp_package=False)
+
+@stage_component("rl_exploration")
 def rl_exploration(
     policy: dsl.Input[dsl.Model],
     problems: dsl.Input[dsl.Dataset],
     iteration: int,
     segment: int,
-    keep_training_state: bool,
-    seed: int,
-    steps: int,
-    learning_rate: float,
-    prompts_per_step: int,
-    group_size: int,
     settings: dict,
-    grading_settings: dict,
-    checkpoint_uri: str,
-    checkpoint_settings: dict,
-    tracking_settings: dict,
     rollouts: dsl.Output[dsl.Dataset],
     explored_policy: dsl.Output[dsl.Model],
     snapshots: dsl.Output[dsl.Artifact],
     training_state: dsl.Output[dsl.Artifact],
-    tensorboard: dsl.Output[dsl.Artifact],
-    log: dsl.Output[dsl.Artifact],
     page: dsl.Output[dsl.HTML],
     metrics: dsl.Output[dsl.Metrics],
     earlier_state: dsl.Input[dsl.Artifact] = None,
@@ -37,45 +27,29 @@ def rl_exploration(
         problems: Training problems.
         iteration: Of RLoop, from 1.
         segment: Of vanilla RL, from 1: it goes on where the segment before it ended. 1 for an iteration of RLoop.
-        keep_training_state: Whether to keep what the next segment needs.
-        seed: Of sampling and of the order of problems.
-        steps: RL steps; each samples one batch of prompts.
-        learning_rate: Of the optimiser.
-        prompts_per_step: Prompts sampled at each step.
-        group_size: Completions a prompt.
-        settings: The rest of the recipe's rl section.
-        grading_settings: The recipe's grading section.
-        checkpoint_uri: Where progress is kept, s3://BUCKET/PREFIX or a folder; empty for nowhere.
-        checkpoint_settings: How often progress is saved and for how long it is kept.
-        tracking_settings: Trackers beside TensorBoard.
-        rollouts: Every completion of every step, in Parquet shards.
+        settings: The seed, and the recipe's sections rl, grading, store and tracking.
+        rollouts: Every completion of every step, in Parquet shards; figures of each step; TensorBoard event files.
         explored_policy: The policy at the end of RL.
-        snapshots: The weights after every rl.snapshot_every steps.
-        training_state: Optimiser, scheduler, random numbers and position in the data at the end, if kept.
-        tensorboard: What the trainer logs, as TensorBoard event files.
-        log: Figures of each step, as JSON.
+        snapshots: The weights after every rl.snapshot_every steps, where they are measured.
+        training_state: Optimiser, scheduler, random numbers and position in the data, where a segment follows.
         page: The same as plots.
         metrics: Figures of the run as a whole.
         earlier_state: The training state of the segment before.
     """
     from pathlib import Path
+    from tempfile import TemporaryDirectory
 
     from components.rl_exploration.explore import explore
     from components.rl_exploration.settings import ExplorationSettings
     from components.shared.checkpoints import CheckpointSettings
     from components.shared.grading import GradingSettings
     from components.shared.processes import on_processes
+    from components.shared.reports import EXPLORATION_LOG, TENSORBOARD
     from components.shared.stage import log_metrics, stage
     from components.shared.tracking import TrackingSettings
 
-    with stage("RL exploration"):
-        keys = {
-            "steps": steps,
-            "learning_rate": learning_rate,
-            "prompts_per_step": prompts_per_step,
-            "group_size": group_size,
-        }
-        exploration = ExplorationSettings.check({**settings, **keys}, "rl")
+    with stage("RL exploration"), TemporaryDirectory() as scratch:
+        exploration = ExplorationSettings.check(settings["rl"], "rl")
         figures = on_processes(
             exploration.parallel,
             "rl",
@@ -83,20 +57,20 @@ def rl_exploration(
             Path(policy.path),
             Path(problems.path),
             exploration,
-            GradingSettings.check(grading_settings, "grading"),
+            GradingSettings.check(settings["grading"], "grading"),
             iteration=iteration,
-            seed=seed,
+            seed=int(settings["seed"]),
             rollouts_out=Path(rollouts.path),
             policy_out=Path(explored_policy.path),
-            log_out=Path(log.path),
+            log_out=Path(rollouts.path) / EXPLORATION_LOG,
             page_out=Path(page.path),
-            snapshots_out=Path(snapshots.path),
-            state_out=Path(training_state.path),
-            tensorboard_out=Path(tensorboard.path),
-            keep_state=keep_training_state,
+            snapshots_out=Path(snapshots.path if snapshots else f"{scratch}/snapshots"),
+            state_out=Path(training_state.path if training_state else f"{scratch}/state"),
+            keep_state=training_state is not None,
+            tensorboard_out=Path(rollouts.path) / TENSORBOARD,
             segment=segment,
             state=Path(earlier_state.path) if earlier_state else None,
-            checkpointing=CheckpointSettings.check({**checkpoint_settings, "uri": checkpoint_uri}, "store"),
-            tracking=TrackingSettings.check(tracking_settings, "tracking"),
+            checkpointing=CheckpointSettings.check(settings["store"], "store"),
+            tracking=TrackingSettings.check(settings["tracking"], "tracking"),
         )
         log_metrics(metrics, figures)

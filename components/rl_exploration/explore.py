@@ -18,6 +18,7 @@ from components.rl_exploration.step_log import LOGPROB_DIFFERENCE, STEP_FIGURES,
 from components.shared.chat import conversation
 from components.shared.checkpoints import NOWHERE, Checkpoints, CheckpointSettings
 from components.shared.errors import InputError
+from components.shared.finished import Outputs
 from components.shared.grading import Grader, GradingSettings
 from components.shared.lora import load_for_training, merged
 from components.shared.policy import (
@@ -34,8 +35,8 @@ from components.shared.policy import (
 )
 from components.shared.processes import agreed, allow_sharding, common_folder, join, of_all, sharding_arguments
 from components.shared.sampling import chosen_engine
-from components.shared.schema import count_rows, parquet_files, read_rows
-from components.shared.stage import Progress, note, read_json, result, whole_folder, write_json
+from components.shared.schema import ROLLOUT_STEPS, count_rows, parquet_files, read_rows
+from components.shared.stage import Progress, note, read_json, whole_folder, write_json
 from components.shared.tracking import NO_TRACKERS, TrackingSettings, tensorboard, tracked_at, trackers
 
 
@@ -175,6 +176,17 @@ def explore(
         "segment": segment,
         "keep_state": keep_state,
     }
+    outputs = Outputs(
+        {
+            "rollouts": rollouts_out,
+            "policy": policy_out,
+            "log": log_out,
+            "page": page_out,
+            "snapshots": snapshots_out,
+            "state": state_out,
+            "tensorboard": tensorboard_out,
+        }
+    )
     with (
         tempfile.TemporaryDirectory() as own,
         common_folder() as work,
@@ -186,6 +198,8 @@ def explore(
         ) as checkpoints,
         Grader(grading) as grader,
     ):
+        if (figures := agreed(checkpoints.hand_over(outputs))) is not None:
+            return figures
         dataset = Dataset.from_parquet([str(file) for file in parquet_files(problems)], cache_dir=own).map(
             lambda row: {"prompt": conversation(row["prompt"]), "question": row["prompt"]},
             remove_columns=["source", "difficulty"],
@@ -277,6 +291,7 @@ def explore(
     if not all(torch.isfinite(parameter).all() for parameter in explored.parameters()):
         raise InputError("the explored policy's weights are not finite; lower rl.learning_rate")
     save_policy(explored, policy, policy_out)
+    write_json(Path(rollouts_out) / ROLLOUT_STEPS, {"first": first, "end": end})
     # An object store knows no empty folders, so that both have something in them in any case.
     write_json(Path(snapshots_out) / "steps.json", list(snapshot_files(snapshots_out)))
     write_json(Path(state_out) / "kept.json", keep_state)
@@ -297,9 +312,7 @@ def explore(
     write_page(page_out, iteration, steps, failed / max(1, recorded))
     last = steps[-1]
     rewards = f"reward {steps[0]['reward']:.3f} to {last['reward']:.3f}"
-    checkpoints.finish()
-    result(f"{recorded} rollouts, {correct} correct; {rewards}")
-    return {
+    figures = {
         "rollouts": recorded,
         "correct_rollouts": correct,
         "grading_timed_out": timed_out,
@@ -307,6 +320,8 @@ def explore(
         "grading_failed_share": failed / max(1, recorded),
         **{f"last_step_{name}": last[name] for name in STEP_FIGURES if last[name] is not None},
     }
+    checkpoints.finish(outputs, figures, f"{recorded} rollouts, {correct} correct; {rewards}")
+    return figures
 
 
 def _check_state(state: Path, updates: int) -> None:

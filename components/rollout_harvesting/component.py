@@ -2,35 +2,40 @@
 
 from kfp import dsl
 
+from components.shared.component import stage_component
 
-@dsl.component(base_image="rloop-rollout-harvesting", install_kfp_package=False)
+
+@stage_component("rollout_harvesting")
 def rollout_harvesting(
     rollouts: dsl.Input[dsl.Dataset],
     trajectories: dsl.Output[dsl.Dataset],
-    success_rates: dsl.Output[dsl.Dataset],
     report: dsl.Output[dsl.Artifact],
     page: dsl.Output[dsl.HTML],
-    metrics: dsl.Output[dsl.Metrics],
 ):
     """Gathers the rollout shards of all steps and ranks into one table of trajectories.
 
     Args:
-        rollouts: The shards that exploration recorded.
-        trajectories: All rollouts, with the success rate of their problem.
-        success_rates: Of each problem, at each step it was sampled.
-        report: Counts, and shards set aside, as JSON.
+        rollouts: The shards that exploration recorded, and its log.
+        trajectories: All rollouts, with the success rate of their problem. In reports/: counts, exploration's log, and
+            each problem's success rate at each step.
+        report: Counts and exploration's log alone, where the report takes them from here.
         page: The same as a page.
-        metrics: The counts.
     """
+    from pathlib import Path
+
     from components.rollout_harvesting.harvest import harvest
-    from components.shared.stage import log_metrics, stage
+    from components.shared.reports import EXPLORATION_LOG, HARVESTING_REPORT, REPORTS, hand_on
+    from components.shared.stage import stage
 
     with stage("rollout harvesting"):
-        figures = harvest(
+        reports = Path(trajectories.path) / REPORTS
+        harvest(
             rollouts.path,
             trajectories_out=trajectories.path,
-            success_rates_out=success_rates.path,
-            report_out=report.path,
+            success_rates_out=reports,
+            report_out=reports / HARVESTING_REPORT,
             page_out=page.path,
         )
-        log_metrics(metrics, figures)
+        hand_on(rollouts.path, reports, EXPLORATION_LOG)
+        if report:
+            hand_on(reports, report.path, EXPLORATION_LOG, HARVESTING_REPORT)

@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 from components.rollout_harvesting.similarity import SimilarityTally
 from components.shared import page
 from components.shared.errors import InputError
-from components.shared.schema import ROLLOUTS, TRAJECTORIES, read_batches, table_writer, write_table
-from components.shared.stage import Progress, result, write_json
+from components.shared.schema import ROLLOUT_STEPS, ROLLOUTS, TRAJECTORIES, read_batches, table_writer, write_table
+from components.shared.stage import Progress, read_json, result, write_json
 
 _SHARD = re.compile(r"step-(\d+)-rank-(\d+).*\.parquet")
 
@@ -79,7 +79,6 @@ def harvest(
     _write_success_rates(Path(success_rates_out) / "success_rates.parquet", counts)
 
     correct = sum(c for _, c in totals.values())
-    steps = sorted({step for _, step in counts})
     report |= {
         "trajectories": writer.written,
         "correct": correct,
@@ -87,7 +86,7 @@ def harvest(
         "problems": len(totals),
         "never_solved": sum(rate == 0 for rate in rates.values()),
         "always_solved": sum(rate == 1 for rate in rates.values()),
-        "missing_steps": sorted(set(range(steps[-1] + 1)) - set(steps)) if steps else [],
+        "missing_steps": _missing(Path(rollouts), {step for _, step in counts}),
         "success_rate_histogram": _histogram(rates),
         "by_step": _by_step(counts),
         "distinct_correct": similarity.distinct_solutions(),
@@ -127,6 +126,14 @@ def _whole_shards(folder: Path) -> tuple[list[Path], dict[str, Any]]:
         duplicates += [f"{file.name}: step {key[0]}, rank {key[1]} again, in {newest.name}" for file in older]
         shards.append(newest)
     return shards, {"shards": len(shards), "duplicate_shards": duplicates, "incomplete_shards": incomplete}
+
+
+def _missing(folder: Path, steps: set[int]) -> list[int]:
+    """Steps of which there is no rollout. A later segment of a long RL run does not begin with step 0."""
+    if (file := folder / ROLLOUT_STEPS).is_file():
+        of_segment = read_json(file)
+        return sorted(set(range(of_segment["first"], of_segment["end"])) - steps)
+    return sorted(set(range(min(steps), max(steps))) - steps) if steps else []
 
 
 def _sampled_at(shard: Path) -> Any:

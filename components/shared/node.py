@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from components.shared.errors import InputError
+from components.shared.memory_watch import watched_memory
 from components.shared.processes import COMMON_FOLDER, MESSAGE, ParallelSettings, launch
 from components.shared.settings import Settings
-from components.shared.stage import read_json, write_json
+from components.shared.stage import note, read_json, write_json
 
 CALL, RESULT = "call.json", "result.json"
 ALIVE = "alive"  # touched by the stage's pod for as long as it waits
@@ -195,7 +196,8 @@ def main() -> None:
     end = print_to(folder / node_log(int(os.environ["PET_NODE_RANK"])))
     threading.Thread(target=_stop_when_left, args=(folder,), name="alive", daemon=True).start()
     try:
-        run(folder)
+        with watched_memory("pools.training.memory", note):
+            run(folder)
     finally:
         end()
 

@@ -281,8 +281,9 @@ def check_room(policy: str | Path, prompts: Iterable[str], completion_tokens: in
             if len(ids) + completion_tokens > context:
                 raise InputError(
                     f"the prompt {text[:60]!r}... takes {len(ids)} tokens; with {section}.max_completion_tokens "
-                    f"({completion_tokens}) that is more than the model's context of {context}. Lower it, or raise "
-                    f"data_completion_tokens so that data preparation drops such prompts"
+                    f"({completion_tokens}) that is more than the model's context of {context}. Lower it. Data "
+                    f"preparation drops prompts that leave no room for the longest completion of rl and eval: has it "
+                    f"changed since?"
                 )
             longest = max(longest, len(ids))
     return longest + completion_tokens

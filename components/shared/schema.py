@@ -64,6 +64,9 @@ SAMPLES = pa.schema(
 
 
 EARLIER = "earlier"  # folder among the experts: those of earlier iterations, a file each
+# Beside the rollout shards: the `first` step and the `end`, one past the last. Readers of a folder of Parquet files
+# pass over names with an underscore.
+ROLLOUT_STEPS = "_steps.json"
 BENCHMARK_ORDER = "benchmarks.json"  # beside the benchmarks' tables: their names in the recipe's order
 
 

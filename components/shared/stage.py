@@ -16,17 +16,21 @@ from typing import Any
 from safetensors import SafetensorError
 
 from components.shared.errors import InputError
+from components.shared.memory_watch import pool_of, watched_memory
 
 PROGRESS_MARK = "[progress]"
 RESULT_MARK = "[result]"
 ERROR_MARK = "[error]"
 NOTE_MARK = "[note]"
+KEPT_MARK = "[kept]"  # before where a stage that has finished left its outputs, for the launcher
 _PROGRESS_SECONDS = 1.0
 
 
 @contextlib.contextmanager
 def stage(name: str) -> Iterator[None]:
     """Runs a stage's work: a user error or a full disk ends it with a message instead of a traceback.
+
+    Meanwhile its use of memory is watched: a pod that is killed for it can say nothing any more.
 
     Args:
         name: of the stage, for the messages.
@@ -36,7 +40,8 @@ def stage(name: str) -> Iterator[None]:
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # silences a warning after fork
     try:
-        yield
+        with watched_memory(f"pools.{pool_of(name)}.memory", note):
+            yield
     except InputError as error:
         print(f"{ERROR_MARK} {name}: {error}", flush=True)
         sys.exit(1)
@@ -139,6 +144,17 @@ def write_json(path: str | Path, value: Any) -> None:
 def read_json(path: str | Path) -> Any:
     """Reads a JSON file that another stage wrote."""
     return json.loads(Path(path).read_text())
+
+
+def repeat() -> str:
+    """What `retry RUN --from STAGE` gave this stage so that it runs again; empty if it was not asked to.
+
+    It is an input that the stage's function does not have, so that it is in what Kubeflow hands to the process alone.
+    """
+    if "--executor_input" not in sys.argv[:-1]:
+        return ""
+    given = json.loads(sys.argv[sys.argv.index("--executor_input") + 1])
+    return str(given.get("inputs", {}).get("parameterValues", {}).get("repeat", ""))
 
 
 def files_digest(files: Iterable[Path]) -> str:

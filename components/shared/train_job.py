@@ -34,10 +34,11 @@ NODE_RESOURCES = "rloop.dev/node-resources"  # annotation of the stage's pod: wh
 RUNTIME = "torch-distributed"  # the ClusterTrainingRuntime that Kubeflow Trainer brings
 API = ("trainer.kubeflow.org", "v1alpha1")
 POLL_SECONDS = 3.0
+GONE_SECONDS = 600.0  # that a TrainJob may take to go
 _NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _WORKFLOW = "workflows.argoproj.io/workflow"  # Argo's label: the run, the same in all attempts
 # What network policies, priorities and people know a stage's pods by.
-_LABELS = ("pipelines.kubeflow.org/v2_component", "rloop.dev/pool", "app.kubernetes.io/part-of")
+_LABELS = ("pipelines.kubeflow.org/v2_component", "rloop.dev/pool")
 # Of the stage's pod alone, or given by the cluster to each pod of the account.
 _OWN_ENVIRONMENT = ("ARGO_", "KFP_", "AWS_ROLE_ARN", "AWS_WEB_IDENTITY_", "AWS_CONTAINER_")
 _LOG_TAIL = 30
@@ -62,7 +63,8 @@ def on_nodes(
         kwargs: the same; a `Path` whose name ends with `_out` is written.
 
     Raises:
-        InputError: one of the processes raised one, or the cluster cannot do it.
+        InputError: one of the processes raised one, the cluster cannot do it, or an earlier attempt's TrainJob does not
+            go.
         RuntimeError: a node failed otherwise; the end of its log is printed.
     """
     cluster = connect(section)
@@ -74,7 +76,8 @@ def on_nodes(
         )
     arguments = arguments_of(function, args, kwargs)
     name = job_name(pod["metadata"]["labels"][_WORKFLOW], function, arguments)
-    cluster.delete(name)
+    if in_the_way := cluster.delete(name):
+        raise InputError(in_the_way)
     for left in SHARED.glob(f"{name}-*"):
         shutil.rmtree(left, ignore_errors=True)
     folder = SHARED / f"{name}-{pod['metadata']['uid'][:8]}"  # an attempt that lives on removes its own alone
@@ -99,7 +102,8 @@ def on_nodes(
                 if there[key].exists():
                     _copy(there[key], value)
         finally:
-            cluster.delete(name, job["metadata"]["uid"])
+            if in_the_way := cluster.delete(name, job["metadata"]["uid"]):
+                note(in_the_way)  # it goes with this pod; what the nodes made is here
         return read_json(folder / RESULT)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -251,24 +255,41 @@ class Cluster:
                 return condition["type"], condition.get("message", "")
         return "", ""
 
-    def delete(self, name: str, uid: str | None = None) -> None:
-        """Removes a TrainJob and waits until its pods are gone; one that is not there, or not that one, is no error."""
+    def delete(self, name: str, uid: str | None = None) -> str:
+        """Removes a TrainJob and waits until its pods are gone, GONE_SECONDS at most.
+
+        Returns:
+            What is in the way, in words; empty when it is gone, or was not there, or not that one.
+        """
         from kubernetes.client import ApiException, V1DeleteOptions, V1Preconditions
         from urllib3.exceptions import HTTPError
 
         options = V1DeleteOptions(propagation_policy="Foreground")
         options.preconditions = V1Preconditions(uid=uid) if uid else None
+        began, told = time.monotonic(), False
         while True:
+            why = "the API server does not answer"
             try:
                 with self._explained("delete trainjobs"):
-                    self._custom.delete_namespaced_custom_object(*self._where, name, body=options)
+                    left = self._custom.delete_namespaced_custom_object(*self._where, name, body=options)
+                finalizers = ", ".join(left.get("metadata", {}).get("finalizers") or ["none"])
+                why = f"it waits for its finalizers ({finalizers}), or its pods do not end"
             except ApiException as error:
                 if error.status in (_GONE, _CONFLICT):  # a conflict: another attempt at this stage has made another one
-                    return
+                    return ""
                 if not _is_away(error):
                     raise
             except HTTPError:
                 pass  # as in `state`
+            waited = time.monotonic() - began
+            if waited >= GONE_SECONDS:
+                return (
+                    f"TrainJob {name} is not gone {waited:.0f} s after it was deleted: {why}; look at it with "
+                    f"`kubectl -n {self.namespace} get trainjob {name} -o yaml`"
+                )
+            if waited >= GONE_SECONDS / 10 and not told:
+                told = True
+                note(f"waiting until TrainJob {name} is gone: {why}")
             time.sleep(POLL_SECONDS)
 
     @contextlib.contextmanager

@@ -19,6 +19,7 @@ from components.shared import page
 from components.shared.batches import batches
 from components.shared.checkpoints import NOWHERE, Checkpoints, CheckpointSettings
 from components.shared.errors import InputError
+from components.shared.finished import Outputs
 from components.shared.grading import (
     FAILED,
     HEDGED,
@@ -43,7 +44,7 @@ from components.shared.schema import (
     table_writer,
     write_table,
 )
-from components.shared.stage import Progress, note, result, whole_file, write_json
+from components.shared.stage import Progress, note, whole_file, write_json
 from components.verification_filtering.diversity import most_different
 from components.verification_filtering.settings import FilterSettings
 
@@ -113,11 +114,18 @@ def filter_trajectories(
     progress = Progress(count_rows(trajectories), "trajectories graded")
     grading_seconds, fresh = 0.0, 0
     reasons: Counter[str] = Counter()
+    outputs = Outputs(
+        {"experts": experts_out, "dropped": dropped_out, "report": report_out, "page": page_out},
+        settings.model_dump(),
+        [earlier_experts] if earlier_experts else [],
+    )
     with (
         tempfile.TemporaryDirectory() as work,
         Checkpoints(checkpointing, "verification_filtering", grading.model_dump(), [trajectories, problems]) as earlier,
         Grader(grading) as grader,
     ):
+        if (figures := earlier.hand_over(outputs)) is not None:
+            return figures
         done = set(earlier.restore_shards(work))
         if done:
             note(f"goes on with {len(done)} batches of an earlier attempt")
@@ -159,16 +167,16 @@ def filter_trajectories(
         "failed_share": reasons[FAILED] / max(1, len(gates)),
         "reasons": dict(reasons.most_common()),
     }
-    _check_not_empty(report)
+    if not (earlier_experts and _expert_files(Path(earlier_experts))):
+        _check_not_empty(report)
     report["experts_by_success_rate"] = _split(trajectories, gates, verdicts, Path(experts_out), Path(dropped_out))
     handed_on = _hand_on(Path(earlier_experts), Path(experts_out)) if earlier_experts else 0
     report["earlier_experts"] = handed_on
     write_json(report_out, report)
     _write_page(page_out, report)
-    earlier.finish()
     also = f", and {handed_on} of earlier iterations" if handed_on else ""
-    result(f"{report['experts']} experts of {report['problems']} problems, from {len(gates)} trajectories{also}")
-    return {
+    said = f"{report['experts']} experts of {report['problems']} problems, from {len(gates)} trajectories{also}"
+    figures = {
         "trajectories": len(gates),
         "experts": report["experts"],
         "expert_problems": report["problems"],
@@ -176,6 +184,8 @@ def filter_trajectories(
         **{f"grading_{name}": report["grading"][name] for name in ("answers_per_second", "failed_share", *_COUNTED)},
         **{f"dropped_{gate['gate']}": gate["dropped"] for gate in report["funnel"]},
     }
+    earlier.finish(outputs, figures, said)
+    return figures
 
 
 def _grade(
@@ -204,13 +214,19 @@ def _gate(row: dict[str, Any], verdict: bool | None, settings: FilterSettings) -
 
 def _hand_on(before: Path, experts_out: Path) -> int:
     """Copies experts of earlier iterations beside those of this one, a file each; returns how many they are."""
-    (own,) = parquet_files(before)
-    number = next(iter(read_rows(own, ["iteration"])))["iteration"]
-    files = {own: f"iteration-{number}.parquet", **{file: file.name for file in earlier_expert_files(before)}}
-    for file, name in files.items():
+    files = _expert_files(before)
+    for name, file in files.items():
         with whole_file(experts_out / EARLIER / name) as temporary:
             shutil.copyfile(file, temporary)
-    return sum(map(count_rows, files))
+    return sum(map(count_rows, files.values()))
+
+
+def _expert_files(experts: Path) -> dict[str, Path]:
+    """An iteration's experts and those that were handed on to it, by the names under which they are handed on."""
+    (own,) = parquet_files(experts)
+    files = {file.name: file for file in earlier_expert_files(experts)}
+    first = next(iter(read_rows(own, ["iteration"])), None)  # an iteration may have none of its own
+    return files if first is None else {f"iteration-{first['iteration']}.parquet": own, **files}
 
 
 def _report(

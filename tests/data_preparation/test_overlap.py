@@ -91,3 +91,23 @@ def test_another_text_is_not_found(index: OverlapIndex) -> None:
     assert (
         index.find("Natalia sold clips to 48 of her friends in April, and then she sold half as many in May.") is None
     )
+
+
+def test_long_decoys_do_not_hide_a_short_problem_that_stands_there_whole() -> None:
+    index = OverlapIndex(ngram_words=10, share=0.5)
+    short = "Find the sum of all primes below ten that are odd and greater than two"
+    story = " ".join(f"word{i}" for i in range(60))
+    for number in range(7):  # each shares more n-grams with the training problem than the short one has
+        index.add("long", f"line {number}", f"{story} " + " ".join(f"other{number}x{i}" for i in range(200)))
+    index.add("short", "line 1", short)
+    found = index.find(f"{story} {short}")
+    assert found and (found.benchmark, found.share) == ("short", 1.0)
+
+
+def test_of_several_the_nearest_is_named() -> None:
+    index = OverlapIndex(ngram_words=3, share=0.5)
+    words = [f"w{i}" for i in range(40)]
+    for number, kept in enumerate((24, 40, 30)):
+        index.add("b", f"line {number}", " ".join(words[:kept] + [f"z{number}x{i}" for i in range(40 - kept)]))
+    found = index.find(" ".join([*words, "end"]))
+    assert found and found.row == "line 1"

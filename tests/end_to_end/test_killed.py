@@ -73,6 +73,19 @@ def killed(stage: str, work: Path, uri: str, kills: int, seed: int) -> tuple[Pat
         count += 1
 
 
+def handed_over(stage: str, work: Path, uri: str, made: Path) -> None:
+    """Checks that another attempt at a stage that has finished hands over what it made, and does nothing again."""
+    process = start(stage, work, work / "again", uri)
+    output = process.communicate()[0]
+    assert process.returncode == 0, output
+    assert "an earlier attempt had finished" in output and "[progress]" not in output
+    files = [
+        {file.relative_to(out): file.read_bytes() for file in out.rglob("*") if file.is_file()}
+        for out in (made, work / "again")
+    ]
+    assert files[0] == files[1]
+
+
 def rows(path: Path, *without: str) -> list[dict[str, Any]]:
     table = pq.read_table(path)
     found = table.drop_columns(list(without)).to_pylist()
@@ -123,7 +136,8 @@ def test_exploration_killed_six_times_is_the_same_bit_for_bit(tmp_path: Path, s3
     kept = [{file.name: file.read_bytes() for file in (out / "snapshots").iterdir()} for out in (got, expected)]
     assert kept[0] == kept[1] and len(kept[0]) == 5, "policies kept on the way are there whatever was killed"
     assert log(got) == log(expected)
-    assert any(item.name.endswith("finished.json") for item in open_store(uri).list())
+    assert not any("checkpoint-" in item.name for item in open_store(uri).list())
+    handed_over("rl_exploration", tmp_path, uri, got)
 
 
 @pytest.mark.parametrize("stage", ["rl_exploration-lora", "rl_exploration-two"])
@@ -137,6 +151,8 @@ def test_exploration_otherwise_killed_is_the_same_bit_for_bit(stage: str, tmp_pa
     kept = [{file.name: file.read_bytes() for file in (out / "snapshots").iterdir()} for out in (got, expected)]
     assert kept[0] == kept[1] and len(kept[0]) == 5
     assert log(got) == log(expected)
+    if stage == "rl_exploration-two":
+        handed_over(stage, tmp_path, uri, got)
 
 
 @pytest.mark.parametrize("stage", ["rft", "rft-lora"])
@@ -153,6 +169,8 @@ def test_rft_killed_is_the_same_bit_for_bit(
     assert count == 2 and any("goes on after update" in line for line in said)
     assert weights(got) == weights(expected)
     assert log(got) == log(expected)
+    if stage == "rft":
+        handed_over(stage, tmp_path, uri, got)
 
 
 def test_evaluation_killed_is_the_same(tmp_path: Path, uri: str) -> None:
@@ -164,6 +182,7 @@ def test_evaluation_killed_is_the_same(tmp_path: Path, uri: str) -> None:
     assert count >= 2 and any("batches of an earlier attempt" in line for line in said)
     assert rows(got / "samples") == rows(expected / "samples")
     assert document(got / "evaluation.json") == document(expected / "evaluation.json")
+    handed_over("evaluation", tmp_path, uri, got)
 
 
 def test_filtering_killed_is_the_same(tmp_path: Path, uri: str, rollout: Callable[..., dict[str, Any]]) -> None:

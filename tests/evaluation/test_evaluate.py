@@ -199,7 +199,6 @@ def test_policies_on_the_way_are_measured_as_the_policies_they_are(
             seed=1,
             with_initial=with_initial,
             curve_out=tmp_path / "curve.json",
-            page_out=tmp_path / "curve.html",
         )
         points: list[Any] = json.loads((tmp_path / "curve.json").read_text())["points"]
         return points

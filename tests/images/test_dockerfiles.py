@@ -1,7 +1,12 @@
 """What the Dockerfiles and the requirements of the families promise; tests/end_to_end/test_docker.py builds them."""
 
+import importlib.util
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,6 +60,43 @@ def test_a_stage_gets_its_own_code_and_the_shared_code(stage: str) -> None:
     assert {"Dockerfile", "components/__init__.py", f"components/{stage}/component.py"} <= names
     others = [other for other in images.STAGES if other != stage]
     assert not [name for name in names for other in others if name.startswith(f"components/{other}/")]
+
+
+@pytest.fixture(scope="module")
+def build() -> Any:
+    specification = importlib.util.spec_from_file_location("build", images.ROOT / "images" / "build.py")
+    assert specification and specification.loader
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("stage", images.STAGES)
+def test_what_the_dockerfile_copies_is_in_each_stages_build(build: Any, stage: str, tmp_path: Path) -> None:
+    build.fill_context(tmp_path, images.stage_files(stage), None)
+    copied = [line.split()[1] for line in instructions(tmp_path / "Dockerfile") if line.startswith("COPY ")]
+    assert copied == ["components", "recipes"] and all((tmp_path / name).is_dir() for name in copied)
+    assert any((tmp_path / "recipes").iterdir()) == (stage in images.POLICY_STAGES)
+
+
+def test_a_tiny_policy_is_found_from_the_images_working_directory(build: Any, tmp_path: Path) -> None:
+    """By the relative path that a recipe names it with, and with what is in the image alone."""
+    packages, stage = (instructions(images.ROOT / "images" / f"{name}.Dockerfile") for name in ("packages", "stage"))
+    assert packages[-2] == "WORKDIR /home/rloop" and "COPY recipes recipes" in stage
+    assert not [line for line in stage if line.startswith("WORKDIR")]
+    build.fill_context(tmp_path, images.stage_files("preflight"), None)
+    look = "from components.preflight.check import look_at_policy; print(look_at_policy('recipes/tiny/countdown'))"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", look], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "ModelSize" in done.stdout, done.stderr
+
+
+def test_make_builds_the_variant_of_the_recipes_pools(build: Any) -> None:
+    assert "--recipe $(RECIPE)" in (images.ROOT / "Makefile").read_text()
+    laptop = images.ROOT / "recipes" / "laptop.yaml"
+    assert build.variant_for("registry.example.com/me", laptop) == "cpu"
+    assert build.variant_for("registry.example.com/me", laptop.with_name("qwen2.5-1.5b.yaml")) == "cuda"
+    assert build.variant_for("registry.example.com/me", None) == "cuda"
 
 
 @pytest.mark.parametrize("stage", images.STAGES)

@@ -6,13 +6,18 @@ from typing import Any
 
 import click
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 from kfp import compiler, dsl
 
 from components.shared.errors import InputError
 from launch import run_display, server
-from launch.cluster_commands import cancel, retry, schedule, status, submit
+from launch.cluster_commands import cancel, retry, status
+from launch.compiled import read_compiled
+from launch.parameters import run_parameters
 from launch.recipe import Recipe
+from launch.schedule_commands import schedule
+from launch.submit import submit
 from tests.launch.kfp_server import SECRET, FakeKfp
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "laptop.yaml"
@@ -40,17 +45,27 @@ def iteration(before: str) -> str:
 
 
 @dsl.pipeline(name="rloop")
-def small_rloop(refresh: str = "", steps: int = 1) -> None:
-    prepared = work(before=refresh).set_display_name("Preflight")
+def small_rloop(base_policy: str, steps: int = 1) -> None:
+    prepared = work(before=base_policy).set_display_name("Preflight")
     evaluation_base(before=prepared.output)
     policy = prepared.output
     for number in (1, 2):
         policy = iteration(before=policy).set_display_name(f"Iteration {number}").output
 
 
-def compile_small(recipe: Recipe, output: Path, registry: str = "") -> None:
-    """As pipeline.py's: what is in the recipe is in the file."""
-    compiler.Compiler().compile(small_rloop, str(output), pipeline_parameters={"steps": recipe.rl.steps})
+def compile_small(recipe: Recipe, output: Path, registry: str, variant: str) -> None:
+    """As pipeline.py's: it has the parameters that a run gets, with the recipe's values as defaults."""
+    compiler.Compiler().compile(small_rloop, str(output))
+    specification, *platform = read_compiled(output)
+    specification["root"]["inputDefinitions"]["parameters"] |= {
+        name: {"parameterType": _KINDS[type(value)], "defaultValue": value, "isOptional": True}
+        for name, value in run_parameters(recipe).items()
+    }
+    specification["pipelineInfo"]["description"] = f"{recipe.iterations} iterations, {variant} images of {registry}"
+    output.write_text(yaml.safe_dump_all([specification, *platform]))
+
+
+_KINDS = {int: "NUMBER_INTEGER", float: "NUMBER_DOUBLE", str: "STRING", list: "LIST", dict: "STRUCT", bool: "BOOLEAN"}
 
 
 class Group(click.Group):
@@ -88,10 +103,12 @@ def call(kfp: FakeKfp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
     monkeypatch.setattr(run_display, "WATCH_SECONDS", 0.01)
     monkeypatch.setattr(server, "BACK_OFF_SECONDS", (0.01, 0.02))
 
-    def invoke(name: str, *arguments: str, host: str | None = None) -> Result:
-        recipe = ["--recipe", str(RECIPE)] if name in ("submit", "schedule") else []
+    def invoke(name: str, *arguments: str, host: str | None = None, recipe: Path | None = RECIPE) -> Result:
+        """Invokes a command; `submit` and `schedule` of a recipe, unless a subcommand is named."""
+        starts = name == "submit" or (name == "schedule" and not (arguments and arguments[0] in schedule.commands))
+        named = ["--recipe", str(recipe)] if starts and recipe else []
         where = [] if host == "" else ["--host", host or kfp.host]
-        result = CliRunner().invoke(main, [name, *recipe, *arguments, *where])
+        result = CliRunner().invoke(main, [name, *named, *arguments, *where])
         assert "Traceback" not in result.output and SECRET not in result.output
         assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
         return result

@@ -7,7 +7,7 @@ from typing import Any
 import kfp_server_api as api
 
 _WIRE = api.ApiClient()
-_FILTER_KEYS = {"display_name", "name", "created_at", "description"}
+_FILTER_KEYS = {"display_name", "name", "created_at", "description", "recurring_run_id"}
 
 
 class Refusal(Exception):
@@ -52,14 +52,25 @@ def _check(value: Any, kind: str, where: str) -> None:
 
 
 def listed(things: list[Any], query: dict[str, str]) -> list[Any] | None:
-    """What a list request's filter and page size leave."""
+    """What a list request's filter, page token and page size leave."""
+    return _page(things, query)[0] or None  # as protobuf's JSON leaves empty lists out
+
+
+def next_token(things: list[Any], query: dict[str, str]) -> str | None:
+    """What to ask for the next page with, where there is one."""
+    return _page(things, query)[1]
+
+
+def _page(things: list[Any], query: dict[str, str]) -> tuple[list[Any], str | None]:
     wanted = json.loads(query.get("filter") or "{}")
     _check(wanted, "V2beta1Filter", "filter")
     for predicate in wanted.get("predicates", []):
-        if predicate.get("operation") != "EQUALS" or predicate.get("key") not in _FILTER_KEYS:
+        operation, key, text = (predicate.get(name) for name in ("operation", "key", "string_value"))
+        if operation not in ("EQUALS", "IS_SUBSTRING") or key not in _FILTER_KEYS:
             raise Refusal(400, f"Invalid input error: filter {predicate}")
-        things = [t for t in things if getattr(t, predicate["key"]) == predicate["string_value"]]
-    size = int(query.get("page_size") or 20)
+        whole = operation == "EQUALS"
+        things = [t for t in things if (getattr(t, key) == text if whole else text in (getattr(t, key) or ""))]
+    size, start = int(query.get("page_size") or 20), int(query.get("page_token") or 0)
     if not 0 < size <= 200:
         raise Refusal(400, f"Invalid input error: page size {size}")
-    return things[:size] or None  # as protobuf's JSON leaves empty lists out
+    return things[start : start + size], str(start + size) if len(things) > start + size else None

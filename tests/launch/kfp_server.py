@@ -1,74 +1,55 @@
 """A small, strict server that speaks what the commands use of Kubeflow Pipelines' v2beta1 REST API.
 
 Requests are checked against kfp_server_api's own models: an unknown field, a wrong type or a missing required
-field is a 400. Answers are those models. Rules and states follow the API server's source: unique names of
-pipelines and versions, one namespace a user or none at all, which runs can be retried or terminated, and runs'
-nodes as a flat list without parents, with the year 1 for what has not ended.
+field is a 400. Answers are those models. Rules and states follow the API server's source and recorded answers of a
+real one: unique names of pipelines and versions, one namespace a user or none at all, which runs can be retried or
+terminated. Runs are walked through their pipeline: kfp_workflow.py and kfp_argo.py have Argo, kfp_driver.py and
+kfp_metadata.py KFP's driver and cache, kfp_rows.py what the API tells of them, kfp_http.py the wire.
 """
 
 import email.message
-import email.parser
-import email.policy
-import json
 import re
 import threading
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
 
 import kfp_server_api as api
 import yaml
 
-from tests.launch.kfp_models import Refusal, checked, listed
+from tests.launch.kfp_http import Fault, Handler
+from tests.launch.kfp_models import Refusal, checked, listed, next_token
+from tests.launch.kfp_runs import Runs
 
-_WIRE = api.ApiClient()
+__all__ = ["SECRET", "FakeKfp", "Fault"]
 SECRET = "s3cr3t-token"  # in no output
-_NEVER = datetime(1, 1, 1, tzinfo=UTC)
 _LIST = {"page_token", "page_size", "sort_by", "filter"}
 
 
 @dataclass
-class Fault:
-    """Something that goes wrong with the next `times` requests that match."""
-
-    method: str
-    path: str
-    kind: str  # status, hang, drop, drop-after, html or redirect
-    status: int = 500
-    message: str = "the database is away"
-    times: int = 1
-
-
-@dataclass
-class FakeKfp:
+class FakeKfp(Runs):
     """What the server knows, and levers for tests."""
 
     multi_user: bool = False
     token: str = ""
     cookie: str = ""
-    clock: datetime = datetime(2026, 11, 25, 3, 0, tzinfo=UTC)
     pipelines: dict[str, Any] = field(default_factory=dict)
-    versions: dict[str, Any] = field(default_factory=dict)
     experiments: dict[str, Any] = field(default_factory=dict)
-    runs: dict[str, Any] = field(default_factory=dict)
     schedules: dict[str, Any] = field(default_factory=dict)
     deletions: list[str] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     requests: list[tuple[str, str]] = field(default_factory=list)
-    scripts: dict[str, list[Callable[[], None]]] = field(default_factory=dict)
     closing: threading.Event = field(default_factory=threading.Event)
 
     def __enter__(self) -> "FakeKfp":
         fake = self
 
-        class Handler(_Handler):
+        class OwnHandler(Handler):
             kfp = fake
 
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), OwnHandler)
         self._http.daemon_threads = True
         threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True).start()
         self.host = f"http://127.0.0.1:{self._http.server_address[1]}"
@@ -83,54 +64,27 @@ class FakeKfp:
         """The requests that were no GET."""
         return [request for request in self.requests if request[0] != "GET"]
 
-    # What happens in the cluster
-
-    def spec(self, run_id: str) -> dict[str, Any]:
-        run = self.runs[run_id]
-        spec = run.pipeline_spec or self.versions[run.pipeline_version_reference.pipeline_version_id].pipeline_spec
-        return spec.get("pipeline_spec", spec)
-
-    def begin(self, run_id: str, name: str) -> None:
-        """A stage's driver has run, and its container starts."""
-        run = self.runs[run_id]
-        run.state = "RUNNING"
-        driver = self._node(run, f"{name}-driver", "SUCCEEDED")
-        driver.end_time = self.clock = self.clock + timedelta(seconds=5)
-        self._node(run, name, "RUNNING")
-
-    def end(self, run_id: str, name: str, state: str = "SUCCEEDED", seconds: int = 60, message: str = "") -> None:
-        """A stage that began ends; 0 seconds for one that came from the cache."""
-        run = self.runs[run_id]
-        node = next(n for n in run.run_details.task_details if n.display_name == name and n.state == "RUNNING")
-        executor = self._node(run, "executor", "SKIPPED" if seconds == 0 else state)
-        self.clock += timedelta(seconds=seconds)
-        node.end_time = executor.end_time = self.clock
-        node.state = state
-        if message:
-            node.error = api.GoogleRpcStatus(code=2, message=message)
-
-    def finish(self, run_id: str, state: str) -> None:
-        """The workflow ends."""
-        run = self.runs[run_id]
-        run.state, run.finished_at = state, self.clock
-
-    def _node(self, run: Any, name: str, state: str) -> Any:
-        node = api.V2beta1PipelineTaskDetail(
-            run_id=run.run_id,
-            task_id=str(uuid.uuid4()),
-            display_name=name,
-            create_time=run.created_at,
-            start_time=self.clock,
-            end_time=_NEVER,
-            state=state,
-            pod_name=f"rloop-{name}-{len(run.run_details.task_details)}",
+    def tick(self, schedule_id: str) -> str:
+        """A schedule starts a run; the run's id. KFP hands parameters on as they are, `[[ScheduledTime]]` too."""
+        schedule = self.schedules[schedule_id]
+        run = api.V2beta1Run(
+            display_name=f"Run of {schedule.display_name} ({schedule_id[:5]})",
+            experiment_id=schedule.experiment_id,
+            pipeline_version_reference=schedule.pipeline_version_reference,
+            runtime_config=schedule.runtime_config,
+            service_account=schedule.service_account,
+            recurring_run_id=schedule_id,
         )
-        run.run_details.task_details.append(node)
-        return node
+        return str(self._started(run).run_id)
 
     # The API
 
     def answer(self, method: str, path: str, query: dict[str, str], body: Any) -> Any:
+        """The answer to a request, a model or a dictionary.
+
+        Raises:
+            Refusal: an answer other than 200.
+        """
         for verb, pattern, allowed, action in self._routes():
             match = re.fullmatch(pattern, path)
             if verb == method and match:
@@ -215,7 +169,9 @@ class FakeKfp:
 
     def _list_versions(self, pipeline_id: str, query: dict[str, str], body: Any) -> Any:
         found = [v for v in self.versions.values() if v.pipeline_id == pipeline_id]
-        return api.V2beta1ListPipelineVersionsResponse(pipeline_versions=listed(found, query))
+        return api.V2beta1ListPipelineVersionsResponse(
+            pipeline_versions=listed(found, query), next_page_token=next_token(found, query)
+        )
 
     def _get_version(self, pipeline_id: str, version_id: str, query: dict[str, str], body: Any) -> Any:
         if version_id not in self.versions:
@@ -233,44 +189,13 @@ class FakeKfp:
         wanted.experiment_id, wanted.created_at = str(uuid.uuid4()), self.clock
         return self.experiments.setdefault(wanted.experiment_id, wanted)
 
-    def _list_runs(self, query: dict[str, str], body: Any) -> Any:
-        self._check_namespace(query.get("namespace"))
-        newest_first = sorted(self.runs.values(), key=lambda run: run.created_at, reverse=True)
-        return api.V2beta1ListRunsResponse(runs=listed(newest_first, query))
-
-    def _create_run(self, query: dict[str, str], body: Any) -> Any:
-        run = checked(body, "V2beta1Run", {"display_name", "experiment_id"})
-        self._check_source(run)
-        run.run_id, run.created_at, run.state = str(uuid.uuid4()), self.clock, "PENDING"
-        run.finished_at = datetime(1970, 1, 1, tzinfo=UTC)
-        run.run_details = api.V2beta1RunDetails(task_details=[])
-        self.runs[run.run_id] = run
-        self._check_parameters(run, self.spec(run.run_id))
-        return run
-
-    def _get_run(self, run_id: str, query: dict[str, str], body: Any) -> Any:
-        if self.scripts.get(run_id):
-            self.scripts[run_id].pop(0)()
-        return self._run(run_id)
-
-    def _retry(self, run_id: str, query: dict[str, str], body: Any) -> Any:
-        run = self._run(run_id)
-        if run.state not in ("FAILED", "CANCELED"):
-            raise Refusal(409, f"Failed to retry run {run_id}: Workflow must be Failed/Error to retry")
-        run.state = "RUNNING"
-        run.run_details.task_details = [n for n in run.run_details.task_details if n.state == "SUCCEEDED"]
-        return {}
-
-    def _terminate(self, run_id: str, query: dict[str, str], body: Any) -> Any:
-        run = self._run(run_id)
-        if run.state not in ("PENDING", "RUNNING", "PAUSED"):
-            raise Refusal(400, f"Invalid input error: Failed to terminate a run {run_id}. Row not found")
-        run.state = "CANCELING"
-        return {}
-
     def _list_schedules(self, query: dict[str, str], body: Any) -> Any:
         self._check_namespace(query.get("namespace"))
-        return api.V2beta1ListRecurringRunsResponse(recurring_runs=listed(list(self.schedules.values()), query))
+        found = list(self.schedules.values())
+        shown = listed(found, query)
+        return api.V2beta1ListRecurringRunsResponse(
+            recurring_runs=shown, next_page_token=next_token(found, query), total_size=len(found) or None
+        )
 
     def _create_schedule(self, query: dict[str, str], body: Any) -> Any:
         wanted = checked(body, "V2beta1RecurringRun", {"display_name", "trigger", "mode", "max_concurrency"})
@@ -281,7 +206,8 @@ class FakeKfp:
         if len(fields) != 6 or not all(re.fullmatch(r"[\d*?/,a-z-]+", each) for each in fields):
             raise Refusal(400, "Schedule cron is not a supported format(https://godoc.org/github.com/robfig/cron)")
         self._check_parameters(wanted, self._version_of(wanted).pipeline_spec)
-        wanted.recurring_run_id, wanted.created_at = str(uuid.uuid4()), self.clock
+        wanted.recurring_run_id, wanted.created_at, wanted.updated_at = str(uuid.uuid4()), self.clock, self.clock
+        wanted.namespace = wanted.namespace or "kubeflow"
         wanted.status = "ENABLED" if wanted.mode == "ENABLE" else "DISABLED"
         return self.schedules.setdefault(wanted.recurring_run_id, wanted)
 
@@ -296,11 +222,6 @@ class FakeKfp:
             raise Refusal(404, f"Job {schedule_id} not found")
         self.deletions.append(query.get("propagation_policy", ""))
         return {}
-
-    def _run(self, run_id: str) -> Any:
-        if run_id not in self.runs:
-            raise Refusal(404, f"Run {run_id} not found")
-        return self.runs[run_id]
 
     def _version_of(self, thing: Any) -> Any:
         return self.versions[thing.pipeline_version_reference.pipeline_version_id]
@@ -320,8 +241,7 @@ class FakeKfp:
         if thing.experiment_id not in self.experiments:
             raise Refusal(404, f"Experiment {thing.experiment_id} not found")
 
-    @staticmethod
-    def _check_parameters(thing: Any, spec: dict[str, Any]) -> None:
+    def _check_parameters(self, thing: Any, spec: dict[str, Any]) -> None:
         known = spec.get("pipeline_spec", spec)["root"].get("inputDefinitions", {}).get("parameters", {})
         given = (thing.runtime_config and thing.runtime_config.parameters) or {}
         if unknown := given.keys() - known.keys():
@@ -330,66 +250,3 @@ class FakeKfp:
 
 def _only(query: dict[str, str], *keys: str) -> dict[str, str]:
     return {key: query[key] for key in keys if key in query}
-
-
-class _Handler(BaseHTTPRequestHandler):
-    kfp: FakeKfp
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def _serve(self) -> None:
-        length = int(self.headers.get("content-length") or 0)
-        raw = self.rfile.read(length)
-        url = urlsplit(self.path)
-        self.kfp.requests.append((self.command, url.path))
-        fault = next(
-            (f for f in self.kfp.faults if f.times and f.method == self.command and re.search(f.path, url.path)), None
-        )
-        if fault:
-            fault.times -= 1
-            if fault.kind == "drop-after":
-                self._result(url.path, url.query, raw)
-            if fault.kind in ("drop", "drop-after"):
-                self.close_connection = True
-                return self.connection.close()
-            if fault.kind == "hang":
-                self.kfp.closing.wait(20)
-                self.close_connection = True
-                return None
-            if fault.kind == "html":
-                return self._send(200, b"<html><title>Log in</title></html>", "text/html")
-            if fault.kind == "redirect":
-                return self._send(302, b"", "text/html", location="https://login.example.com/dex/auth?state=SECRET")
-            return self._send(fault.status, json.dumps({"code": 13, "message": fault.message}).encode())
-        status, answer = self._result(url.path, url.query, raw)
-        return self._send(status, json.dumps(answer).encode())
-
-    def _result(self, path: str, query: str, raw: bytes) -> tuple[int, Any]:
-        if self.kfp.token and self.headers.get("authorization") != f"Bearer {self.kfp.token}":
-            return 401, {"code": 16, "message": "Request header error: there is no user identity header"}
-        if self.kfp.cookie and self.headers.get("cookie") != self.kfp.cookie:
-            return 401, {"code": 16, "message": "no session"}
-        try:
-            return 200, _WIRE.sanitize_for_serialization(
-                self.kfp.answer(self.command, unquote(path), dict(parse_qsl(query)), self._body(raw))
-            )
-        except Refusal as refusal:
-            return refusal.status, {"code": 3, "message": refusal.message}
-
-    def _body(self, raw: bytes) -> Any:
-        kind = self.headers.get("content-type", "")
-        if kind.startswith("multipart/form-data"):
-            head = f"content-type: {kind}\r\n\r\n".encode()
-            return email.parser.BytesParser(policy=email.policy.HTTP).parsebytes(head + raw)
-        return json.loads(raw) if raw else None
-
-    def _send(self, status: int, body: bytes, kind: str = "application/json", **headers: str) -> None:
-        self.send_response(status)
-        for name, value in {"content-type": kind, "content-length": str(len(body)), **headers}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body)
-
-    do_GET = do_POST = do_DELETE = _serve

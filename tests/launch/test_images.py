@@ -3,14 +3,19 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from components.shared import checkpoints
 from components.shared.errors import InputError
+from components.shared.imports import stage_code
 from launch import images
+from launch.images_command import images as images_command
+from launch.recipe import load_recipe
 
 
 @pytest.fixture
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for folder in ("components", "images"):
+    for folder in ("components", "images", "recipes/tiny"):
         shutil.copytree(images.ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(images, "ROOT", tmp_path)
     return tmp_path
@@ -36,8 +41,34 @@ def test_a_stages_code_changes_its_own_image_alone(tree: Path) -> None:
     assert changed(before) == {"evaluation"}
 
 
+def test_each_file_changes_the_tags_and_fingerprints_of_those_who_import_it(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "_ROOT", tree)
+
+    def fingerprints() -> dict[str, str]:
+        return {stage: checkpoints.fingerprint(stage, {}, []) for stage in images.STAGES}
+
+    importers = {stage: set(stage_code(stage, tree)) for stage in images.STAGES}
+    files = sorted((tree / "components").rglob("*.py"))
+    assert len(files) > 60
+    concerned = {file: {stage for stage in images.STAGES if file in importers[stage]} for file in files}
+    shared = {file.name: stages for file, stages in concerned.items() if file.parent.name == "shared"}
+    assert shared["stage.py"] == set(images.STAGES)
+    assert shared["pass_at_k.py"] == {"evaluation", "report"}
+    assert shared["page.py"] == set(images.STAGES) - {"publishing"}
+    before, kept = tags(), fingerprints()
+    for file, stages in concerned.items():
+        text = file.read_bytes()
+        append(file)
+        assert changed(before) == stages, file
+        assert {stage for stage, name in fingerprints().items() if name != kept[stage]} == stages, file
+        file.write_bytes(text)
+    assert tags() == before and fingerprints() == kept
+
+
 @pytest.mark.parametrize(
-    "path", ["components/shared/schema.py", "images/packages.Dockerfile", "images/stage.Dockerfile"]
+    "path", ["components/shared/stage.py", "images/packages.Dockerfile", "images/stage.Dockerfile"]
 )
 def test_what_all_stages_have_changes_every_image(tree: Path, path: str) -> None:
     before = tags()
@@ -63,6 +94,39 @@ def test_what_tools_leave_changes_nothing(tree: Path) -> None:
     (tree / "components" / "rft" / "__pycache__" / "refine.cpython-311.pyc").write_bytes(b"x")
     (tree / "constraints.txt").write_text("pytest==9.9\n")
     assert changed(before) == set()
+
+
+def test_the_tiny_policies_are_part_of_the_stages_that_read_them(tree: Path) -> None:
+    before = tags()
+    append(tree / "recipes" / "tiny" / "countdown" / "config.json")
+    assert changed(before) == {"preflight", "data_preparation"}
+    before = tags()
+    append(tree / "recipes" / "tiny" / "make_base_policy.py")
+    append(tree / "recipes" / "tiny" / "countdown" / ".swp")
+    assert changed(before) == set()
+    assert "recipes/tiny/countdown/model.safetensors" in images.stage_files("preflight")
+
+
+def test_no_other_stage_is_given_a_base_policys_place() -> None:
+    """Whatever else takes a policy takes the artifact that data preparation makes."""
+    for stage in set(images.STAGES) - set(images.POLICY_STAGES):
+        component = (images.ROOT / "components" / stage / "component.py").read_text()
+        assert "base_policy" not in component and "policy_uri" not in component
+
+
+@pytest.mark.parametrize(
+    ("registry", "overrides", "variant"),
+    [
+        ("", ["pools.training.accelerators=1"], "cpu"),
+        ("registry.example.com/me", [], "cpu"),
+        ("registry.example.com/me", ["pools.training.accelerators=1"], "cuda"),
+        ("registry.example.com/me", ["pools.inference.accelerators=1"], "cuda"),
+    ],
+)
+def test_the_variant_follows_from_the_pools(registry: str, overrides: list[str], variant: str) -> None:
+    recipe = load_recipe(images.ROOT / "recipes" / "laptop.yaml", overrides)
+    assert images.default_variant(registry, recipe) == variant
+    assert images.default_variant("registry.example.com/me") == "cuda" and images.default_variant("") == "cpu"
 
 
 def test_variants_differ_in_the_training_stages() -> None:
@@ -94,6 +158,54 @@ def test_missing_images_are_named_with_the_reason(tmp_path: Path, monkeypatch: p
         refused.value
     )
     assert "rloop-report" not in str(refused.value) and "--allow-missing-images" in str(refused.value)
+
+
+def test_one_reason_for_all_is_given_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_docker(monkeypatch, tmp_path, 'echo "unauthorized: authentication required" >&2; exit 1')
+    with pytest.raises(InputError) as refused:
+        images.require_images("registry.example.com/me")
+    assert str(refused.value).count("unauthorized") == 1 and str(refused.value).count("/me/rloop-") == 9
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ("dial tcp: lookup registry.example.com on 10.96.0.10:53: no such host", "no such host"),
+        ("dial tcp 192.0.2.7:443: connect: connection refused", "connection refused"),
+        ("net/http: request canceled (Client.Timeout exceeded while awaiting headers)", "Client.Timeout"),
+    ],
+)
+def test_a_registry_that_cannot_be_reached_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, reason: str
+) -> None:
+    fake_docker(
+        monkeypatch,
+        tmp_path,
+        f'echo x >> {tmp_path}/asked; echo "Get https://registry.example.com/v2/: {said}" >&2; exit 1',
+    )
+    with pytest.raises(InputError) as refused:
+        images.require_images("registry.example.com/me")
+    message = str(refused.value)
+    assert message.startswith(f"the registry registry.example.com cannot be reached: {reason}.")
+    assert "10.96" not in message and "192.0" not in message and "\n" not in message
+    assert (tmp_path / "asked").read_text() == "x\n", "and asked once"
+
+
+def test_the_command_lists_images_and_the_files_behind_a_tag() -> None:
+    listed = CliRunner().invoke(images_command, []).output.split()
+    assert listed == [images.image(stage) for stage in images.STAGES]
+    why = CliRunner().invoke(images_command, ["--why", "rft", "--registry", "registry.example.com/me"]).output
+    first, *files = why.splitlines()
+    assert first.startswith(images.image("rft", "registry.example.com/me"))
+    assert {line.split()[1] for line in files} == {
+        str(file.relative_to(images.ROOT)) for file in images.image_files("rft", "cuda").values()
+    }
+    assert any(
+        line.split()[1:] == ["components/shared/page.py", "imported", "by", "components/rft/refine.py"]
+        for line in files
+    )
+    refused = CliRunner().invoke(images_command, ["--why", "rff"])
+    assert isinstance(refused.exception, InputError) and "rft" in str(refused.exception)
 
 
 def test_all_images_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

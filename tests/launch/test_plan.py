@@ -12,14 +12,18 @@ import yaml
 from click.testing import CliRunner, Result
 
 from components.evaluation.evaluate import evaluate
+from components.preflight.base_policy import look_at_policy
+from components.preflight.check import _estimates
 from components.preflight.engine import engine_memory
-from components.preflight.estimate import ModelSize
+from components.preflight.estimate import GIB, ModelSize, policy_bytes
+from components.preflight.settings import RunSize
 from components.rft.refine import refine
 from components.rl_exploration.explore import explore
 from components.shared.errors import InputError
 from components.shared.policy import load_model
 from components.shared.schema import BENCHMARK_ORDER, PROBLEMS, TRAJECTORIES, read_rows, write_table
 from components.shared.stage import read_json, write_json
+from components.shared.uploads import CHECKPOINTS_ON_DISK
 from launch.costs import Costs, StageCost
 from launch.devices import GPUS, device_for
 from launch.plan import parameters_of_config, problems_of, size_of_policy
@@ -114,7 +118,8 @@ def test_tokens_follow_from_the_recipe() -> None:
     assert stages["RL exploration"].sampled == 40 * 16 * 16 * 40
     assert stages["evaluation of base"].sampled == 4 * 120 * 32 * 40
     assert stages["evaluation of base"].times == 1 and stages["evaluation of rloop"].times == 2
-    assert stages["explored policies on the way"].sampled == 5 * 48 * 16 * 40, "at step 0 and after 10, 20, 30 and 40"
+    checkpoints = stages["evaluation of explored"].sampled - stages["evaluation of rloop"].sampled
+    assert checkpoints == 5 * 48 * 16 * 40, "at step 0 and after 10, 20, 30 and 40"
     assert stages["RFT"].trained == 512 * 8 * 6 * (17 + 40), "8 experts of each problem at most, 6 epochs"
     assert by_name(("filter.max_per_problem=0",))["RFT"].trained == 40 * 256 * 6 * 57
     assert by_name(("eval.benchmarks={dev: {samples: 64}}",))["evaluation of base"].sampled == (3 * 32 + 64) * 120 * 40
@@ -123,7 +128,8 @@ def test_tokens_follow_from_the_recipe() -> None:
 def test_vanilla_rl_is_planned_from_the_second_iteration_on() -> None:
     stages = by_name(vanilla=True)
     assert stages["vanilla RL"].times == 1 and stages["vanilla RL"].sampled == stages["RL exploration"].sampled
-    assert stages["vanilla policies on the way"].sampled == 4 * 48 * 16 * 40
+    checkpoints = stages["evaluation of vanilla"].sampled - stages["evaluation of rloop"].sampled
+    assert checkpoints == 4 * 48 * 16 * 40
     assert stages["RL exploration"].written > by_name()["RL exploration"].written, "the training state is kept"
     assert "vanilla RL" not in by_name(("iterations=1",), vanilla=True)
 
@@ -140,6 +146,17 @@ def test_time_grows_with_work_and_falls_with_the_gpu() -> None:
 def test_progress_in_the_object_store_is_counted() -> None:
     without, with_ = (by_name(given)["RL exploration"] for given in ((), ("store.checkpoint_uri=s3://b/p",)))
     assert without.progress == 0 and with_.moved - without.moved == with_.progress > 0
+
+
+def test_plan_and_preflight_count_the_same_checkpoints_on_the_disk(tiny_policy: Path) -> None:
+    nowhere, kept = (by_name(given) for given in ((), ("store.checkpoint_uri=s3://b/p", "store.minutes=0.1")))
+    model, _, _ = look_at_policy(str(tiny_policy))
+    for stage in ("RL exploration", "RFT"):
+        assert kept[stage].disk - nowhere[stage].disk == CHECKPOINTS_ON_DISK * 12 * model.parameters
+    size = RunSize.check({"steps": 2, "prompts_per_step": 1, "group_size": 1, "max_completion_tokens": 30}, "rl")
+    figures = _estimates(model, 128, size, None)
+    rest = figures["training_pod_disk_gib"] - figures["rollouts_gib"] - 2 * policy_bytes(model) / GIB
+    assert rest == pytest.approx(CHECKPOINTS_ON_DISK * 12 * model.parameters / GIB)
 
 
 def test_a_config_alone_is_enough(qwen: Path, tiny_policy: Path, tmp_path: Path) -> None:

@@ -6,9 +6,6 @@ import importlib.util
 import json
 import os
 import re
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,11 +18,14 @@ from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 from pipeline import main
+from tests.manifests.kfp_objects import built
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MANIFESTS = ROOT / "manifests"
 BUILDS = ["base", *sorted(f"overlays/{path.name}" for path in (MANIFESTS / "overlays").iterdir())]
 COMPONENTS = sorted(f"components/{path.name}" for path in (MANIFESTS / "components").iterdir())
+# They patch objects of KFP itself: test_kubeflow.py
+OF_KUBEFLOW = {"components/retry-always", "components/ui-object-store"}
 EVERYTHING = [*BUILDS, "base + components"]
 
 CLUSTER_SCOPED = {
@@ -77,30 +77,14 @@ POOLS = {"cpu", "gpu-training", "gpu-inference"}
 TAINT = {"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}
 
 
-@functools.cache
-def kustomize() -> tuple[str, ...]:
-    """The command that builds; looked for beside this Python too, where CI may have put it."""
-    places = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    if kubectl := shutil.which("kubectl", path=places):
-        return (kubectl, "kustomize")
-    if binary := shutil.which("kustomize", path=places):
-        return (binary, "build")
-    pytest.skip("neither kubectl nor kustomize is installed")
-
-
-@functools.cache
-def _built(folder: Path) -> str:
-    done = subprocess.run([*kustomize(), str(folder)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 @pytest.fixture(scope="module")
 def with_components(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("with-components")
     kustomization = {
         "resources": [os.path.relpath(MANIFESTS / "base", folder)],
-        "components": [os.path.relpath(MANIFESTS / component, folder) for component in COMPONENTS],
+        "components": [
+            os.path.relpath(MANIFESTS / component, folder) for component in COMPONENTS if component not in OF_KUBEFLOW
+        ],
     }
     (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
     return folder
@@ -114,7 +98,7 @@ def build(request: pytest.FixtureRequest, with_components: Path) -> str:
 @pytest.fixture
 def objects(build: str, with_components: Path) -> list[dict[str, Any]]:
     folder = MANIFESTS / build if build in BUILDS else with_components
-    return [document for document in yaml.safe_load_all(_built(folder)) if document]
+    return [document for document in yaml.safe_load_all(built(folder)) if document]
 
 
 def walk(value: Any) -> Iterator[dict[str, Any]]:
@@ -150,7 +134,7 @@ def test_is_valid_for_kubernetes(objects: list[dict[str, Any]], build: str, vers
 
 
 def test_strict_validation_sees_a_wrong_field(with_components: Path) -> None:
-    job = next(o for o in yaml.safe_load_all(_built(with_components)) if o["kind"] == "Job")
+    job = next(o for o in yaml.safe_load_all(built(with_components)) if o["kind"] == "Job")
     job["spec"]["template"]["spec"]["containers"][0]["img"] = "x"
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(job, "1.37", strict=True)
@@ -257,7 +241,7 @@ def test_pods_meet_the_restricted_profile_and_have_limits(objects: list[dict[str
     ],
 )
 def test_the_restricted_check_sees(with_components: Path, path: tuple[Any, ...], value: Any, found: str) -> None:
-    job = next(o for o in yaml.safe_load_all(_built(with_components)) if o["kind"] == "Job")
+    job = next(o for o in yaml.safe_load_all(built(with_components)) if o["kind"] == "Job")
     pod = copy.deepcopy(job["spec"]["template"]["spec"])
     *way, last = path
     functools.reduce(lambda node, key: node[key], way, pod)[last] = value
@@ -356,10 +340,10 @@ def test_the_lifecycle_spares_artifacts() -> None:
 
 
 def test_priorities_rise_from_evaluation_to_training(with_components: Path) -> None:
-    built = list(yaml.safe_load_all(_built(with_components)))
-    value = {o["metadata"]["name"]: o["value"] for o in of_kind(built, "PriorityClass")}
+    documents = list(yaml.safe_load_all(built(with_components)))
+    value = {o["metadata"]["name"]: o["value"] for o in of_kind(documents, "PriorityClass")}
     assert value["rloop-evaluation"] < value["rloop-cpu"] < value["rloop-training"]
-    (policy,) = of_kind(built, "MutatingAdmissionPolicy")
+    (policy,) = of_kind(documents, "MutatingAdmissionPolicy")
     assert all(f"'{name}'" in str(policy["spec"]["variables"]) for name in value)
 
 
@@ -368,11 +352,11 @@ def test_node_pools_have_one_name_everywhere() -> None:
         text = "\n".join(file.read_text() for file in (MANIFESTS / "overlays" / overlay).iterdir())
         assert set(re.findall(r"rloop\.dev/pool[:=]\s*([\w-]+)", text)) == POOLS, overlay
         assert re.search(r"nvidia\.com/gpu=present:NoSchedule|key: nvidia\.com/gpu, value: present", text), overlay
-    for o in of_kind(list(yaml.safe_load_all(_built(MANIFESTS / "overlays/eks-karpenter"))), "NodePool"):
+    for o in of_kind(list(yaml.safe_load_all(built(MANIFESTS / "overlays/eks-karpenter"))), "NodePool"):
         template = o["spec"]["template"]
         pool = template["metadata"]["labels"]["rloop.dev/pool"]
         assert template["spec"].get("taints", []) == ([TAINT] if pool.startswith("gpu") else [])
-        classes = of_kind(list(yaml.safe_load_all(_built(MANIFESTS / "overlays/eks-karpenter"))), "EC2NodeClass")
+        classes = of_kind(list(yaml.safe_load_all(built(MANIFESTS / "overlays/eks-karpenter"))), "EC2NodeClass")
         assert template["spec"]["nodeClassRef"]["name"] in [c["metadata"]["name"] for c in classes]
 
 
@@ -408,7 +392,7 @@ def test_a_compiled_pipeline_becomes_a_pipeline_version(tmp_path: Path) -> None:
 
 
 def test_the_placeholder_is_a_pipeline() -> None:
-    (version,) = of_kind(list(yaml.safe_load_all(_built(MANIFESTS / "overlays/gitops"))), "PipelineVersion")
+    (version,) = of_kind(list(yaml.safe_load_all(built(MANIFESTS / "overlays/gitops"))), "PipelineVersion")
     json_format.ParseDict(version["spec"]["pipelineSpec"], pipeline_spec_pb2.PipelineSpec())
 
 

@@ -20,7 +20,12 @@ BENCHMARKS = [{"name": "dev", "uri": "countdown://dev?count=3"}]
 @pytest.fixture
 def check(tmp_path: Path, tiny_policy: Path) -> Any:
     def run(
-        train: list[dict[str, Any]] = TRAIN, policy: str | Path = tiny_policy, memory: float = 0.0, **changes: Any
+        train: list[dict[str, Any]] = TRAIN,
+        policy: str | Path = tiny_policy,
+        memory: float = 0.0,
+        artifact_uri: str = "",
+        cache_generation: int = 0,
+        **changes: Any,
     ) -> tuple[str, dict[str, float]]:
         size = {"steps": 4, "prompts_per_step": 16, "group_size": 16, "max_completion_tokens": 40, "clip_low": 0.2}
         return preflight(
@@ -29,6 +34,8 @@ def check(tmp_path: Path, tiny_policy: Path) -> Any:
             RunSize.check(size | changes, "rl"),
             accelerator_memory_gib=memory,
             page_out=tmp_path / "page.html",
+            artifact_uri=artifact_uri,
+            cache_generation=cache_generation,
         )
 
     return run
@@ -80,6 +87,24 @@ def test_the_version_follows_what_the_sources_hold(check: Any, tmp_path: Path) -
     assert version('{"problem": "Q", "answer": "1"}\n') == first
     assert version('{"problem": "Q", "answer": "2"}\n') != first
     assert check()[0] == check(steps=9)[0]  # settings are the stages' own to look at
+
+
+def test_the_version_follows_the_store_that_artifacts_go_to(check: Any) -> None:
+    """What a cached result lies in must be there: another bucket, or a count of the user's, is another version."""
+    run = "v2/artifacts/rloop/7d0b3c6e-9d7e-4a53-8a4b-3a1a0f5d5c11/preflight/1f0c6a1e-0b1c-4c0e-8a54-9b1a3f1e2d3c/page"
+    here = check()[0]
+    assert check(artifact_uri="/home/me/runs/laptop/artifacts/rloop/page")[0] == here
+    kfps = check(artifact_uri=f"minio://mlpipeline/{run}")[0]
+    assert kfps.startswith(f"{here}-") and kfps != here
+    assert check(artifact_uri=f"minio://mlpipeline/{run.replace('7d0b', '8e1c')}")[0] == kfps, "the same in each run"
+    others = {
+        check(artifact_uri=f"s3://mlpipeline/{run}")[0],
+        check(artifact_uri=f"minio://mine/{run}")[0],
+        check(artifact_uri=f"s3://mlpipeline/{run}?endpoint=store:8333")[0],
+        check(artifact_uri=f"minio://mlpipeline/{run}", cache_generation=1)[0],
+        check(cache_generation=1)[0],
+    }
+    assert len(others) == 5 and not others & {here, kfps}
 
 
 def test_everything_wrong_is_named_at_once(check: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from components.publishing.publish import _COLUMNS, publish
-from components.shared.object_store import open_store
+from components.shared.object_store import Store, open_store
 from components.shared.policy import check_policy, policy_id
 from components.shared.schema import TRAJECTORIES, write_table
 from components.shared.stage import write_json
@@ -73,6 +73,28 @@ def test_what_is_published_loads_straight_from_s3(
     card = (store.read_bytes("trajectories/README.md") or b"").decode()
     assert "| `completion_ids` | list<int32> |" in card and "2 iteration(s)" in card
     assert store.read_bytes("report.html") == b"<p>report</p>"
+
+
+def test_a_manifest_does_not_stand_for_what_is_being_replaced(
+    run: Callable[[str, int], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = str(tmp_path / "published")
+
+    def manifest() -> Any:
+        return json.loads((tmp_path / "published" / "run-1" / "manifest.json").read_text())
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    run(uri, 1)
+    assert manifest()["complete"] is True
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "upload_folder", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(uri, 2)
+    assert manifest()["complete"] is False
+    run(uri, 2)
+    assert manifest()["complete"] is True and [i["iteration"] for i in manifest()["iterations"]] == [1, 2]
 
 
 def test_every_column_is_described() -> None:

@@ -12,7 +12,7 @@ from components.shared import countdown
 from components.shared.errors import InputError
 from components.shared.policy import check_policy, load_model, load_tokenizer, policy_id, prompt_token_ids
 from components.shared.processes import on_processes
-from components.shared.schema import TRAJECTORIES, write_table
+from components.shared.schema import EARLIER, TRAJECTORIES, write_table
 from tests.countdown_solver import solve
 from tests.merging import assert_merged_once
 from tests.stage_outputs import rft_outputs
@@ -71,6 +71,14 @@ def test_learns_the_experts_and_leaves_the_initial_policy_alone(
     for name in before:
         if not name.endswith(".safetensors"):
             assert (out / "policy" / name).read_bytes() == before[name]
+
+
+def test_earlier_experts_are_enough(tiny_policy: Path, experts: Path, tmp_path: Path) -> None:
+    (tmp_path / "handed" / EARLIER).mkdir(parents=True)
+    (experts / "experts.parquet").rename(tmp_path / "handed" / EARLIER / "iteration-1.parquet")
+    write_table(tmp_path / "handed" / "experts.parquet", TRAJECTORIES, [])
+    out = run(tiny_policy, tmp_path / "handed", tmp_path / "out", epochs=1)
+    assert json.loads((out / "log.json").read_text())["trajectories"] == 32
 
 
 def test_the_loss_is_that_of_the_completions_tokens_with_their_eos(

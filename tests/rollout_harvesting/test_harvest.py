@@ -10,7 +10,8 @@ import pytest
 
 from components.rollout_harvesting.harvest import harvest
 from components.shared.errors import InputError
-from components.shared.schema import TRAJECTORIES
+from components.shared.schema import ROLLOUT_STEPS, TRAJECTORIES
+from components.shared.stage import write_json
 
 
 @pytest.fixture
@@ -85,6 +86,18 @@ def test_half_written_shards_are_set_aside_and_counted(
     assert got["table"]["step"].to_pylist() == [0, 3]
     assert len(got["report"]["incomplete_shards"]) == 2
     assert got["report"]["missing_steps"] == [1, 2]
+
+
+def test_a_later_segment_does_not_miss_the_steps_before_it(
+    tmp_path: Path, run: Any, rollout: Any, write_shard: Any
+) -> None:
+    folder = tmp_path / "rollouts"
+    for step in (40, 41, 43):
+        write_shard(folder, [rollout(step=step)])
+    assert run()["report"]["missing_steps"] == [42]
+    write_json(folder / ROLLOUT_STEPS, {"first": 39, "end": 45})
+    assert run()["report"]["missing_steps"] == [39, 42, 44], "whoever made them knows which there should be"
+    assert pq.read_table(folder).num_rows == 3
 
 
 def test_no_whole_shard_is_an_error(tmp_path: Path, run: Any) -> None:

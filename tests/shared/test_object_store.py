@@ -85,6 +85,59 @@ def test_a_corrupt_or_half_object_is_found_and_replaced(store: Store, tmp_path: 
     assert content(tmp_path / "out") == FILES
 
 
+def test_a_folder_that_is_being_replaced_is_not_whole_whatever_the_sizes(store: Store, tmp_path: Path) -> None:
+    """Killed after any of its changes: the store looks as it did after that one."""
+    old = {"model-1.safetensors": b"a" * 100, "model-2.safetensors": b"a" * 100}
+    new = dict.fromkeys(old, b"b" * 100)
+    store.upload_folder(tree(tmp_path / "old", old), "p")
+    backend, seen = store._backend, []
+
+    def looked_after(call: Any) -> Any:
+        def then_look(*arguments: Any) -> None:
+            call(*arguments)
+            seen.append((store.complete("p"), backend.read(f"p/{MARKER}") is not None))
+
+        return then_look
+
+    for name in ("put", "write"):
+        setattr(backend, name, looked_after(getattr(backend, name)))
+    store.upload_folder(tree(tmp_path / "new", new), "p")
+    assert seen == [(False, False), (False, False), (True, True)]
+    store.upload_folder(tmp_path / "new", "p")
+    assert len(seen) == 3, "what is there as a whole is not touched"
+    (tmp_path / "new" / "model-2.safetensors").unlink()
+    store.upload_folder(tmp_path / "new", "p")
+    assert seen[3:] == [(True, True)]
+    store.download_folder("p", tmp_path / "out")
+    assert content(tmp_path / "out") == content(tmp_path / "new")
+
+
+def test_another_content_of_the_same_size_is_not_the_whole_folder(store: Store, tmp_path: Path) -> None:
+    store.upload_folder(tree(tmp_path / "in", FILES), "p")
+    (tmp_path / "other").write_bytes(b"[]")
+    store.upload_file(tmp_path / "other", "p/config.json")
+    assert not store.complete("p")
+
+
+def test_an_object_is_created_once(store: Store) -> None:
+    answers: list[bool] = []
+    start = threading.Barrier(8)
+
+    def create(number: int) -> None:
+        start.wait()
+        answers.append(store.create_bytes("one", b"%d" % number))
+
+    threads = [threading.Thread(target=create, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(answers) == [False] * 7 + [True]
+    before = store.read_bytes("one")
+    assert not store.create_bytes("one", b"later") and store.read_bytes("one") == before
+    assert [item.name for item in store.list()] == ["one"]
+
+
 def test_local_files_that_are_right_are_left_alone(store: Store, tmp_path: Path) -> None:
     store.upload_folder(tree(tmp_path / "in", FILES), "p")
     tree(tmp_path / "out", {"config.json": b"{}", "a/b/weights.safetensors": b"other"})

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.shared.schema import read_batches, read_rows
-from components.shared.sources import file_rows
+from components.shared.table_files import file_rows
 
 
 @pytest.mark.parametrize("read", [read_batches, read_rows, lambda path: file_rows(path, "FILE")])

@@ -268,6 +268,27 @@ def test_what_the_cluster_refuses_is_told(
     assert not list(train_job.SHARED.iterdir())
 
 
+def test_a_train_job_that_does_not_go_is_waited_for_within_limits(
+    cluster: TrainerStandIn, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(train_job, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(train_job, "GONE_SECONDS", 0.3)
+    monkeypatch.setattr(cluster, "remove", lambda _: None)  # a finalizer whose controller is gone
+
+    def completes(job: dict[str, Any], folder: Path) -> None:
+        cluster.jobs[job["metadata"]["name"]]["metadata"]["finalizers"] = ["example.com/stuck"]
+        (folder / "result.json").write_text("[0, 2]")
+        cluster.status = lambda _: {"conditions": [{"type": "Complete", "status": "True"}]}  # type: ignore[method-assign]
+
+    made(cluster, completes)
+    assert on_processes(TWO_NODES, "rl", join) == [0, 2], "what the nodes made is not lost by it"
+    said = capsys.readouterr().out
+    assert "[note] waiting until TrainJob" in said and "finalizers (example.com/stuck)" in said
+    with pytest.raises(InputError, match=r"is not gone 0 s after it was deleted: .*example.com/stuck.*kubectl -n team"):
+        on_processes(TWO_NODES, "rl", join)
+    cluster.jobs.clear()
+
+
 def test_a_cluster_that_is_away_for_a_while_is_waited_for(cluster: TrainerStandIn) -> None:
     def completes(job: dict[str, Any], folder: Path) -> None:
         (folder / "result.json").write_text("[0, 2]")

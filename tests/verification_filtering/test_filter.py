@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from components.shared.checkpoints import NOWHERE, CheckpointSettings
 from components.shared.errors import InputError
 from components.shared.grading import GradingSettings
 from components.shared.schema import PROBLEMS, TRAJECTORIES, earlier_expert_files, write_table
@@ -38,7 +39,11 @@ def run(tmp_path: Path) -> Callable[..., dict[str, Any]]:
     )
 
     def filter_rows(
-        rows: list[dict[str, Any]], name: str = "out", earlier: Path | None = None, **changes: Any
+        rows: list[dict[str, Any]],
+        name: str = "out",
+        earlier: Path | None = None,
+        checkpointing: CheckpointSettings = NOWHERE,
+        **changes: Any,
     ) -> dict[str, Any]:
         write_table(tmp_path / "trajectories" / "trajectories.parquet", TRAJECTORIES, rows)
         out = tmp_path / name
@@ -52,6 +57,7 @@ def run(tmp_path: Path) -> Callable[..., dict[str, Any]]:
             report_out=out / "report.json",
             page_out=out / "page.html",
             earlier_experts=earlier,
+            checkpointing=checkpointing,
         )
         return {
             "figures": figures,
@@ -182,3 +188,29 @@ def test_earlier_experts_are_handed_on_from_iteration_to_iteration(run: Any, tra
     files = earlier_expert_files(tmp_path / "third" / "experts")
     assert [file.name for file in files] == ["iteration-1.parquet", "iteration-2.parquet"]
     assert [{row["iteration"] for row in pq.read_table(file).to_pylist()} for file in files] == [{1}, {2}]
+
+
+def test_an_iteration_without_new_experts_hands_the_earlier_ones_on(run: Any, trajectory: Any, tmp_path: Path) -> None:
+    run([trajectory("a", SOLUTIONS[0], iteration=1)], "first")
+    nothing = [trajectory("a", WRONG, iteration=2)]
+    second = run(nothing, "second", tmp_path / "first" / "experts")
+    assert second["experts"] == [] and second["figures"] | {"experts": 0, "earlier_experts": 1} == second["figures"]
+    third = run([trajectory("a", SOLUTIONS[2], iteration=3)], "third", tmp_path / "second" / "experts")
+    assert third["figures"]["experts"] == 1 and third["figures"]["earlier_experts"] == 1
+    assert [file.name for file in earlier_expert_files(tmp_path / "third" / "experts")] == ["iteration-1.parquet"]
+    write_table(tmp_path / "none" / "experts.parquet", TRAJECTORIES, [])
+    with pytest.raises(InputError, match="no trajectory is left for RFT"):
+        run(nothing, "fourth", tmp_path / "none")
+
+
+def test_a_filter_that_had_finished_hands_its_outputs_over(
+    run: Any, trajectory: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [trajectory("a", text) for text in SOLUTIONS]
+    progress = CheckpointSettings(uri=str(tmp_path / "progress"))
+    first = run(rows, checkpointing=progress)
+    monkeypatch.setattr("components.verification_filtering.filter._grade", None)  # verdicts come from the first
+    assert run(rows, "again", checkpointing=progress) == first
+    assert run(rows, "other", checkpointing=progress, max_per_problem=1)["figures"]["experts"] == 1
+    monkeypatch.setattr("components.verification_filtering.filter._gate", None)
+    assert run(rows, "third", checkpointing=progress) == first

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, Self
 
 from components.shared.errors import InputError
 from components.shared.grading.answer import committed_answer
+from components.shared.grading.memory import Remembered
 from components.shared.grading.settings import GradingSettings
 from components.shared.grading.user_function import FAILED
 from components.shared.grading.verifiers import READS_ANSWERS, fast_verdict, is_user_function
@@ -41,7 +42,6 @@ class Verdict(NamedTuple):
 
 # Reasons that stages count.
 TRUNCATED, TIMED_OUT, HEDGED, UNSCORABLE = "truncated", "timed out", "hedged", "not scorable"
-_REMEMBERED = 200_000
 _COUNTED_FROM = 100  # rows: of fewer, the share of failures says little
 
 
@@ -70,7 +70,7 @@ class Grader:
         self._workers = [_Worker(self.settings) for _ in range(count)]
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="grader")
         self._lock = Lock()
-        self._remembered: dict[_Question, Verdict] = {}
+        self._remembered: Remembered[_Question, Verdict] = Remembered()
         self._by_users = 0  # rows that users' functions judged
 
     def __enter__(self) -> Self:
@@ -124,9 +124,7 @@ class Grader:
                 verdict = _told(judged[question], how)
                 verdicts[number] = verdict._replace(seconds=0.0) if question in told else verdict
                 told.add(question)
-            if len(self._remembered) + len(judged) > _REMEMBERED:
-                self._remembered.clear()
-            self._remembered |= judged
+            self._remembered.add(judged)
             done = [verdict for verdict in verdicts if verdict]
             self.counts.update(reason_kind(verdict.reason) for verdict in done)
             self._check_failures(rows, done)

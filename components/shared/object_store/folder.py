@@ -1,11 +1,15 @@
 """A local folder as an object store."""
 
+import contextlib
+import errno
 import os
 import shutil
+import stat
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from components.shared.object_store.store import StoredObject, digest_of
 
@@ -18,9 +22,7 @@ class Folder:
 
     def put(self, path: Path, name: str, digest: str) -> None:
         """Copies a file."""
-        temporary = self._temporary(name)
-        shutil.copyfile(path, temporary)
-        os.replace(temporary, self._root / name)
+        self._place(name, lambda temporary: shutil.copyfile(path, temporary))
 
     def get(self, name: str, path: Path, size: int) -> str:
         """Copies an object to a file; returns its digest."""
@@ -34,33 +36,67 @@ class Folder:
 
     def read(self, name: str) -> bytes | None:
         """The content of a file; None if there is none."""
-        path = self._root / name
-        return path.read_bytes() if path.is_file() else None
+        try:
+            return (self._root / name).read_bytes()
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return None
 
     def write(self, name: str, data: bytes) -> None:
         """Writes a file, whole."""
-        temporary = self._temporary(name)
-        temporary.write_bytes(data)
-        os.replace(temporary, self._root / name)
+        self._place(name, lambda temporary: temporary.write_bytes(data))
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Writes a file unless there is one, whole."""
+
+        try:
+            self._place(name, lambda temporary: temporary.write_bytes(data), _link)
+        except FileExistsError:
+            return False
+        return True
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
         """All files whose path below the root starts so."""
         folder = self._root / prefix if not prefix or prefix.endswith("/") else (self._root / prefix).parent
-        for path in sorted(folder.rglob("*")) if folder.is_dir() else []:
+        paths = sorted(Path(parent) / name for parent, _, names in os.walk(folder) for name in names)
+        for path in paths:
             name = path.relative_to(self._root).as_posix()
-            if name.startswith(prefix) and path.is_file() and not path.name.endswith(".part"):
-                status = path.stat()
-                yield StoredObject(name, status.st_size, datetime.fromtimestamp(status.st_mtime, UTC))
+            if name.startswith(prefix) and not path.name.endswith(".part"):
+                with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                    status = path.stat()
+                    if stat.S_ISREG(status.st_mode):
+                        yield StoredObject(name, status.st_size, datetime.fromtimestamp(status.st_mtime, UTC))
 
     def remove(self, names: Sequence[str]) -> None:
         """Removes files, and folders that have become empty."""
         for name in names:
             path = self._root / name
             path.unlink(missing_ok=True)
-            while (path := path.parent) != self._root and path.is_dir() and not any(path.iterdir()):
-                path.rmdir()
+            with contextlib.suppress(OSError):  # somebody has written into it, or removed it
+                while (path := path.parent) != self._root:
+                    path.rmdir()
 
-    def _temporary(self, name: str) -> Path:
+    def _place(self, name: str, fill: Callable[[Path], Any], move: Callable[[Path, Path], None] = os.replace) -> None:
+        """Fills a temporary file and moves it to its place; again where its folder was removed meanwhile, as empty."""
         path = self._root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+        for attempt in range(10):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                fill(temporary)
+                move(temporary, path)
+                return
+            except FileNotFoundError:
+                if attempt == 9 or path.parent.is_dir():
+                    raise
+            finally:
+                temporary.unlink(missing_ok=True)
+
+
+def _link(temporary: Path, path: Path) -> None:
+    """Gives a file its name, unless that is taken; over NFS too."""
+    try:
+        os.link(temporary, path)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+            raise
+        os.replace(temporary, path)  # a file system without links has no conditional write

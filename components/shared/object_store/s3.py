@@ -31,6 +31,8 @@ _PATIENCE = 600.0  # seconds that a store which has answered before may be away
 _FIRST_PATIENCE = 6.0  # the same before it has answered once: a wrong address should be said soon
 _AGAIN = {"SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "OperationAborted", "Throttling"}
 _DIGEST = "x-amz-meta-digest"
+# Of a conditional write: there is an object, another such write is under way, or the store has none.
+_REFUSED = ("PreconditionFailed", "ConditionalRequestConflict", "NotImplemented")
 
 
 class S3:
@@ -41,7 +43,7 @@ class S3:
     """
 
     def __init__(self, bucket: str, prefix: str) -> None:
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        endpoint = shell_endpoint()
         self.client = new_client(endpoint)
         self._bucket, self._prefix = bucket, f"{prefix}/" if prefix else ""
         self.where = describe(bucket, endpoint)
@@ -117,6 +119,20 @@ class S3:
         """Writes a small object."""
         self._persist(lambda: self.client.put_object(self._bucket, self._prefix + name, io.BytesIO(data), len(data)))
 
+    def create(self, name: str, data: bytes) -> bool:
+        """Writes a small object unless there is one, by If-None-Match (AWS, MinIO, SeaweedFS and others)."""
+        key = self._prefix + name
+        try:
+            # The client's put_object takes no such header.
+            self._persist(lambda: self.client._put_object(self._bucket, key, data, {"If-None-Match": "*"}), _REFUSED)
+        except S3Error as error:
+            if error.code == "NotImplemented":
+                self.write(name, data)
+                return True
+            # What was asked again, since no answer came, may find its own.
+            return self.read(name) == data
+        return True
+
     def list(self, prefix: str) -> Iterator[StoredObject]:
         """All objects whose name starts so."""
         found = self._persist(lambda: [*self.client.list_objects(self._bucket, self._prefix + prefix, recursive=True)])
@@ -140,8 +156,11 @@ class S3:
                 return None
             raise
 
-    def _persist(self, call: Callable[[], _T]) -> _T:
-        """Makes a call again, with growing pauses, where it failed for a reason that may pass."""
+    def _persist(self, call: Callable[[], _T], passed_on: Sequence[str] = ()) -> _T:
+        """Makes a call again, with growing pauses, where it failed for a reason that may pass.
+
+        Errors whose code is in `passed_on` are raised as they are.
+        """
         began, pause = time.monotonic(), 0.5
         while True:
             try:
@@ -149,6 +168,8 @@ class S3:
                 self._answered = True
                 return done
             except S3Error as error:
+                if error.code in passed_on:
+                    raise
                 if error.code not in _AGAIN:
                     raise InputError(f"{self.where}: {error.code}: {error.message}") from None
                 problem: Exception = error
@@ -163,6 +184,11 @@ class S3:
                 note(f"{self.where} does not answer; trying again")
             time.sleep(pause * random.uniform(0.7, 1.3))
             pause = min(2 * pause, 15.0)
+
+
+def shell_endpoint() -> str | None:
+    """The endpoint that this process's environment names; None for AWS."""
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
 
 
 def new_client(endpoint: str | None) -> Minio:

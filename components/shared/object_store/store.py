@@ -1,7 +1,8 @@
 """Files and folders in an object store: parallel, checked, resumable.
 
-A folder is complete when its marker is there, which is written last: names, sizes and digests of its files. Sending
-it again sends only what is not there with the right digest; fetching it checks every file against the marker.
+A folder is complete when its marker is there and right: names, sizes and digests of its files. It is written last, and
+removed before anything below it changes. Sending a folder again sends only what is not there with the right digest;
+fetching it checks every file against the marker.
 """
 
 import contextlib
@@ -9,10 +10,11 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path, PurePosixPath
+from threading import Lock
 from typing import Any, NamedTuple, Protocol
 
 import xxhash
@@ -51,6 +53,9 @@ class Backend(Protocol):
 
     def write(self, name: str, data: bytes) -> None:
         """Writes a small object."""
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Writes a small object unless there is one; whether it did. A store without conditional writes replaces it."""
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
         """All objects whose name starts so."""
@@ -130,6 +135,18 @@ class Store:
             for name, path in files:
                 run(self.download_file, name, path)
 
+    def upload_files(self, files: Iterable[tuple[str | Path, str]]) -> None:
+        """Sends several files, several at once: paths and names."""
+        with _threads() as run:
+            for path, name in files:
+                run(self.upload_file, path, name)
+
+    def fetch_files(self, files: Iterable[tuple[str, str | Path, dict[str, Any]]]) -> None:
+        """Fetches objects of known `size` and `digest`: names, paths and entries; each is renamed into place."""
+        with _threads() as run:
+            for name, path, entry in files:
+                run(self._fetch, name, Path(path), entry["size"], entry["digest"])
+
     def upload_folder(self, folder: str | Path, prefix: str, title: str = "") -> None:
         """Sends a folder: what is there with the right digest is not sent again, what is too much is removed.
 
@@ -138,34 +155,40 @@ class Store:
             prefix: where to.
             title: of the progress lines, such as `MiB of policy sent`; none if empty.
         """
-        files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+        files = {path.relative_to(folder).as_posix(): path for path in Path(folder).rglob("*") if path.is_file()}
         there = {item.name: item.size for item in self._backend.list(f"{prefix}/")}
-        progress = Progress(sum(path.stat().st_size for path in files) // _MIB, title) if title else None
+        progress = Progress(sum(path.stat().st_size for path in files.values()) // _MIB, title) if title else None
         entries: dict[str, dict[str, Any]] = {}
+        marker, changing, lock = f"{prefix}/{MARKER}", False, Lock()
 
-        def send(path: Path, name: str) -> None:
+        def change() -> None:
+            """The marker goes first and comes last: what changes in between is not taken for whole."""
+            nonlocal changing
+            with lock:
+                if not changing and marker in there:
+                    self._backend.remove([marker])
+                changing = True
+
+        def send(name: str, path: Path) -> None:
             size, digest = path.stat().st_size, digest_of(path)
-            key = f"{prefix}/{name}"
-            if there.get(key) != size or self._backend.digest(key) != digest:
-                self._backend.put(path, key, digest)
-            entries[name] = {"size": size, "digest": digest}
+            entries[name] = entry = {"size": size, "digest": digest}
+            if not self._has(f"{prefix}/{name}", entry, there):
+                change()
+                self._backend.put(path, f"{prefix}/{name}", digest)
             if progress:
                 progress.advance(size // _MIB)
 
-        names = {path: path.relative_to(folder).as_posix() for path in files}
-        # The marker goes first and comes last: what changes in between is not taken for whole.
-        marker = f"{prefix}/{MARKER}"
-        if marker in there and self._differs(prefix, names):
-            self._backend.remove([marker])
         with _threads() as run:
-            for path, name in names.items():
-                run(send, path, name)
-        self._backend.write(marker, json.dumps({"files": dict(sorted(entries.items()))}).encode())
+            for name, path in files.items():
+                run(send, name, path)
+        if changing or self._marker(prefix) != entries:
+            change()
+            self._backend.write(marker, json.dumps({"files": dict(sorted(entries.items()))}).encode())
         self._backend.remove([key for key in there if key != marker and key.removeprefix(f"{prefix}/") not in entries])
 
-    def _differs(self, prefix: str, names: dict[Path, str]) -> bool:
-        files = self._marker(prefix) or {}
-        return {name: path.stat().st_size for path, name in names.items()} != {n: f["size"] for n, f in files.items()}
+    def _has(self, key: str, entry: dict[str, Any], sizes: dict[str, int]) -> bool:
+        """Whether an object is there in the right size and with the right digest."""
+        return sizes.get(key) == entry["size"] and bool(self._backend.digest(key) == entry["digest"])
 
     def download_folder(self, prefix: str, folder: str | Path, title: str = "") -> None:
         """Fetches a complete folder; local files that are right already are left alone.
@@ -197,12 +220,25 @@ class Store:
                 run(fetch, name, entry)
 
     def complete(self, prefix: str) -> bool:
-        """Whether a folder is there as a whole: its marker, and every file in the size that the marker says."""
+        """Whether a folder is there as a whole: its marker, and every file with the size and digest that it says."""
         files = self._marker(prefix)
-        if files is None:
-            return False
-        sizes = {item.name.removeprefix(f"{prefix}/"): item.size for item in self._backend.list(f"{prefix}/")}
-        return all(sizes.get(name) == entry["size"] for name, entry in files.items())
+        return files is not None and not self.missing({f"{prefix}/{name}": entry for name, entry in files.items()})
+
+    def missing(self, entries: Mapping[str, dict[str, Any]]) -> set[str]:
+        """Of objects by name, each with `size` and `digest`: those that are not there, or not so."""
+        folders = {name.rpartition("/")[0] for name in entries}
+        tops = [folder for folder in folders if not any(folder.startswith(f"{other}/") for other in folders)]
+        sizes = {item.name: item.size for top in tops for item in self._backend.list(f"{top}/")}
+        missing: set[str] = set()
+
+        def check(name: str, entry: dict[str, Any]) -> None:
+            if not self._has(name, entry, sizes):
+                missing.add(name)
+
+        with _threads() as run:
+            for name, entry in entries.items():
+                run(check, name, entry)
+        return missing
 
     def list(self, prefix: str = "") -> Iterator[StoredObject]:
         """All objects whose name starts so."""
@@ -220,14 +256,25 @@ class Store:
         """Writes a small object."""
         self._backend.write(name, data)
 
-    def delete(self, prefix: str) -> None:
-        """Removes an object, or a folder with all below it; its marker first."""
+    def create_bytes(self, name: str, data: bytes) -> bool:
+        """Writes a small object unless there is one, at once; whether it did.
+
+        A store without conditional writes replaces what is there.
+        """
+        return self._backend.create(name, data)
+
+    def delete(self, prefix: str, last: str = "") -> None:
+        """Removes an object, or a folder with all below it: markers of complete folders first, an object `last`."""
         names = [
             item.name
             for item in self._backend.list(prefix)
             if item.name == prefix or item.name.startswith(f"{prefix}/")
         ]
-        self._backend.remove(sorted(names, key=lambda name: not name.endswith(MARKER)))
+        turns: tuple[list[str], ...] = ([], [], [])
+        for name in names:
+            turns[0 if name.endswith(f"/{MARKER}") else 2 if name == last else 1].append(name)
+        for turn in turns:
+            self._backend.remove(turn)
 
     def _marker(self, prefix: str) -> dict[str, Any] | None:
         data = self._backend.read(f"{prefix}/{MARKER}")

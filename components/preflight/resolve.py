@@ -1,0 +1,90 @@
+"""From the pipeline's parameters to the settings of its stages.
+
+The run form shows the keys that people change as parameters of their own, and all others in one document, `advanced`,
+by section of the recipe. Each stage takes the sections it needs, so that its cached result depends on these alone.
+"""
+
+import copy
+from typing import Any
+
+from components.shared.errors import InputError, nearest
+
+SECTIONS = ("data", "rl", "grading", "filter", "rft", "eval", "report", "store", "tracking")
+# The sections that a stage reads: what its settings, and so its cached result, depend on.
+READ_BY = {
+    "preparation": ("data", "grading"),
+    "exploration": ("rl", "grading", "store", "tracking"),
+    "filtering": ("filter", "grading", "store"),
+    "rft": ("rft", "store", "tracking"),
+    "evaluation": ("eval", "grading", "store"),
+    "report": ("report",),
+}
+_SEEDED = ("exploration", "rft", "evaluation")
+POOLS = ("cpu", "training", "inference")
+
+
+def resolve(
+    own: dict[str, dict[str, Any]], advanced: dict[str, Any], pools: dict[str, Any], seed: int
+) -> dict[str, Any]:
+    """The settings of every stage, and where the pods of each pool go.
+
+    Args:
+        own: by section, the keys that are pipeline parameters of their own.
+        advanced: by section, the other keys; a key that is left out has its default.
+        pools: by pool, `node_selector`, `tolerations` and `accelerator_memory_gib`.
+        seed: of all sampling and shuffling.
+
+    Returns:
+        `STAGE_settings` of each stage: the sections it reads, the seed where it samples or shuffles, and for data
+        preparation the tokens of the longest completion. `POOL_nodes` and `POOL_taints` of each pool. What
+        follows from another key is filled in: the benchmark that chooses the policy, and those of the curve.
+
+    Raises:
+        InputError: an unknown section or pool, a key that has a parameter of its own, or no limit for completions.
+    """
+    _check_names("advanced", advanced, SECTIONS)
+    _check_names("pools", pools, POOLS)
+    settings: dict[str, dict[str, Any]] = {}
+    for section in SECTIONS:
+        others = advanced.get(section) or {}
+        if not isinstance(others, dict):
+            raise InputError(f"the parameter advanced: {section!r} must hold keys and values, not {others!r}")
+        for key in others:
+            if key in own.get(section, {}):
+                raise InputError(f"the parameter advanced: {section}.{key} has a parameter of its own, {section}_{key}")
+        settings[section] = {**copy.deepcopy(others), **own.get(section, {})}
+    settings["store"].pop("cache_generation", None)  # preflight's alone: it takes part in the version of the data
+    benchmarks = [benchmark["name"] for benchmark in settings["data"]["benchmarks"]]
+    validation = settings["report"].setdefault("validation", benchmarks[0])
+    if validation not in benchmarks:
+        raise InputError(f"report.validation {validation!r} is no benchmark.{nearest(validation, benchmarks)}")
+    if not settings["eval"].get("curve_benchmarks"):
+        settings["eval"]["curve_benchmarks"] = [validation]
+    settings["store"]["uri"] = settings["store"].pop("checkpoint_uri", "")
+    placement: dict[str, Any] = {}
+    for name in POOLS:
+        pool = pools.get(name) or {}
+        placement[f"{name}_nodes"] = pool.get("node_selector") or {}
+        placement[f"{name}_taints"] = pool.get("tolerations") or []
+    stages: dict[str, dict[str, Any]] = {
+        f"{stage}_settings": {section: settings[section] for section in sections} for stage, sections in READ_BY.items()
+    }
+    for stage in _SEEDED:
+        stages[f"{stage}_settings"]["seed"] = seed
+    stages["preparation_settings"]["completion_tokens"] = _completion_tokens(settings["rl"], settings["eval"])
+    return {**stages, **placement}
+
+
+def _check_names(parameter: str, values: dict[str, Any], known: tuple[str, ...]) -> None:
+    for name in values:
+        if name not in known:
+            raise InputError(f"the parameter {parameter} has no section {name!r}.{nearest(name, known)}")
+
+
+def _completion_tokens(rl: dict[str, Any], evaluation: dict[str, Any]) -> int:
+    limits = [benchmark.get("max_completion_tokens") or 0 for benchmark in evaluation.get("benchmarks", {}).values()]
+    for section, values in (("rl", rl), ("eval", evaluation)):
+        if "max_completion_tokens" not in values:
+            raise InputError(f"the parameter advanced: {section}.max_completion_tokens is missing")
+        limits.append(values["max_completion_tokens"])
+    return int(max(limits))

@@ -1,0 +1,79 @@
+"""The `check` command: what a run's first stage looks at, looked at from here, and whether a cluster can have it."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from components.preflight.bucket import check_bucket
+from launch.checking import check_everything
+from launch.cluster_commands import server_options
+from launch.compiled import read_compiled
+from launch.controller import retry_policy, workflows
+from launch.images import VARIANTS, default_variant, require_images
+from launch.inputs import require_visible
+from launch.recipe import Recipe, recipe_values
+from launch.server import Connection, Server
+from launch.store import check_apart
+from launch.workflow_size import check_size, workflow_size
+
+
+@click.command("check")
+@click.option(
+    "--recipe", "recipe_path", required=True, type=click.Path(path_type=Path), help="YAML file that sets the run up."
+)
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a recipe key, such as rl.steps=20."
+)
+@click.option("--cluster", is_flag=True, help="Look also whether a cluster's pods can see what the recipe names.")
+@click.option("--registry", default="", help="The same, and whether this registry has the stages' images.")
+@click.option(
+    "--variant", type=click.Choice(VARIANTS), help="Of the training stages' images; by the pools if left out."
+)
+@click.option("--pipeline-root", help="The same, and write to and read from where artifacts go: s3://BUCKET/PREFIX.")
+@click.option("--s3-endpoint", envvar="AWS_ENDPOINT_URL_S3", show_envvar=True, help="URL of the store, if not AWS.")
+@server_options
+@click.pass_obj
+def check(
+    compile_pipeline: Callable[[Recipe, Path, str, str], None],
+    recipe_path: Path,
+    overrides: tuple[str, ...],
+    cluster: bool,
+    registry: str,
+    variant: str | None,
+    pipeline_root: str | None,
+    s3_endpoint: str | None,
+    connection: Connection,
+) -> None:
+    """Look at everything a run needs, as its first stage does: data, base policy, memory, images, bucket.
+
+    With --host it also says what the cluster does with a stage that fails.
+    """
+    others: list[Callable[[Recipe], None]] = []
+    if pipeline_root:
+        others.append(lambda recipe: _check_root(recipe, pipeline_root, s3_endpoint))
+    if registry:
+        others.append(lambda recipe: require_images(registry, variant or default_variant(registry, recipe)))
+    recipe, findings = check_everything(recipe_values(recipe_path, overrides), others)
+    with tempfile.TemporaryDirectory() as folder:
+        compiled = Path(folder) / "rloop.yaml"
+        compile_pipeline(recipe, compiled, registry, variant or "")
+        size = workflow_size(read_compiled(compiled))
+    if cluster or registry or pipeline_root:
+        check_size(size, recipe.iterations)
+        require_visible(recipe)  # last: a remedy is to upload, which wants all else in order
+    click.echo(f"everything that could be looked at is in order; data version {findings.version}")
+    for key, prompt in findings.prompts.items():
+        click.echo(f"  {key}, first problem as the policy is sent it: {prompt!r}")
+    for name, value in findings.figures.items():
+        click.echo(f"  {name.removesuffix('_gib').replace('_', ' '):<20} {value:8.2f} GiB")
+    click.echo(f"on a cluster: {size.words()}")
+    if connection.host:
+        click.echo(retry_policy(connection, workflows(Server(connection))).sentence())
+
+
+def _check_root(recipe: Recipe, pipeline_root: str, s3_endpoint: str | None) -> None:
+    for key in ("checkpoint_uri", "publish_uri"):
+        check_apart({f"store.{key}": getattr(recipe.store, key), "--pipeline-root": pipeline_root})
+    check_bucket(pipeline_root, s3_endpoint)

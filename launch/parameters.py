@@ -1,0 +1,52 @@
+"""The pipeline's parameters, as a recipe sets them.
+
+Keys that people change have a parameter of their own. All others are in one document, `advanced`, by section of the
+recipe, and only where they differ from their default: `components/preflight/resolve.py` puts them together again.
+"""
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from launch.recipe import Recipe
+
+# Recipe keys that are pipeline parameters of their own.
+OWN_PARAMETERS = {
+    "data": ("train", "benchmarks"),
+    "rl": ("steps", "learning_rate"),
+    "grading": (),
+    "filter": ("max_success_rate",),
+    "rft": ("learning_rate", "epochs"),
+    "eval": ("samples",),
+    "report": (),
+    "store": (),
+    "tracking": (),
+}
+# Fixed when the pipeline is compiled: the rest of `store` says where pods find it and what is published.
+_COMPILED = {"store": {"publish_uri", "secret", "endpoint"}, "tracking": {"secret"}}
+# Given even where they have their default, since data preparation goes by them.
+_ALWAYS = {"rl": {"max_completion_tokens"}, "eval": {"max_completion_tokens"}}
+
+
+def run_parameters(recipe: Recipe) -> dict[str, Any]:
+    """Every pipeline parameter's value for a recipe."""
+    parameters: dict[str, Any] = {"base_policy": recipe.base_policy, "seed": recipe.seed}
+    advanced: dict[str, dict[str, Any]] = {}
+    for section, own in OWN_PARAMETERS.items():
+        settings: BaseModel = getattr(recipe, section)
+        values = settings.model_dump(mode="json", exclude_none=True)  # KFP takes no null
+        others = settings.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+        parameters |= {f"{section}_{key}": others.get(key, values[key]) for key in own}
+        others |= {key: values[key] for key in _ALWAYS.get(section, ())}
+        hidden = {*own, *_COMPILED.get(section, ())}
+        if kept := {key: value for key, value in others.items() if key not in hidden}:
+            advanced[section] = kept
+    parameters["pools"] = {
+        name: pool.model_dump(include={"node_selector", "tolerations", "accelerator_memory_gib"}, exclude_none=True)
+        for name, pool in recipe.pools
+    }
+    parameters["advanced"] = advanced
+    # A list, since a mapping that passes through KFP loses its order.
+    named = parameters["data_benchmarks"].items()
+    parameters["data_benchmarks"] = [{**source, "name": name} for name, source in named]
+    return parameters
