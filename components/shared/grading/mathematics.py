@@ -33,8 +33,9 @@ from components.shared.grading.answer import committed_answer
 from components.shared.grading.equality import equal
 from components.shared.grading.expressions import TooLargeError, check_size
 from components.shared.grading.latex import to_latex
+from components.shared.grading.reading import readings
 from components.shared.grading.settings import GradingSettings
-from components.shared.grading.values import Group, Quantity, Value, is_usable, readings
+from components.shared.grading.values import Group, Quantity, Value, is_usable
 
 _CHOICE = re.compile(r"\(?\s*([A-J])\s*\)?")
 _CHOICE_WITH_TEXT = re.compile(r"\(\s*([A-J])\s*\)\s*(.*)|([A-J])\s*[).:]\s*(.*)", re.DOTALL)
