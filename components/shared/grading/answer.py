@@ -34,6 +34,29 @@ _ANSWER_IS = re.compile(
 _ANSWER_HEADING = re.compile(
     r"\*\*(?:final\s+)?answer\*\*\s*\n|^#+\s*(?:final\s+)?answer\s*\n", re.IGNORECASE | re.MULTILINE
 )
+# Other words that close a text, if nothing but an answer follows.
+_CLOSING = re.compile(
+    r"^\W*(?:(?:so|thus|hence|therefore),?\s+)?(?:the\s+|my\s+|our\s+)?(?:final\s+|correct\s+|overall\s+|end\s+)?"
+    r"(?:answer|ans|result|solution|final|output|conclusion|value|total|outcome)\b\s*(?:\*\*)?\s*"
+    r"(?:[:=]|[-–—](?=\s)|->|\bis\b:?|\bequals\b)(?:\*\*(?=\s))?",
+    re.IGNORECASE | re.MULTILINE,
+)
+# What states an answer again, behind a box.
+_STATED = re.compile(
+    r"^\W*(?:the\s+)?(?:final\s+|correct\s+)?answer\b\s*(?:\*\*)?\s*[:=]\s*(?:\*\*)?\s*", re.IGNORECASE | re.MULTILINE
+)
+_DENIED = re.compile(
+    r"\b(?:not|cannot|can't|never|neither|nor|whether|unknown|unclear|impossible|rather than|instead of|other than|wrong|"
+    r"incorrect|excluded|unlikely|doubt)\b|n't\b|n’t\b",
+    re.IGNORECASE,
+)
+_DENIED_BOX = re.compile(
+    r"(?:\b(?:not|never|neither|nor|cannot)|n't|n’t)(?:\s+(?:be|equal|equals|equal to|the|a|simply|just|really))*[\s$*(\[\\]*$",
+    re.IGNORECASE,
+)
+_CLAUSE = re.compile(r"[,;:]|\b(?:so|thus|hence|therefore|but|then|and)\b", re.IGNORECASE)
+_VERDICT = re.compile(r"\W*(yes|no|true|false)\b(?=\s*[,.;:!—–-]|\s+(?:because|since|as|for)\b|\W*$)", re.IGNORECASE)
+_IN_ALL = re.compile(r"\s+(?:in all|in total|altogether|all together|overall|in the end|total)$", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)|\n")
 _AFTERTHOUGHT = re.compile(
     r",?\s+(?:because|since|which|where|so that|as it|as they|i hope)\b.*"
@@ -52,7 +75,7 @@ _PROSE = re.compile(
 _TEXT = re.compile(r"\\(?:text|mathrm|textbf|mbox|textit|operatorname)\s*\{[^{}]*\}")
 # Not the powers of 2**3 + 3**2.
 _BOLD = re.compile(r"(?<![\w)\]}])\*\*(?=\S)([^*\n]+)(?<=\S)\*\*(?![\w(])")
-_MARK_UP = re.compile(r"^(?:\*\*|__|`|\$\$?|\\\(|\\\[)\s*|\s*(?:\*\*|__|`|(?<!\\)\$\$?|\\\)|\\\]|[.,;])$")
+_MARK_UP = re.compile(r"^(?:\*\*|__|`|\$\$?(?!\d[\d,.]*$)|\\\(|\\\[)\s*|\s*(?:\*\*|__|`|(?<!\\)\$\$?|\\\)|\\\]|[.,;])$")
 # Where an answer without a box may stand: at the end.
 _TAIL = 2000
 _LONGEST_BARE = 1000
@@ -82,13 +105,33 @@ def committed_answer(completion: str) -> Committed:
         answer, closed, _ = tail.rsplit("<answer>", 1)[1].partition("</answer>")
         return _checked(answer) if closed else Committed(None, "unfinished")
     tail = tail.removesuffix("</answer>").rstrip()
-    phrases = [*_ANSWER_IS.finditer(tail), *_ANSWER_HEADING.finditer(tail)]
-    if phrases:
-        after = tail[max(match.end() for match in phrases) :].strip()
-        return _checked(_AFTERTHOUGHT.sub("", _first_sentence(after)))
+    phrases = [match.end() for match in (*_ANSWER_IS.finditer(tail), *_ANSWER_HEADING.finditer(tail))]
+    closings = [match.end() for match in _CLOSING.finditer(tail) if _is_bare(_after(tail, match.end()))]
+    if phrases or closings:
+        return _checked(_after(tail, max(phrases + closings)))
+    if (last := _last_line(tail)) and _is_bare(last):
+        return _checked(last)
     if len(completion.strip()) <= _LONGEST_BARE and _is_bare(tail):
         return _checked(tail)
-    return _last_sentence(tail)
+    found = _last_sentence(tail)
+    if found.answer is None and found.reason == "no answer" and (match := _VERDICT.match(completion)):
+        return Committed(match[1], "answered")  # No, because ...
+    return found
+
+
+def _after(text: str, start: int) -> str:
+    """The answer behind a phrase that announces one, without what is added to it."""
+    return _AFTERTHOUGHT.sub("", _first_sentence(text[start:].strip()))
+
+
+def _last_line(text: str) -> str | None:
+    """The last of several lines, if it stands for itself: neither within an environment nor cut from a formula."""
+    before, _, last = text.rstrip().rpartition("\n")
+    last = last.strip()
+    alone = before.strip() and re.search(r"\d|\\[a-z]", last) and last.count("{") == last.count("}")
+    odd = before.count("$$") % 2 or before.count("\\[") > before.count("\\]") or before.count("\\begin") > before.count("\\end")
+    continued = re.search(r"(?:[=+*/<>&,(-]|\\\\)\s*$", before) or re.match(r"[=+*/<>&)]|\\\\|\\end|\\[\])]|-\s", last)
+    return last if alone and not odd and not continued and not last.startswith("```") else None
 
 
 def boxed_answers(text: str) -> list[str]:
@@ -126,8 +169,10 @@ def _boxed(text: str) -> Committed:
     if not boxes:
         bare = ["".join(found) for found in _BOX_WITHOUT_BRACES.findall(text)]
         return Committed(bare[-1], "answered") if bare else Committed(None, "no answer")
-    answer = boxes[-1][2]
-    if not answer:
+    start, end, answer = boxes[-1]
+    if (stated := [match.end() for match in _STATED.finditer(text, end)]) and _is_bare(_after(text, stated[-1])):
+        return _checked(_after(text, stated[-1]))
+    if not answer or _DENIED_BOX.search(text[max(0, start - 60) : start]):
         return Committed(None, "no answer")
     if len({"".join(content.split()) for _, _, content in boxes}) == 1:
         return Committed(answer, "answered")
@@ -146,7 +191,7 @@ def _boxed(text: str) -> Committed:
 
 
 def _checked(answer: str) -> Committed:
-    answer = _undecorated(_BOLD.sub(r"\1", answer))
+    answer = _IN_ALL.sub("", _undecorated(_BOLD.sub(r"\1", answer)))
     if not answer:
         return Committed(None, "no answer")
     if re.search(r"\b(?:maybe|perhaps|possibly|not sure|unsure)\b|\?$", answer, re.IGNORECASE):
@@ -156,11 +201,7 @@ def _checked(answer: str) -> Committed:
 
 def _undecorated(text: str) -> str:
     """Without the mark-up and the full stop around it."""
-    while (
-        bare := re.sub(
-            r"^(?:\*\*|__|`|\$\$?|\\\(|\\\[)\s*|\s*(?:\*\*|__|`|(?<!\\)\$\$?|\\\)|\\\]|[.,;])$", "", text.strip()
-        )
-    ) != text:
+    while (bare := _MARK_UP.sub("", text.strip())) != text:
         text = bare
     return text
 
@@ -189,6 +230,10 @@ def _last_sentence(text: str) -> Committed:
     if not ended or not sentences:
         return Committed(None, "no answer")
     sentence = sentences[-1].strip()
+    if len(sentences) == 1 and (match := _VERDICT.match(sentence)):
+        return Committed(match[1], "answered")
+    if _DENIED.search(_CLAUSE.split(re.sub(r"(?<=\d),(?=\d)", "", sentence))[-1]):
+        return Committed(None, "no answer")  # it cannot be 5
     if match := re.search(r"\*\*([^*]{1,200})\*\*\W*$", sentence) or re.search(
         r"\$([^$]{1,300}\$(?:\s*(?:,?\s*(?:and|or)|,)\s*\$[^$]{1,300}\$){0,9})\W*$", sentence
     ):

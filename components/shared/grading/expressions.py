@@ -43,18 +43,30 @@ def _same_number(a: Any, b: Any) -> bool:
 
 
 def _same_everywhere(a: Any, b: Any) -> bool:
+    """Whether two expressions agree at every point, and where they are meant to be real, wherever both are real."""
+    from sympy import I
+
     symbols = sorted(a.free_symbols | b.free_symbols, key=str)
     a, b = a.doit(), b.doit()
-    compared = 0
+    real = not (a.has(I) or b.has(I))
+    compared, elsewhere = 0, []  # agreement at points where a root or logarithm is not real
     for point in _points(symbols):
         left, right = a.subs(point), b.subs(point)
         value, difference = left.evalf(10), (left - right).evalf(10)
         if not difference.is_number or difference.is_finite is not True:
             continue
-        if abs(difference) > _ZERO * (1 + abs(value)):
+        agree = bool(abs(difference) <= _ZERO * (1 + abs(value)))
+        if real and not (value.is_real and difference.is_real):
+            elsewhere.append(agree)
+        elif not agree:
             return False
-        compared += 1
-    return compared >= 3 or (compared == 0 and _math_verify(a, b))
+        else:
+            compared += 1
+    if compared >= 3:
+        return True
+    if not all(elsewhere):
+        return False
+    return compared + len(elsewhere) >= 3 or (compared + len(elsewhere) == 0 and _math_verify(a, b))
 
 
 def proportional(a: Any, b: Any, positive: bool) -> bool:

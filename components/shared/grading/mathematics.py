@@ -45,6 +45,9 @@ _CHOSEN = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _SEVERAL_CHOICES = re.compile(r"[A-J]\s*\)?\s*(?:,|;|\band\b|\bor\b)\s*\(?\s*[A-J]\b")
+_WORDS = ("yes", "no", "true", "false")
+# No, because the series diverges.
+_WORD_WITH_REASON = re.compile(rf"\W*({'|'.join(_WORDS)})(?:\s*[,.;:!–—-].*|\s+(?:because|since|as|for)\b.*)?", re.I | re.DOTALL)
 _TOLERANCE = re.compile(r"(-?\d+(?:\.\d+)?)\s*(?:\\pm|±|\+/-|\+-)\s*(\d*\.\d+|\d+)")
 _LONGEST = 5000  # characters of an answer that is still read
 _WRAPPING = re.compile(r"\\(?:text|mathrm|textbf|mathbf|mbox)\s*\{([^{}]*)\}|\\left|\\right|[$*]|\\[\[\]() ,;]")
@@ -57,6 +60,7 @@ class _Gold:
     texts: tuple[str, ...]
     alternatives: tuple[tuple[Value, ...], ...]  # of each text its readings
     choice: str | None = None  # the letter of a multiple choice
+    word: str | None = None  # yes, no, true or false
     within: tuple[Any, Any] | None = None  # the smallest and the largest number that is right
 
 
@@ -80,20 +84,38 @@ def math_verdict(gold: str, answer: str, settings: GradingSettings) -> tuple[boo
         return True, "the same text"
     if len(answer) > _LONGEST:
         return False, "longer than an answer"
-    if known.choice and (chosen := choice_of(answer)):
-        return chosen == known.choice, "choice"
     try:
-        found = readings(answer)
-        if _normal(answer) in {_normal(text) for text in known.texts}:
-            return True, "the same text"
-        if known.within:
-            return any(_is_within(value, known.within) for value in found), "range"
-        for alternative in known.alternatives:
-            if any(equal(g, a, settings) for g in alternative for a in found):
-                return True, "equal"
+        return _compared(known, answer, settings)
     except TooLargeError:
         return False, "too large to work out"
+
+
+def _compared(known: _Gold, answer: str, settings: GradingSettings) -> tuple[bool, str]:
+    if known.choice and (chosen := choice_of(answer)):
+        return chosen == known.choice and not _contradicts(known, answer, settings), "choice"
+    answers = [answer]
+    if match := _CHOICE_WITH_TEXT.fullmatch(_plain_text(answer)):
+        answers.append((match[2] or match[4] or "").strip())  # of (B) 12 the 12
+    if known.word and (match := _WORD_WITH_REASON.fullmatch(_plain_text(answer))):
+        return match[1].casefold() == known.word, "word"
+    if _normal(answer) in {_normal(text) for text in known.texts}:
+        return True, "the same text"
+    found = [value for text in answers if text for value in readings(text)]
+    if known.within:
+        return any(_is_within(value, known.within) for value in found), "range"
+    if any(equal(g, a, settings) for alternative in known.alternatives for g in alternative for a in found):
+        return True, "equal"
     return False, "different"
+
+
+def _contradicts(known: _Gold, answer: str, settings: GradingSettings) -> bool:
+    """Whether the right letter stands with another number than the gold answer's."""
+    match = _CHOICE_WITH_TEXT.fullmatch(_plain_text(answer))
+    found = readings((match[2] or match[4] or "").strip()) if match else []
+    golds = [value for alternative in known.alternatives for value in alternative]
+    if not all(isinstance(value, Quantity) and not value.tree.free_symbols for value in (*found, *golds)):
+        return False
+    return bool(found and golds) and not any(equal(g, a, settings) for g in golds for a in found)
 
 
 def choice_of(answer: str) -> str | None:
@@ -201,7 +223,8 @@ def _one_of(texts: list[str]) -> _Gold | None:
         if found or choice:
             alternatives.append(found)
             kept.append(text)
-    return _Gold(tuple(kept), tuple(alternatives), choice) if kept else None
+    word = _plain_text(kept[0]).strip(" .").casefold() if len(kept) == 1 else ""
+    return _Gold(tuple(kept), tuple(alternatives), choice, word if word in _WORDS else None) if kept else None
 
 
 def _all_of(items: list[Any]) -> _Gold | None:
