@@ -55,6 +55,7 @@ _DENIED_BOX = re.compile(
     re.IGNORECASE,
 )
 _CLAUSE = re.compile(r"[,;:]|\b(?:so|thus|hence|therefore|but|then|and)\b", re.IGNORECASE)
+_CONCLUSION = re.compile(r"\b(?:so|thus|hence|therefore|but)\b", re.IGNORECASE)
 _VERDICT = re.compile(r"\W*(yes|no|true|false)\b(?=\s*[,.;:!—–-]|\s+(?:because|since|as|for)\b|\W*$)", re.IGNORECASE)
 _IN_ALL = re.compile(r"\s+(?:in all|in total|altogether|all together|overall|in the end|total)$", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)|\n")
@@ -238,7 +239,9 @@ def _last_sentence(text: str) -> Committed:
         r"\$([^$]{1,300}\$(?:\s*(?:,?\s*(?:and|or)|,)\s*\$[^$]{1,300}\$){0,9})\W*$", sentence
     ):
         return _checked(match[1].rsplit("=", 1)[-1] if match[1].count("=") == 1 and len(match[1]) > 40 else match[1])
-    if (match := _LAST_WORDS.search(sentence)) and _is_bare(match[1]):
-        return _checked(match[1])
+    # It is not 5, so it is 7. The statement is false because n is even.
+    for part in (_CONCLUSION.split(sentence)[-1], sentence, _AFTERTHOUGHT.sub("", sentence)):
+        if (match := _LAST_WORDS.search(part)) and _is_bare(match[1]):
+            return _checked(match[1])
     numbers = _NUMBER.findall(sentence)
     return _checked(numbers[0]) if len(numbers) == 1 else Committed(None, "no answer")

@@ -43,7 +43,7 @@ _UNIT_WORDS = (
     r"percent(?:age)?|degrees?|deg|dollars?|cents?|units?|sq|square|cubic|mm|cm|dm|km|kg|mg|lbs?|oz|ft|yd|mi|mph|kmh|hrs?|"
     r"hours?|mins?|minutes?|secs?|seconds?|days?|weeks?|months?|years?|miles?|feet|foot|inch(?:es)?|in|met(?:er|re)s?|"
     r"(?:kilo|centi|milli)met(?:er|re)s?|grams?|kilograms?|lit(?:er|re)s?|ml|mL|Hz|rad|radians?|ways?|items?|am|pm|AM|PM|eV|"
-    r"keV|MeV|mmol|mol|Pa|kPa|MPa|GPa|kJ|MJ|kW|MW|kWh|Ohm|ohms?|erg|usd|USD|eur|EUR|gbp|GBP|inr|INR|nm|um|kN|mN|mA|mV|kV|"
+    r"keV|MeV|yen|won|baht|Rs|mmol|mol|Pa|kPa|MPa|GPa|kJ|MJ|kW|MW|kWh|Ohm|ohms?|erg|usd|USD|eur|EUR|gbp|GBP|inr|INR|nm|um|kN|mN|mA|mV|kV|"
     r"kHz|MHz|GHz|kB|KB|MB|GB|TB|atm|psi|rpm|kph|kmph|kcal|gal|tsp|tbsp|lit|pcs"
 )
 # Bare m/s is a unit behind a number, bare a/b is none; so are m s^{-1} and kg m/s.

@@ -13,7 +13,7 @@ _ARRAY = re.compile(
     r"(\\left\s*\\?[(\[|{.]|[(\[|]|\\[vV]ert|\\\{)?\s*\\begin\s*\{(array|tabular)\}\s*(?:\[\w\]\s*)?(?:\{[^{}]*\})?(.*?)\\end\s*\{\2\}",
     re.DOTALL,
 )
-_NUMBER = r"(?:\d[\d,]*(?:\.\d+)?|\.\d+|\\frac\s*\{\d+\}\s*\{\d+\})"
+_NUMBER = r"(?:\d(?:[\d,]|\\!|\{,\}|\\,(?=\d{3}))*(?:\.\d+)?|\.\d+|\\frac\s*\{\d+\}\s*\{\d+\})"
 CURRENCIES = "eur|gbp|inr|yen|rub|won|shekel|dong|baht|lira|peso|dollar|angstrom"
 _SCALE = r"(?:hundred|thousand|million|billion|trillion|lakh|crore)"
 

@@ -29,9 +29,9 @@ _OPERATIONS = {
 }  # fmt: skip
 # Words that change a number's value. Where they are not understood, they are no unit that might be left out.
 COMPUTING = frozenset(
-    {*_NUMBER_WORDS, "squared", "cubed", "multiplied", "divided", "plus", "over", "choose", "factorial", "power", "root"}
-    | set("doubled tripled halved twice thrice double triple quadruple fold remainder mod modulo base inverse score".split())
-    | set("negated inverted permille quarter quarters nth kilo mega giga milli centi micro nano".split())
+    {*_NUMBER_WORDS, "squared", "cubed", "multiplied", "divided", "plus", "over", "choose", "factorial"}
+    | set("doubled tripled halved twice thrice double triple quadruple fold remainder mod modulo inverse score".split())
+    | set("negated inverted permille nth kilo mega giga milli centi micro nano".split())
 )
 _VOCABULARY = "|".join(sorted({*_NUMBER_WORDS, *_OPERATIONS}, key=len, reverse=True))
 _WORTH_A_LOOK = re.compile(

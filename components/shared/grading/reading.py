@@ -332,7 +332,7 @@ def _based(text: str, depth: int) -> Value | None:
 
 
 def _ratio(text: str, depth: int) -> Value | None:
-    if match := re.fullmatch(r"(\d{1,2}:\d{2})\s*⟦([ap])\.?m\.?⟧", text, re.IGNORECASE):
+    if match := re.fullmatch(r"(\d{1,2}:\d{2}(?::\d{2})?)\s*⟦([ap])\.?m\.?⟧", text, re.IGNORECASE):
         text, half_day = match[1], match[2].lower()
     else:
         half_day = ""
@@ -365,7 +365,7 @@ def _quantity(text: str) -> Quantity | Words:
         tree = tree_of(text)
         return Words(re.sub(r"[⟦⟧]", " ", text)) if tree is None else Quantity(text, tree)
     if (match := _WITH_UNIT.fullmatch(text)) and len(words := re.findall(r"⟦([^⟧]+)⟧", match[2])) <= 4:
-        if {part.lower() for word in words for part in word.split("-")} & (_BOUND | COMPUTING):
+        if not is_noted and {part.lower() for word in words for part in word.split("-")} & (_BOUND | COMPUTING):
             return Words(" ".join(re.sub(r"[⟦⟧]", " ", text).split()))
         value = match[1].rstrip(" -~")
         unit = " ".join(re.sub(r"[⟦⟧{}]", " ", match[2]).split())
@@ -403,7 +403,7 @@ def reals_in_words(text: str, depth: int) -> Region | None:
     pieces: tuple[Piece, ...] = _EVERYTHING
     if sign := match["sign"]:
         closed = sign.lower().startswith("non")
-        low = sign.lower().endswith("positive") != closed
+        low = sign.lower().strip().endswith("positive") != closed
         pieces = (Piece(_ZERO, INFINITY, closed, False),) if low else (Piece(-INFINITY, _ZERO, False, closed),)
     rest = match["rest"]
     if rest is None:

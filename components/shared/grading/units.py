@@ -66,6 +66,7 @@ _CURRENCIES = {
 # Words that only say that something is counted or how it is taken; they go with any unit.
 _GENERIC = frozenset("unit each long tall wide high deep old away apart total in of the a an all altogether more".split())
 _LONGEST = 60
+_STERLING = Measure((("gbp", 1),), Fraction(1))
 
 
 @cache
@@ -99,6 +100,8 @@ def conversion(gold: str, answer: str, required: bool) -> tuple[Fraction, Fracti
         return Fraction(1), Fraction(0)
     a, b = measure_of(gold), measure_of(answer)
     if a and b:
+        if {gold, answer} & {"pound", "pounds"} and _STERLING in (a, b):
+            a = b = _STERLING
         if a.dimension != b.dimension:
             return None
         return b.factor / a.factor, (b.offset - a.offset) / a.factor
