@@ -36,6 +36,12 @@ class Verdict(NamedTuple):
     correct: bool | None  # None: not scorable, for the problem's answer cannot be used
     reason: str
     seconds: float = 0.0  # of judging, by the clock; 0 where an equal row was judged before
+    explanation: str = ""  # how gold answer and answer were read, and by which rule compared
+
+    @property
+    def why(self) -> str:
+        """Reason and explanation in one."""
+        return f"{self.reason}: {self.explanation}" if self.explanation else self.reason
 
 
 # Reasons that stages count.
@@ -149,7 +155,8 @@ def _prepare(row: GradingRow) -> tuple[Verdict | None, _Question | None, str]:
     answer, how = committed_answer(row.completion)
     verdict = fast_verdict(row.verifier, row.answer, answer or "")
     if verdict is not None:
-        return Verdict(verdict, "equal" if verdict else "different" if answer else how), None, how
+        reason = "equal" if verdict else "different" if answer else how
+        return Verdict(verdict, reason, explanation="whole numbers: exactly" if answer else ""), None, how
     # Without an answer there is still to see whether the problem can be scored at all.
     return None, _Question(row.verifier, row.answer, answer or ""), how if answer is None or how == "joined" else ""
 
@@ -186,7 +193,7 @@ class _Worker:
             began = time.monotonic()
         reply = self._ask(question, self._settings.seconds)
         seconds = time.monotonic() - began
-        return Verdict(reply[0], reply[1], seconds) if reply else Verdict(False, TIMED_OUT, seconds)
+        return Verdict(reply[0], reply[1], seconds, reply[2]) if reply else Verdict(False, TIMED_OUT, seconds)
 
     def _ask(self, question: Sequence[str | None], seconds: float) -> list[Any] | None:
         """The worker's verdict and reason; None where it died or had to be killed."""

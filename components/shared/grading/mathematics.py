@@ -27,10 +27,11 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
-from typing import Any
+from typing import Any, NamedTuple
 
 from components.shared.grading.answer import committed_answer
 from components.shared.grading.equality import equal
+from components.shared.grading.explanations import explanation
 from components.shared.grading.expressions import TooLargeError, check_size
 from components.shared.grading.latex import to_latex
 from components.shared.grading.reading import readings
@@ -53,6 +54,14 @@ _LONGEST = 5000  # characters of an answer that is still read
 _WRAPPING = re.compile(r"\\(?:text|mathrm|textbf|mathbf|mbox)\s*\{([^{}]*)\}|\\left|\\right|[$*]|\\[\[\]() ,;]")
 
 
+class Judged(NamedTuple):
+    """A verdict, None where the gold answer cannot be used."""
+
+    correct: bool | None
+    reason: str  # one of a few, which reports count
+    explanation: str = ""  # how gold answer and answer were read, and by which rule compared
+
+
 @dataclass(frozen=True)
 class _Gold:
     """A gold answer, read: any of the alternatives is right."""
@@ -64,7 +73,7 @@ class _Gold:
     within: tuple[Any, Any] | None = None  # the smallest and the largest number that is right
 
 
-def math_verdict(gold: str, answer: str, settings: GradingSettings) -> tuple[bool | None, str]:
+def math_verdict(gold: str, answer: str, settings: GradingSettings) -> Judged:
     """Whether an answer equals a gold answer.
 
     Args:
@@ -73,39 +82,43 @@ def math_verdict(gold: str, answer: str, settings: GradingSettings) -> tuple[boo
         settings: the judgement calls.
 
     Returns:
-        The verdict, None where the gold answer cannot be used, and the reason.
+        The verdict, None where the gold answer cannot be used, the reason, and how both were read and compared.
     """
     known = _read_gold(gold)
     if known is None:
-        return None, "not scorable"
+        return Judged(None, "not scorable")
     if not answer:
-        return False, "no answer"
+        return Judged(False, "no answer")
     if _plain(answer) in {_plain(text) for text in (gold, *known.texts)}:
-        return True, "the same text"
+        return Judged(True, "the same text")
     if len(answer) > _LONGEST:
-        return False, "longer than an answer"
+        return Judged(False, "longer than an answer")
     try:
         return _compared(known, answer, settings)
     except TooLargeError:
-        return False, "too large to work out"
+        return Judged(False, "too large to work out")
 
 
-def _compared(known: _Gold, answer: str, settings: GradingSettings) -> tuple[bool, str]:
+def _compared(known: _Gold, answer: str, settings: GradingSettings) -> Judged:
     if known.choice and (chosen := choice_of(answer)):
-        return chosen == known.choice and not _contradicts(known, answer, settings), "choice"
+        right = chosen == known.choice and not _contradicts(known, answer, settings)
+        return Judged(right, "choice", f"choice {known.choice} and choice {chosen}: by letter")
     answers = [answer]
     if match := _CHOICE_WITH_TEXT.fullmatch(_plain_text(answer)):
         answers.append((match[2] or match[4] or "").strip())  # of (B) 12 the 12
     if known.word and (match := _WORD_WITH_REASON.fullmatch(_plain_text(answer))):
-        return match[1].casefold() == known.word, "word"
+        return Judged(match[1].casefold() == known.word, "word", f"words {known.word!r} and {match[1]!r}: as words")
     if _normal(answer) in {_normal(text) for text in known.texts}:
-        return True, "the same text"
+        return Judged(True, "the same text", "the same but for the way of writing")
     found = [value for text in answers if text for value in readings(text)]
     if known.within:
-        return any(_is_within(value, known.within) for value in found), "range"
-    if any(equal(g, a, settings) for alternative in known.alternatives for g in alternative for a in found):
-        return True, "equal"
-    return False, "different"
+        low, high = known.within
+        right = any(_is_within(value, known.within) for value in found)
+        return Judged(right, "range", f"from {str(low)[:40]} to {str(high)[:40]}")
+    pairs = [(g, a) for alternative in known.alternatives for g in alternative for a in found]
+    if pair := next((pair for pair in pairs if equal(*pair, settings)), None):
+        return Judged(True, "equal", explanation(*pair, settings))
+    return Judged(False, "different", explanation(*pairs[0], settings) if pairs else "")
 
 
 def _contradicts(known: _Gold, answer: str, settings: GradingSettings) -> bool:

@@ -1,4 +1,5 @@
-"""The grading worker: reads JSON lines (number, verifier, gold answer, answer), writes (number, verdict, reason).
+"""The grading worker: reads JSON lines (number, verifier, gold answer, answer), writes (number, verdict, reason,
+explanation).
 
 Started by `Grader`. It imports what verdicts need and then forks the process that judges, so that after an answer had
 to be killed, the next fork is ready in milliseconds. The fork limits its own memory and time, so that an answer
@@ -31,6 +32,7 @@ _WRITING = os.O_WRONLY | os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_TRUNC
 
 def main() -> None:
     """Serves standard input until it closes; argument: the settings as JSON."""
+    from components.shared.grading import units
     from components.shared.grading.settings import GradingSettings
     from components.shared.grading.verifiers import warm_up
 
@@ -46,6 +48,8 @@ def main() -> None:
         if fork == 0:
             _judge(settings, replies)
             os._exit(0)
+        # Beside the first fork, which is not kept waiting and loads it by itself if it meets a unit before.
+        units.warm_up()
         _, status = os.waitpid(fork, 0)
         if status == 0 or os.getppid() != parent:  # standard input was closed, or nobody is left to ask
             return
@@ -79,14 +83,14 @@ def _judge(settings: Any, replies: Any) -> None:
         signal.setitimer(signal.ITIMER_REAL, settings.seconds + 5)
         judging = True
         try:
-            correct, reason = verdict(verifier, gold, answer, settings)
+            correct, reason, explanation = verdict(verifier, gold, answer, settings)
         except MemoryError:
             os._exit(1)  # the next fork has all of its memory
         except Exception as error:  # whatever libraries and users' functions raise on text they cannot take
-            correct, reason = False, f"{type(error).__name__}: {error}"[:200]
+            correct, reason, explanation = False, f"{type(error).__name__}: {error}"[:200], ""
         judging = False
         signal.setitimer(signal.ITIMER_REAL, 0)
-        replies.write(json.dumps([number, correct, reason]) + "\n")
+        replies.write(json.dumps([number, correct, reason, explanation]) + "\n")
 
 
 def _writes(arguments: tuple[Any, ...]) -> bool:
