@@ -54,6 +54,7 @@ _DENIED_BOX = re.compile(
     r"(?:\b(?:not|never|neither|nor|cannot)|n't|n’t)(?:\s+(?:be|equal|equals|equal to|the|a|simply|just|really))*[\s$*(\[\\]*$",
     re.IGNORECASE,
 )
+_DENIALS = ("not", "never", "neither", "nor", "n't", "n’t")
 _CLAUSE = re.compile(r"[,;:]|\b(?:so|thus|hence|therefore|but|then|and)\b", re.IGNORECASE)
 _CONCLUSION = re.compile(r"\b(?:so|thus|hence|therefore|but)\b", re.IGNORECASE)
 _VERDICT = re.compile(r"\W*(yes|no|true|false)\b(?=\s*[,.;:!—–-]|\s+(?:because|since|as|for)\b|\W*$)", re.IGNORECASE)
@@ -171,9 +172,12 @@ def _boxed(text: str) -> Committed:
         bare = ["".join(found) for found in _BOX_WITHOUT_BRACES.findall(text)]
         return Committed(bare[-1], "answered") if bare else Committed(None, "no answer")
     start, end, answer = boxes[-1]
-    if (stated := [match.end() for match in _STATED.finditer(text, end)]) and _is_bare(_after(text, stated[-1])):
-        return _checked(_after(text, stated[-1]))
-    if not answer or _DENIED_BOX.search(text[max(0, start - 60) : start]):
+    if "answer" in text[end:].lower():
+        stated = [match.end() for match in _STATED.finditer(text, end)]
+        if stated and _is_bare(_after(text, stated[-1])):
+            return _checked(_after(text, stated[-1]))
+    before = text[max(0, start - 60) : start]
+    if not answer or (any(word in before for word in _DENIALS) and _DENIED_BOX.search(before)):
         return Committed(None, "no answer")
     if len({"".join(content.split()) for _, _, content in boxes}) == 1:
         return Committed(answer, "answered")
