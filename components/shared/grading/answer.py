@@ -47,8 +47,17 @@ _STATED = re.compile(
 )
 _DENIED = re.compile(
     r"\b(?:not|cannot|can't|never|neither|nor|whether|unknown|unclear|impossible|rather than|instead of|other than|wrong|"
-    r"incorrect|excluded|unlikely|doubt)\b|n't\b|n’t\b",
+    r"incorrect|excluded|unlikely|doubt|untrue|false that|nobody|no one|if it (?:is|were|was))\b|n't\b|n’t\b|≠|!=|\\neq?(?![a-z])",
     re.IGNORECASE,
+)
+# It is not true that the answer is 5.
+_DENIED_CLAIM = re.compile(
+    r"(?:\b(?:not (?:true|the case|clear|sure|certain|known|correct)|false|untrue|wrong|incorrect|doubt|cannot say|unlikely|"
+    r"whether|nobody|no one)|n['’]t (?:think|believe|know|say|true|the case))\b[^,;:.!?\n]*$",
+    re.IGNORECASE,
+)
+_GUESS = re.compile(
+    r"\b(?:perhaps|maybe|possibly|presumably)\b|\b(?:might|could|may)\s+(?:well\s+|also\s+)?be\b[\s$*(\\-]*\d", re.IGNORECASE
 )
 _DENIED_BOX = re.compile(
     r"(?:\b(?:not|never|neither|nor|cannot)|n't|n’t)(?:\s+(?:be|equal|equals|equal to|the|a|simply|just|really))*[\s$*(\[\\]*$",
@@ -107,12 +116,15 @@ def committed_answer(completion: str) -> Committed:
         answer, closed, _ = tail.rsplit("<answer>", 1)[1].partition("</answer>")
         return _checked(answer) if closed else Committed(None, "unfinished")
     tail = tail.removesuffix("</answer>").rstrip()
-    phrases = [match.end() for match in (*_ANSWER_IS.finditer(tail), *_ANSWER_HEADING.finditer(tail))]
-    closings = [match.end() for match in _CLOSING.finditer(tail) if _is_bare(_after(tail, match.end()))]
-    if phrases or closings:
-        return _checked(_after(tail, max(phrases + closings)))
-    if (last := _last_line(tail)) and _is_bare(last):
-        return _checked(last)
+    phrases = [*_ANSWER_IS.finditer(tail), *_ANSWER_HEADING.finditer(tail)]
+    phrases += [match for match in _CLOSING.finditer(tail) if _is_bare(_after(tail, match.end()))]
+    if phrases:
+        last = max(phrases, key=lambda match: match.end())
+        if _DENIED_CLAIM.search(tail[max(0, last.start() - 100) : last.start()]):
+            return Committed(None, "no answer")
+        return _checked(_after(tail, last.end()))
+    if (line := _last_line(tail)) and _is_bare(line):
+        return _checked(line)
     if len(completion.strip()) <= _LONGEST_BARE and _is_bare(tail):
         return _checked(tail)
     found = _last_sentence(tail)
@@ -237,8 +249,11 @@ def _last_sentence(text: str) -> Committed:
     sentence = sentences[-1].strip()
     if len(sentences) == 1 and (match := _VERDICT.match(sentence)):
         return Committed(match[1], "answered")
-    if _DENIED.search(_CLAUSE.split(re.sub(r"(?<=\d),(?=\d)", "", sentence))[-1]):
+    clause = _CLAUSE.split(re.sub(r"(?<=\d),(?=\d)", "", sentence))[-1]
+    if _DENIED.search(clause):
         return Committed(None, "no answer")  # it cannot be 5
+    if _GUESS.search(clause):
+        return Committed(None, "hedged")
     if match := re.search(r"\*\*([^*]{1,200})\*\*\W*$", sentence) or re.search(
         r"\$([^$]{1,300}\$(?:\s*(?:,?\s*(?:and|or)|,)\s*\$[^$]{1,300}\$){0,9})\W*$", sentence
     ):
