@@ -127,7 +127,9 @@ def filter_trajectories(
                 graded = _grade(batch, judged, grader, trajectories)
                 grading_seconds += time.monotonic() - began
                 fresh += len(batch)
-                write_table(shard, _VERDICTS, ({"correct": v.correct, "reason": v.reason, "why": v.why} for v in graded))
+                write_table(
+                    shard, _VERDICTS, ({"correct": v.correct, "reason": v.reason, "why": v.why} for v in graded)
+                )
                 earlier.add(shard)
             for row, found in zip(batch, read_rows(shard), strict=True):
                 verdict = found["correct"]

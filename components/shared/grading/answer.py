@@ -38,7 +38,7 @@ _ANSWER_HEADING = re.compile(
 _CLOSING = re.compile(
     r"^\W*(?:(?:so|thus|hence|therefore),?\s+)?(?:the\s+|my\s+|our\s+)?(?:final\s+|correct\s+|overall\s+|end\s+)?"
     r"(?:answer|ans|result|solution|final|output|conclusion|value|total|outcome)\b\s*(?:\*\*)?\s*"
-    r"(?:[:=]|[-–—](?=\s)|->|\bis\b:?|\bequals\b)(?:\*\*(?=\s))?",
+    r"(?:[:=]|[-\u2013\u2014](?=\s)|->|\bis\b:?|\bequals\b)(?:\*\*(?=\s))?",
     re.IGNORECASE | re.MULTILINE,
 )
 # What states an answer again, behind a box.
@@ -46,27 +46,32 @@ _STATED = re.compile(
     r"^\W*(?:the\s+)?(?:final\s+|correct\s+)?answer\b\s*(?:\*\*)?\s*[:=]\s*(?:\*\*)?\s*", re.IGNORECASE | re.MULTILINE
 )
 _DENIED = re.compile(
-    r"\b(?:not|cannot|can't|never|neither|nor|whether|unknown|unclear|impossible|rather than|instead of|other than|wrong|"
-    r"incorrect|excluded|unlikely|doubt|untrue|false that|nobody|no one|if it (?:is|were|was))\b|n't\b|n’t\b|≠|!=|\\neq?(?![a-z])",
+    r"\b(?:not|cannot|can't|never|neither|nor|whether|unknown|unclear|impossible|rather than|instead of|other than|"
+    r"wrong|incorrect|excluded|unlikely|doubt|untrue|false that|nobody|no one|if it (?:is|were|was))\b"
+    r"|n['\u2019]t\b|≠|!=|\\neq?(?![a-z])",
     re.IGNORECASE,
 )
 # It is not true that the answer is 5.
 _DENIED_CLAIM = re.compile(
-    r"(?:\b(?:not (?:true|the case|clear|sure|certain|known|correct)|false|untrue|wrong|incorrect|doubt|cannot say|unlikely|"
-    r"whether|nobody|no one)|n['’]t (?:think|believe|know|say|true|the case))\b[^,;:.!?\n]*$",
+    r"(?:\b(?:not (?:true|the case|clear|sure|certain|known|correct)|false|untrue|wrong|incorrect|doubt|cannot say|"
+    r"unlikely|whether|nobody|no one)|n['\u2019]t (?:think|believe|know|say|true|the case))\b[^,;:.!?\n]*$",
     re.IGNORECASE,
 )
 _GUESS = re.compile(
-    r"\b(?:perhaps|maybe|possibly|presumably)\b|\b(?:might|could|may)\s+(?:well\s+|also\s+)?be\b[\s$*(\\-]*\d", re.IGNORECASE
-)
-_DENIED_BOX = re.compile(
-    r"(?:\b(?:not|never|neither|nor|cannot)|n't|n’t)(?:\s+(?:be|equal|equals|equal to|the|a|simply|just|really))*[\s$*(\[\\]*$",
+    r"\b(?:perhaps|maybe|possibly|presumably)\b|\b(?:might|could|may)\s+(?:well\s+|also\s+)?be\b[\s$*(\\-]*\d",
     re.IGNORECASE,
 )
-_DENIALS = ("not", "never", "neither", "nor", "n't", "n’t")
+_DENIED_BOX = re.compile(
+    r"(?:\b(?:not|never|neither|nor|cannot)|n['\u2019]t)"
+    r"(?:\s+(?:be|equal|equals|equal to|the|a|simply|just|really))*[\s$*(\[\\]*$",
+    re.IGNORECASE,
+)
+_DENIALS = ("not", "never", "neither", "nor", "n't", "n\u2019t")
 _CLAUSE = re.compile(r"[,;:]|\b(?:so|thus|hence|therefore|but|then|and)\b", re.IGNORECASE)
 _CONCLUSION = re.compile(r"\b(?:so|thus|hence|therefore|but)\b", re.IGNORECASE)
-_VERDICT = re.compile(r"\W*(yes|no|true|false)\b(?=\s*[,.;:!—–-]|\s+(?:because|since|as|for)\b|\W*$)", re.IGNORECASE)
+_VERDICT = re.compile(
+    r"\W*(yes|no|true|false)\b(?=\s*[,.;:!\u2014\u2013-]|\s+(?:because|since|as|for)\b|\W*$)", re.IGNORECASE
+)
 _IN_ALL = re.compile(r"\s+(?:in all|in total|altogether|all together|overall|in the end|total)$", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)|\n")
 _AFTERTHOUGHT = re.compile(
@@ -143,7 +148,11 @@ def _last_line(text: str) -> str | None:
     before, _, last = text.rstrip().rpartition("\n")
     last = last.strip()
     alone = before.strip() and re.search(r"\d|\\[a-z]", last) and last.count("{") == last.count("}")
-    odd = before.count("$$") % 2 or before.count("\\[") > before.count("\\]") or before.count("\\begin") > before.count("\\end")
+    odd = (
+        before.count("$$") % 2
+        or before.count("\\[") > before.count("\\]")
+        or before.count("\\begin") > before.count("\\end")
+    )
     continued = re.search(r"(?:[=+*/<>&,(-]|\\\\)\s*$", before) or re.match(r"[=+*/<>&)]|\\\\|\\end|\\[\])]|-\s", last)
     return last if alone and not odd and not continued and not last.startswith("```") else None
 

@@ -67,7 +67,9 @@ def _rule_of_quantities(gold: Quantity, answer: Quantity, settings: GradingSetti
         if not gold.unit:
             return "the gold answer has no unit"
         if not answer.unit:
-            return f"the answer has no unit, units={settings.units}" if is_unit(gold.unit) else "what is counted left out"
+            return (
+                f"the answer has no unit, units={settings.units}" if is_unit(gold.unit) else "what is counted left out"
+            )
         found = conversion(gold.unit, answer.unit, False)
         return "units of different kinds" if found is None else "in the gold answer's unit"
     if gold.tree.free_symbols or answer.tree.free_symbols:

@@ -268,7 +268,11 @@ def _tidy(text: str) -> str:
     text = re.sub(r"[\[(]\s*(⟪[^⟪⟫]*⟫)\s*[\])]", r"\1", text)
     while True:
         bare = (
-            re.sub(rf"^(?:=|\\(?:approx|sim|simeq|therefore)(?![a-zA-Z])|{_APPROXIMATELY}(?=.*\d))", "", text.strip(" .,;:"))
+            re.sub(
+                rf"^(?:=|\\(?:approx|sim|simeq|therefore)(?![a-zA-Z])|{_APPROXIMATELY}(?=.*\d))",
+                "",
+                text.strip(" .,;:"),
+            )
             .removesuffix("\\\\")
             .strip()
         )

@@ -48,7 +48,9 @@ _CHOSEN = re.compile(
 _SEVERAL_CHOICES = re.compile(r"[A-J]\s*\)?\s*(?:,|;|\band\b|\bor\b)\s*\(?\s*[A-J]\b")
 _WORDS = ("yes", "no", "true", "false")
 # No, because the series diverges.
-_WORD_WITH_REASON = re.compile(rf"\W*({'|'.join(_WORDS)})(?:\s*[,.;:!–—-].*|\s+(?:because|since|as|for)\b.*)?", re.I | re.DOTALL)
+_WORD_WITH_REASON = re.compile(
+    rf"\W*({'|'.join(_WORDS)})(?:\s*[,.;:!\u2013\u2014-].*|\s+(?:because|since|as|for)\b.*)?", re.I | re.DOTALL
+)
 _TOLERANCE = re.compile(r"(-?\d+(?:\.\d+)?)\s*(?:\\pm|±|\+/-|\+-)\s*(\d*\.\d+|\d+)")
 _LONGEST = 5000  # characters of an answer that is still read
 _WRAPPING = re.compile(r"\\(?:text|mathrm|textbf|mathbf|mbox)\s*\{([^{}]*)\}|\\left|\\right|[$*]|\\[\[\]() ,;]")

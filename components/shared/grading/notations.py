@@ -1,11 +1,13 @@
-"""Notations with a plain LaTeX equivalent: environments, cis, combinations, outward brackets, money, scientific notation.
+"""Notations with a plain LaTeX equivalent: environments, cis, combinations, outward brackets, money, powers of ten.
 
 Each function takes a text and returns it with its own kind of notation rewritten.
 """
 
 import re
 
-_RELATIONS_ENVIRONMENT = r"(?:aligned|alignedat|align|alignat|gathered|gather|split|eqnarray|equation|multline|displaymath)\*?"
+_RELATIONS_ENVIRONMENT = (
+    r"(?:aligned|alignedat|align|alignat|gathered|gather|split|eqnarray|equation|multline|displaymath)\*?"
+)
 _ENVIRONMENT = re.compile(
     rf"\\begin\s*\{{({_RELATIONS_ENVIRONMENT})\}}(?:\[\w\]|\{{\d\}})?(.*?)\\end\s*\{{\1\}}", re.DOTALL
 )
@@ -49,7 +51,9 @@ def polar(text: str) -> str:
         start = match.end()
         if argument:
             inner, end = argument
-            degrees = re.match(r"\s*(?:\^\s*(?:\\circ(?![a-zA-Z])|\{\s*\\circ\s*\})|\\degree|degrees?(?![a-z]))", text[end:])
+            degrees = re.match(
+                r"\s*(?:\^\s*(?:\\circ(?![a-zA-Z])|\{\s*\\circ\s*\})|\\degree|degrees?(?![a-z]))", text[end:]
+            )
             if degrees:
                 inner, end = f"{inner} ^\\circ", end + degrees.end()
             turned = f"(\\cos({inner})+i\\sin({inner}))"
@@ -77,9 +81,21 @@ def combinations(text: str) -> str:
     """`{}_{10}C_3`, `^{10}C_3`, `C_{10}^{3}`, `C^3_{10}` as binomial coefficients, and permutations likewise."""
     number = r"(?:\{\s*(\d+)\s*\}|(\d))"
 
-    text = re.sub(rf"(?:\{{\s*\}}|^|(?<=[\s+\-*/=(,]))\s*[_^]\s*{number}\s*([CP])\s*_\s*{number}", lambda m: _chosen(m[3], m[1] or m[2], m[4] or m[5]), text)
-    text = re.sub(rf"(?<![a-zA-Z\\])([CP])\s*_\s*{number}\s*\^\s*{number}", lambda m: _chosen(m[1], m[2] or m[3], m[4] or m[5]), text)
-    text = re.sub(rf"(?<![a-zA-Z\\])([CP])\s*\^\s*{number}\s*_\s*{number}", lambda m: _chosen(m[1], m[4] or m[5], m[2] or m[3]), text)
+    text = re.sub(
+        rf"(?:\{{\s*\}}|^|(?<=[\s+\-*/=(,]))\s*[_^]\s*{number}\s*([CP])\s*_\s*{number}",
+        lambda m: _chosen(m[3], m[1] or m[2], m[4] or m[5]),
+        text,
+    )
+    text = re.sub(
+        rf"(?<![a-zA-Z\\])([CP])\s*_\s*{number}\s*\^\s*{number}",
+        lambda m: _chosen(m[1], m[2] or m[3], m[4] or m[5]),
+        text,
+    )
+    text = re.sub(
+        rf"(?<![a-zA-Z\\])([CP])\s*\^\s*{number}\s*_\s*{number}",
+        lambda m: _chosen(m[1], m[4] or m[5], m[2] or m[3]),
+        text,
+    )
     text = re.sub(r"(?<![\w\\])(\d+)\s*([CP])\s*(\d+)(?!\w)", lambda m: _chosen(m[2], m[1], m[3]), text)
     return re.sub(
         r"(?<![a-zA-Z\\])(?:binom|comb|nCr|nchoosek|choose)\s*\(\s*(\d+)\s*,\s*(\d+)\s*\)", r"\\binom{\1}{\2}", text
@@ -94,9 +110,17 @@ def _chosen(kind: str, n: str, k: str) -> str:
 
 def outward_brackets(text: str) -> str:
     """`]0, 1[` as `(0, 1)`."""
-    text = re.sub(r"\\(?:left|right|mathopen|mathclose)\s*\{?\s*([\[\]])\s*\}?", r"\1", text) if re.search(r"[\[\]]", text) else text
+    text = (
+        re.sub(r"\\(?:left|right|mathopen|mathclose)\s*\{?\s*([\[\]])\s*\}?", r"\1", text)
+        if re.search(r"[\[\]]", text)
+        else text
+    )
     ends = r"([^\[\],;]+[,;][^\[\],;]+)"
-    text = re.sub(rf"(^|\\cup|\\cap|\\in|=|∪)(\s*)\]{ends}([\[\]])", lambda m: f"{m[1]}{m[2]} ({m[3]}" + (")" if m[4] == "[" else "]"), text)
+    text = re.sub(
+        rf"(^|\\cup|\\cap|\\in|=)(\s*)\]{ends}([\[\]])",
+        lambda m: f"{m[1]}{m[2]} ({m[3]}" + (")" if m[4] == "[" else "]"),
+        text,
+    )
     return re.sub(rf"\[{ends}\[(?=\s*(?:$|\\cup|\\cap|\\setminus|\\\]|\$|[.,;]))", r"[\1)", text)
 
 
@@ -117,7 +141,8 @@ def money(text: str) -> str:
         rf"⟦({CURRENCIES})⟧\s*(-?{_NUMBER})(\s*(?:\\text\{{\s*)?{_SCALE}(?![a-z])(?:\s*\}})?)?", r"\2\3⟦\1⟧", text
     )
     return re.sub(
-        rf"(?:\\text\{{\s*)?(?<![a-zA-Z\\])(Rs|INR|USD|EUR|GBP|JPY|CNY|RMB|RUB|KRW|CHF)\.?\s*(?:~|\\,|\\ )?\s*\}}?\s*(-?{_NUMBER})",
+        rf"(?:\\text\{{\s*)?(?<![a-zA-Z\\])(Rs|INR|USD|EUR|GBP|JPY|CNY|RMB|RUB|KRW|CHF)\.?"
+        rf"\s*(?:~|\\,|\\ )?\s*\}}?\s*(-?{_NUMBER})",
         r"\2⟦\1⟧",
         text,
     )
@@ -140,7 +165,9 @@ def repeating(text: str) -> str:
 
 def decimal_comma(text: str) -> str:
     """`2{,}5` with a point; `1{,}234` is thousands, `0{,}125` is none."""
-    return re.sub(r"(?<![\d.,}])(\d+)\{,\}(?!\d{3}(?!\d))(\d+)(?![\d{])|(?<![\d.,}])(0)\{,\}(\d+)(?![\d{])", _point, text)
+    return re.sub(
+        r"(?<![\d.,}])(\d+)\{,\}(?!\d{3}(?!\d))(\d+)(?![\d{])|(?<![\d.,}])(0)\{,\}(\d+)(?![\d{])", _point, text
+    )
 
 
 def _point(match: re.Match[str]) -> str:
@@ -149,4 +176,4 @@ def _point(match: re.Match[str]) -> str:
 
 def _currency(match: re.Match[str]) -> str:
     name = match[1].removeprefix("text").removesuffix("s")
-    return f"⟦{ {'pound': 'gbp', 'sterling': 'gbp', 'euro': 'eur'}.get(name, name)}⟧"
+    return f"⟦{ {'pound': 'gbp', 'sterling': 'gbp', 'euro': 'eur'}.get(name, name) }⟧"

@@ -4,12 +4,17 @@ Runs on a text whose words are marked in part (latex.py): `⟦word⟧`, or bare.
 """
 
 import re
+from collections.abc import Iterable
 from fractions import Fraction
 
-_ONES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen \
-eighteen nineteen".split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
-_CARDINALS = {word: n for n, word in enumerate(_ONES)} | {word: 10 * n for n, word in enumerate(_TENS, 2)} | {"fourty": 40}
+_ONES = [
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+]  # fmt: skip
+_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+_CARDINALS = (
+    {word: n for n, word in enumerate(_ONES)} | {word: 10 * n for n, word in enumerate(_TENS, 2)} | {"fourty": 40}
+)
 _SCALES = {
     "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "quadrillion": 10**15,
     "dozen": 12, "lakh": 10**5, "crore": 10**7,
@@ -28,21 +33,34 @@ _OPERATIONS = {
     "square", "cube", "root", "raised", "every", "the", "to", "of", "by", "in", "a", "an", "and",
 }  # fmt: skip
 # Words that change a number's value. Where they are not understood, they are no unit that might be left out.
-COMPUTING = frozenset(
-    {*_NUMBER_WORDS, "squared", "cubed", "multiplied", "divided", "plus", "over", "choose", "factorial"}
-    | set("doubled tripled halved twice thrice double triple quadruple fold remainder mod modulo inverse score".split())
-    | set("negated inverted permille nth kilo mega giga milli centi micro nano".split())
-)
-_VOCABULARY = "|".join(sorted({*_NUMBER_WORDS, *_OPERATIONS}, key=len, reverse=True))
+COMPUTING = frozenset({
+    *_NUMBER_WORDS, "squared", "cubed", "multiplied", "divided", "plus", "over", "choose", "factorial", "doubled",
+    "tripled", "halved", "twice", "thrice", "double", "triple", "quadruple", "fold", "remainder", "mod", "modulo",
+    "inverse", "inverted", "negated", "score", "permille", "nth", "kilo", "mega", "giga", "milli", "centi", "micro",
+    "nano",
+})  # fmt: skip
+
+
+def _any_of(words: Iterable[str]) -> str:
+    """A pattern for any of the words, the longest first."""
+    return "|".join(sorted(words, key=len, reverse=True))
+
+
+_VOCABULARY = _any_of({*_NUMBER_WORDS, *_OPERATIONS})
+_TOO_USUAL = {"a", "an", "and", "the", "of", "by", "to", "every"}
 _WORTH_A_LOOK = re.compile(
-    rf"(?<![\\a-zA-Z])(?:{'|'.join({*_NUMBER_WORDS, *_OPERATIONS} - {'a', 'an', 'and', 'the', 'of', 'by', 'to', 'every'})})(?![a-zA-Z])",
-    re.IGNORECASE,
+    rf"(?<![\\a-zA-Z])(?:{_any_of({*_NUMBER_WORDS, *_OPERATIONS} - _TOO_USUAL)})(?![a-zA-Z])", re.IGNORECASE
 )
 _MARKED = re.compile(rf"⟦((?:{_VOCABULARY})(?:[- ](?:{_VOCABULARY}))*)⟧", re.IGNORECASE)
 _NUMBER = r"\d{1,3}(?:,\d{3})+(?![\d,])|\d+(?:\.\d+)?|\\frac\{\d+\}\{\d+\}"
-_TOKEN = rf"(?:(?<![\d.,\\a-zA-Z])(?:{_NUMBER})|(?<![\\a-zA-Z⟦])(?:{'|'.join(sorted({*_NUMBER_WORDS, 'and', 'a', 'an'}, key=len, reverse=True))})(?![a-zA-Z⟧]))"
+_TOKEN = (
+    rf"(?:(?<![\d.,\\a-zA-Z])(?:{_NUMBER})"
+    rf"|(?<![\\a-zA-Z⟦])(?:{_any_of({*_NUMBER_WORDS, 'and', 'a', 'an'})})(?![a-zA-Z⟧]))"
+)
 _RUN = re.compile(rf"{_TOKEN}(?:[\s~-]+{_TOKEN})*", re.IGNORECASE)
-_WORD_AGAIN = re.compile(rf"(?<![\\a-zA-Z⟦])(?:{'|'.join(sorted((w for w in COMPUTING if len(w) > 3), key=len, reverse=True))})(?![a-zA-Z⟧])", re.IGNORECASE)
+_WORD_AGAIN = re.compile(
+    rf"(?<![\\a-zA-Z⟦])(?:{_any_of(word for word in COMPUTING if len(word) > 3)})(?![a-zA-Z⟧])", re.IGNORECASE
+)
 _OPERAND = r"(?:\\frac\{[^{}]*\}\{[^{}]*\}|\\sqrt\{[^{}]*\}|\d+(?:\.\d+)?|(?<![a-zA-Z\\])[a-zA-Z](?![a-zA-Z])|\\pi)"
 _LONGEST_RUN = 200  # characters
 
@@ -179,7 +197,8 @@ def _calculations(text: str) -> str:
     text = re.sub(rf"(?:the )?square root of\s+({_OPERAND})", r"\\sqrt{\1}", text)
     text = re.sub(rf"(?:the )?cube root of\s+({_OPERAND})", r"\\sqrt[3]{\1}", text)
     text = re.sub(
-        rf"(?<=[\d)}}a-zA-Z])\s+(?:raised )?to the (?:power (?:of )?)?({_OPERAND})(?:st|nd|rd|th)?(?: power)?(?![a-zA-Z])",
+        rf"(?<=[\d)}}a-zA-Z])\s+(?:raised )?to the (?:power (?:of )?)?({_OPERAND})"
+        r"(?:st|nd|rd|th)?(?: power)?(?![a-zA-Z])",
         r"^{\1}",
         text,
     )

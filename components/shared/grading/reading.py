@@ -10,12 +10,11 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import Any, TypeGuard
 
-from sympy import Integer
-
 from components.shared.grading.expressions import linear_root, solutions
 from components.shared.grading.latex import closing, to_latex
 from components.shared.grading.numerals import COMPUTING
-from components.shared.grading.regions import INFINITY, Piece, intersection, union, without_points
+from components.shared.grading.reals import reals_in_words
+from components.shared.grading.regions import EVERYTHING, INFINITY, Piece, intersection, union, without_points
 from components.shared.grading.trees import DECIMAL, named, tree_of
 from components.shared.grading.units import conversion, is_unit
 from components.shared.grading.values import (
@@ -32,7 +31,6 @@ from components.shared.grading.values import (
 )
 
 _DEEPEST = 12
-_EVERYTHING = (Piece(-INFINITY, INFINITY, False, False),)
 _OPERATOR = re.compile(r"\\(?:le|ge|ne|in|approx|equiv|to)(?![a-zA-Z])|[<>=]")
 _OPERATORS = {"\\le": "<=", "\\ge": ">=", "\\ne": "!=", "\\approx": "=", "\\equiv": "=", "\\to": "="}
 _NAME = re.compile(
@@ -46,21 +44,11 @@ _NAME = re.compile(
 _APPLIED = re.compile(r"[a-zA-Z]\s?\([a-z]\)")  # f(x)
 _SUM_OF_NAMES = re.compile(r"[a-z](?:_\{?\w\}?)?(?:\s*\+\s*[a-z](?:_\{?\w\}?)?)+|[a-z]{2,3}")
 _NAMED_POINT = re.compile(r"([A-Z]'{0,2}\s*(?:_\s*(?:\d|\{\s*\d+\s*\}))?)\s*\((?=[^()]*,)")
-_REALS = re.compile(
-    r"(?P<all>(?:the set of )?(?:all |the |any |every )*(?P<sign>(?:non-?)?(?:positive|negative) )?"
-    r"(?:real numbers?|reals?(?: values)?|numbers?)(?: of)?)?"
-    r"\s?(?P<variable>[a-z](?![a-z]))?(?(all)|(?: is| are)?)\s?"
-    r"(?:,?\s?(?P<except>except(?: for)?|other than|excluding|but not|apart from|not equal to|besides|without)\s?"
-    r"|,?\s?(?:(?:that|which) (?:is|are) )?(?P<than>(?:no |not )?(?:greater|more|larger|bigger|less|smaller|fewer) than(?: or equal to)?"
-    r"|at least|at most|above|below)\s?|,?\s?(?P<between>(?:strictly )?(?:between|from)(?P<inclusive> inclusive)?)\s|,?\s?(?:such that|with|where)\s)?"
-    r"(?P<rest>(?:[-\d\\(.+]|[a-z]\s?(?:[=<>]|\\[lg]e|\\ne)).*)?",
-    re.IGNORECASE,
-)
-_ZERO = Integer(0)
 _CHOOSE = re.compile(r"([CP])\s?\(\s?(\d{1,4})\s?,\s?(\d{1,4})\s?\)")
 _WITH_UNIT = re.compile(r"([^⟦]*[^⟦\s])\s*(⟦[^⟧]+⟧(?:⟦[^⟧]+⟧|[\s/{}.-]|\^\s?\{?\s?-?\d\}?|\\cdot)*)")
 _NOTHING = re.compile(
-    r"(?:there (?:is|are) )?(?:no|zero) (?:real |integer |integral |possible |such )?(?:solutions?|values?|roots?)(?: exists?)?"
+    r"(?:there (?:is|are) )?(?:no|zero) (?:real |integer |integral |possible |such )?(?:solutions?|values?|roots?)"
+    r"(?: exists?)?"
     r"|(?:the )?empty set|none",
     re.IGNORECASE,
 )
@@ -100,12 +88,12 @@ def _read(text: str, depth: int) -> Value:
         return Words(text) if ":" not in text else _ratio(text, depth) or Words(text)
     if re.fullmatch(r"(?:⟦[^⟧]*⟧|[A-Za-z'\s-])*⟦[^⟧]*⟧(?:⟦[^⟧]*⟧|[A-Za-z'\s.-])*", text):
         words = " ".join(re.sub(r"⟧\s*⟦|[⟦⟧]", " ", text).split())
-        if (region := reals_in_words(text, depth)) is not None:
+        if (region := reals_in_words(text, lambda part: _read(part, depth + 1))) is not None:
             return region
         if _NOTHING.fullmatch(words):
             return Group("set", ())
         return Words(words)
-    if (region := reals_in_words(text, depth)) is not None:
+    if (region := reals_in_words(text, lambda part: _read(part, depth + 1))) is not None:
         return region
     for read in (_list, _set_operations, _relation, _plus_minus, _point_with_name, _bracketed, _matrix, _based, _ratio):
         value = read(text, depth)
@@ -153,7 +141,7 @@ def _list(text: str, depth: int) -> Value | None:
     if len(regions) == len(items) and len({region.variable for region in regions}) == 1:
         pieces = [region.pieces for region in regions]
         joined = intersection(pieces) if re.search(r"\sand\s", text) else union(pieces)
-        if joined == _EVERYTHING:
+        if joined == EVERYTHING:
             joined = intersection(pieces)  # x > 0, x < 5 bound one interval
         return Region(regions[0].variable, joined)
     return Group("list", tuple(items))
@@ -185,7 +173,7 @@ def _set_operations(text: str, depth: int) -> Value | None:
         return None
     parts = split(text, r"\\cup(?![a-zA-Z])")
     if text == "\\mathbb{R}":
-        return Region(None, _EVERYTHING)
+        return Region(None, EVERYTHING)
     if len(both := split(text, r"\\cap(?![a-zA-Z])")) > 1:
         found = [as_region(_read(part, depth + 1)) for part in both]
         return Region(None, intersection([r.pieces for r in found if r])) if all(found) else None
@@ -249,7 +237,7 @@ def _inequality(marks: list[str], sides: list[str]) -> Value | None:
         variable = next((i for i in (0, 1) if re.fullmatch(r"[A-Za-z]\w?|\\[a-z]+", sides[i])), None)
         if variable is None:
             return None
-        return Region(sides[variable], without_points(_EVERYTHING, [trees[1 - variable]]))
+        return Region(sides[variable], without_points(EVERYTHING, [trees[1 - variable]]))
     if "!=" in marks:
         return None
     if marks[0][0] == ">":  # from small to large
@@ -392,44 +380,3 @@ def _point_with_name(text: str, depth: int) -> Value | None:
     if not isinstance(value, Group) or value.kind != "()":
         return None
     return Relation("=", None, None, re.sub(r"[\s{}]", "", match[1]), value)
-
-
-def reals_in_words(text: str, depth: int) -> Region | None:
-    """`all real numbers`, `all reals except 0`, `greater than 2`, `between 0 and 1` as a region; None for anything else."""
-    words = " ".join(re.sub(r"[⟦⟧]", " ", text).split())
-    match = _REALS.fullmatch(words)
-    if not match or not (match["all"] or match["than"] or match["between"]):
-        return None
-    pieces: tuple[Piece, ...] = _EVERYTHING
-    if sign := match["sign"]:
-        closed = sign.lower().startswith("non")
-        low = sign.lower().strip().endswith("positive") != closed
-        pieces = (Piece(_ZERO, INFINITY, closed, False),) if low else (Piece(-INFINITY, _ZERO, False, closed),)
-    rest = match["rest"]
-    if rest is None:
-        return Region(match["variable"], pieces)
-    if depth > _DEEPEST:
-        return None
-    if match["except"]:
-        taken = _read(re.sub(r"^[a-z]\s*=\s*", "", rest), depth + 1)
-        items = taken.items if isinstance(taken, Group) else (taken,)
-        points = [item.tree for item in items if isinstance(item, Quantity)]
-        return Region(match["variable"], without_points(pieces, points)) if len(points) == len(items) else None
-    if match["than"]:
-        bound = _read(rest, depth + 1)
-        if not isinstance(bound, Quantity) or bound.tree.free_symbols:
-            return None
-        than = match["than"].lower()
-        closed = bool(re.search(r"equal|least|most|no |not ", than))
-        above = bool(re.search(r"greater|more|larger|bigger|least|above", than)) != than.startswith(("no ", "not "))
-        ray = Piece(bound.tree, INFINITY, closed, False) if above else Piece(-INFINITY, bound.tree, False, closed)
-        return Region(match["variable"], intersection([pieces, [ray]]))
-    if match["between"]:
-        ends = [_read(part, depth + 1) for part in re.split(r"\sand\s", rest)]
-        trees = [end.tree for end in ends if isinstance(end, Quantity) and not end.tree.free_symbols]
-        if len(trees) != 2 or len(ends) != 2:
-            return None
-        closed = match["inclusive"] is not None
-        return Region(match["variable"], intersection([pieces, [Piece(trees[0], trees[1], closed, closed)]]))
-    condition = as_region(_read(rest, depth + 1))
-    return Region(condition.variable, intersection([pieces, condition.pieces])) if condition else None

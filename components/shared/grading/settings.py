@@ -24,6 +24,7 @@ class GradingSettings(Settings):
     )
     units: Literal["required", "optional"] = Field(
         "required",
-        description="Whether an answer may leave out the gold answer's unit of measurement; a degree sign it always may. "
+        description="Whether an answer may leave out the gold answer's unit of measurement; a degree sign "
+        "it always may. "
         "A different one is converted or wrong.",
     )

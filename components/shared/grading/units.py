@@ -1,7 +1,7 @@
 """Units of measurement, by pint: which words are units, which are the same, and how those of one kind convert.
 
-Pint knows sizes and dimensions. Which spellings are taken for units is decided here, for pint reads `cats` as hundredths
-of a technical atmosphere and `ab` as a small cross section.
+Pint knows sizes and dimensions. Which spellings are taken for units is decided here, for pint reads `cats` as
+hundredths of a technical atmosphere and `ab` as a small cross section.
 """
 
 import re
@@ -33,15 +33,20 @@ _PREFIXED = re.compile(
     r"h(?:Pa|a|r|rs)?|"
     r"[mk]bar|in|ft|yd|mi|lbs?|oz|mins?|secs?|d|ha|mph|kph|rpm|atm|psi|gal|qt|pt|rad|ly|au|kn|mmHg|fl_oz|tsp|tbsp"
 )
-_WORDS = frozenset(
-    "metre meter gram second minute hour day week fortnight month year century millennium litre liter newton joule "
-    "watt volt ampere amp pascal hertz mole byte bit calorie kelvin tesla farad coulomb henry weber lumen lux candela "
-    "becquerel sievert molar inch foot feet yard mile furlong league fathom nautical_mile angstrom parsec "
-    "light_year astronomical_unit pound ounce stone ton tonne metric_ton carat acre hectare pint quart gallon cup "
-    "teaspoon tablespoon fluid_ounce barrel bushel knot radian degree arcminute arcsecond steradian atmosphere torr psi "
-    "erg dyne horsepower electron_volt celsius fahrenheit poise gauss watt_hour micron".split()
+_WORDS = frozenset({
+    "metre", "meter", "gram", "second", "minute", "hour", "day", "week", "fortnight", "month", "year", "century",
+    "millennium", "litre", "liter", "newton", "joule", "watt", "volt", "ampere", "amp", "pascal", "hertz", "mole",
+    "byte", "bit", "calorie", "kelvin", "tesla", "farad", "coulomb", "henry", "weber", "lumen", "lux", "candela",
+    "becquerel", "sievert", "molar", "inch", "foot", "feet", "yard", "mile", "furlong", "league", "fathom",
+    "nautical_mile", "angstrom", "parsec", "light_year", "astronomical_unit", "pound", "ounce", "stone", "ton",
+    "tonne", "metric_ton", "carat", "acre", "hectare", "pint", "quart", "gallon", "cup", "teaspoon", "tablespoon",
+    "fluid_ounce", "barrel", "bushel", "knot", "radian", "degree", "arcminute", "arcsecond", "steradian",
+    "atmosphere", "torr", "psi", "erg", "dyne", "horsepower", "electron_volt", "celsius", "fahrenheit", "poise",
+    "gauss", "watt_hour", "micron",
+})  # fmt: skip
+_PREFIX_WORDS = re.compile(
+    r"(?:femto|pico|nano|micro|milli|centi|deci|deca|hecto|kilo|mega|giga|tera|peta)(?=[a-z]{3})"
 )
-_PREFIX_WORDS = re.compile(r"(?:femto|pico|nano|micro|milli|centi|deci|deca|hecto|kilo|mega|giga|tera|peta)(?=[a-z]{3})")
 # Spellings that pint does not have, or has for something else.
 _SPELLINGS = {
     "inche": "inch", "lb": "pound", "lbs": "pound", "sec": "second", "secs": "second", "hr": "hour", "hrs": "hour",
@@ -52,7 +57,8 @@ _SPELLINGS = {
     "millennia": "millennium", "centurie": "century", "henrie": "henry", "feet": "foot", "Calorie": "kilocalorie",
     "rpm": "revolutions_per_minute", "pt": "pint", "qt": "quart", "gal": "gallon", "ton": "ton", "mi": "mile",
     "ly": "light_year", "yr": "year", "yrs": "year", "mo": "month", "wk": "week", "cc": "milliliter", "fl_oz":
-    "fluid_ounce", "acre": "whole_acre", "furlong": "whole_furlong", "fathom": "whole_fathom", "tsp": "teaspoon", "tbsp": "tablespoon", 
+    "fluid_ounce", "acre": "whole_acre", "furlong": "whole_furlong", "fathom": "whole_fathom", "tsp": "teaspoon",
+    "tbsp": "tablespoon",
 }  # fmt: skip
 _CURRENCIES = {
     "dollar": ("usd", 1), "usd": ("usd", 1), "buck": ("usd", 1), "cent": ("usd", Fraction(1, 100)),
@@ -64,7 +70,10 @@ _CURRENCIES = {
     "baht": ("thb", 1), "shekel": ("ils", 1), "dong": ("vnd", 1), "krona": ("sek", 1), "krone": ("nok", 1),
 }  # fmt: skip
 # Words that only say that something is counted or how it is taken; they go with any unit.
-_GENERIC = frozenset("unit each long tall wide high deep old away apart total in of the a an all altogether more".split())
+_GENERIC = frozenset({
+    "unit", "each", "long", "tall", "wide", "high", "deep", "old", "away", "apart", "total", "in", "of", "the", "a",
+    "an", "all", "altogether",
+})  # fmt: skip
 _LONGEST = 60
 _STERLING = Measure((("gbp", 1),), Fraction(1))
 
@@ -127,7 +136,14 @@ def _nouns(unit: str) -> frozenset[str]:
 
 
 def _singular(word: str) -> str:
-    irregular = {"men": "man", "women": "woman", "children": "child", "people": "person", "mice": "mouse", "feet": "foot"}
+    irregular = {
+        "men": "man",
+        "women": "woman",
+        "children": "child",
+        "people": "person",
+        "mice": "mouse",
+        "feet": "foot",
+    }
     if word in irregular:
         return irregular[word]
     if word.endswith("ies"):
@@ -171,8 +187,10 @@ def _parsed(tokens: list[str]) -> Measure | None:
         measure = _named(token)
         if measure is None:
             return None
-        if place < len(tokens) and (raised := tokens[place].lower()) and (
-            raised[0] == "^" or raised in ("squared", "cubed")
+        if (
+            place < len(tokens)
+            and (raised := tokens[place].lower())
+            and (raised[0] == "^" or raised in ("squared", "cubed"))
         ):
             power = {"squared": 2, "cubed": 3}.get(raised) or int(raised[1:])
             place += 1
