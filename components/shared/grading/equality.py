@@ -101,7 +101,7 @@ def _groups(gold: Group, answer: Group, settings: GradingSettings) -> bool:
     golds, answers = _sorted_assignments(gold, answer)
     kinds = {gold.kind, answer.kind}
     if "set" in kinds:
-        if not kinds <= {"set", "list"}:
+        if not kinds <= {"set", "list"} or _only_one_is_labelled(gold, answer):
             return False
         golds, answers = _distinct(golds, settings), _distinct(answers, settings)
         return _in_any_order(golds, answers, settings)
@@ -241,7 +241,11 @@ def _quantities(gold: Value, answer: Value, settings: GradingSettings) -> bool:
     found = conversion(gold.unit, answer.unit, settings.units == "required" and not gold.is_noted)
     if found is None:
         return False
-    return _numbers(gold, answer if found == (1, 0) else _converted(answer, *found), settings)
+    if found == (1, 0):
+        return _numbers(gold, answer, settings)
+    converted = _converted(answer, *found)
+    # A gold answer is rounded to what a number is, not to what another unit makes of it: 601 minutes are no 10.0 hours.
+    return same(gold.tree, converted.tree) or (gold.decimals is None and _numbers(gold, converted, settings))
 
 
 def _with_letters_as_unit(quantity: Quantity, other: Quantity) -> Quantity:

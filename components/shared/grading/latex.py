@@ -63,6 +63,10 @@ _MODULUS = re.compile(r"\(?\s*\\?[pb]?mod(?![a-zA-Z])\s*\{?\s*(\d+|[a-z])\s*\}?\
 _UNIT_LETTERS = "mgshLlNJKVWFCAT"
 # What a unit stands behind: a number, or another unit and a sign between them.
 _MEASURED = re.compile(r"[\d})⟧]$|\}(?:\s*\^\s*\{?-?\d\}?)?\s*(?:\\cdot|/|\\times|\*)$")
+# As in `2 red balls`.
+_SHORT_WORD = re.compile(
+    rf"(?:(?<=\d\s)|(?<=\d\s\s))(?!(?:{_FUNCTIONS}|{_GREEK}|and|mod|inf)(?![a-zA-Z]))[A-Za-z]{{3}}(?=\s*⟦(?!percent|degree))"
+)
 _LOGIC = {"and": " and ", "or": " or ", "or equivalently": " or ", "&": " and "}
 
 
@@ -122,8 +126,8 @@ def _numerals(text: str) -> str:
 
 def _cases(match: re.Match[str]) -> str:
     rows = [row.split("&") for row in match[1].split("\\\\") if row.strip()]
-    if all(len(row) == 1 for row in rows):
-        return ", ".join(row[0] for row in rows)
+    if all(len(row) == 1 or re.match(r"\s*(?:[=<>]|\\[lgn]eq?(?![a-z]))", row[1]) for row in rows):
+        return ", ".join(" ".join(row).strip(" ,;.") for row in rows)
     condition = r"\\text\s*\{\s*(?:if|for|when)\s*\}|\b(?:if|when)\b"  # a pair of value and condition each
     return ", ".join("(" + ", ".join(re.sub(condition, "", part).strip(" ,;.") for part in row) + ")" for row in rows)
 
@@ -155,7 +159,8 @@ def _words(text: str) -> str:
     text = _BARE_COMPOUND.sub(lambda m: re.sub(r"[A-Za-z]+", lambda w: f"⟦{w[0]}⟧", m[1]), text)
     if re.search(r"[\d})]", text):
         text = _UNIT_WORD.sub(lambda m: _mark(m[0]), text)
-    return _WORD.sub(lambda m: m[0] if _is_product(m[0]) else _mark(m[0]), text)
+    text = _WORD.sub(lambda m: m[0] if _is_product(m[0]) else _mark(m[0]), text)
+    return _SHORT_WORD.sub(lambda m: _mark(m[0]), text)
 
 
 def _is_product(letters: str) -> bool:

@@ -121,7 +121,7 @@ def conversion(gold: str, answer: str, required: bool) -> tuple[Fraction, Fracti
         # 5 units, whatever they are, and 5 cm; 5 apples and 5 cm are two things.
         return (Fraction(1), Fraction(0)) if not _nouns(gold if b else answer) else None
     one, other = _nouns(gold), _nouns(answer)
-    return (Fraction(1), Fraction(0)) if not one or not other or one & other else None
+    return (Fraction(1), Fraction(0)) if one <= other or other <= one else None
 
 
 def is_unit(unit: str) -> bool:

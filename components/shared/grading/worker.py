@@ -48,11 +48,11 @@ def main() -> None:
         if fork == 0:
             _judge(settings, replies)
             os._exit(0)
-        # Beside the first fork, which is not kept waiting and loads it by itself if it meets a unit before.
-        units.warm_up()
         _, status = os.waitpid(fork, 0)
         if status == 0 or os.getppid() != parent:  # standard input was closed, or nobody is left to ask
             return
+        # A fork that meets a unit loads pint by itself. The first is not kept waiting for it; the next ones have it.
+        units.warm_up()
 
 
 def _judge(settings: Any, replies: Any) -> None:
