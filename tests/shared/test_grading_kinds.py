@@ -276,7 +276,7 @@ def assignments(draw: st.DrawFn) -> Kind:
     for name in ("aligned", "gathered", "align*", "cases"):
         forms.append(f"\\begin{{{name}}} {a} &= {n} \\\\ {b} &= {m} \\end{{{name}}}")
     forms.append(f"\\left\\{{\\begin{{array}}{{l}} {a} = {n} \\\\ {b} = {m} \\end{{array}}\\right.")
-    return Kind(forms, [f"{a}={m}, {b}={n}", f"{a}={n}", f"{m}, {n}", f"{a}={n}, {b}={m + 1}", f"{b}={n}, {a}={m}"])
+    return Kind(forms, [f"{a}={m}, {b}={n}", f"{a}={n}", f"{a}={n}, {b}={m + 1}", f"{b}={n}, {a}={m}"])
 
 
 @st.composite
@@ -290,7 +290,7 @@ def counted(draw: st.DrawFn) -> Kind:
         f"{n} {one} and {m} {other}",
         f"{m} \\text{{ {other}}}, {n} \\text{{ {one}}}",
     ]
-    return Kind(forms, [f"{m} {one} and {n} {other}", f"{n} {one}", f"{n} {one} and {m + 1} {other}", f"{m}, {n}"])
+    return Kind(forms, [f"{m} {one} and {n} {other}", f"{n} {one}", f"{n} {one} and {m + 1} {other}"])
 
 
 @st.composite
@@ -561,6 +561,11 @@ def test_numbers_in_words(n: int, m: int) -> None:
         ("5 feet 3 inches", "63 inches", True),
         ("2 \\text{ rad}", "2^\\circ", False),
         ("A(1,2), B(3,4)", "B(3,4), A(1,2)", True),
+        ("x=2, y=3", "2, 3", True),
+        ("x=2, y=3", "3, 2", False),
+        ("x=2, y=3", "\\{2, 3\\}", False),
+        ("3 \\text{ boys}, 5 \\text{ girls}", "3, 5", True),
+        ("3 \\text{ boys}, 5 \\text{ girls}", "5, 3", False),
         ("A(1,2), B(3,4)", "A(3,4), B(1,2)", False),
         ("(1,2), (3,4)", "A(1,2) \\text{ and } B(3,4)", True),
         ("720", "P(10,3)", True),

@@ -66,6 +66,8 @@ def _rule_of_quantities(gold: Quantity, answer: Quantity, settings: GradingSetti
     if gold.unit != answer.unit:
         if not gold.unit:
             return "the gold answer has no unit"
+        if not answer.unit and answer.tree.free_symbols:
+            return "the letters behind the number as a unit"
         if not answer.unit:
             return (
                 f"the answer has no unit, units={settings.units}" if is_unit(gold.unit) else "what is counted left out"

@@ -179,6 +179,7 @@ class _Worker:
         self._judging = 0  # process id of the fork that judges
         self._unread = b""
         self._asked = 0
+        self._loading = 0.0  # seconds in which the last answer waited for a library
         self._warm: set[str] = set()
 
     def judge(self, question: _Question) -> Verdict:
@@ -192,7 +193,7 @@ class _Worker:
             self._warm.add(question.verifier)
             began = time.monotonic()
         reply = self._ask(question, self._settings.seconds)
-        seconds = time.monotonic() - began
+        seconds = time.monotonic() - began - self._loading
         return Verdict(reply[0], reply[1], seconds, reply[2]) if reply else Verdict(False, TIMED_OUT, seconds)
 
     def _ask(self, question: Sequence[str | None], seconds: float) -> list[Any] | None:
@@ -206,10 +207,17 @@ class _Worker:
         except BrokenPipeError:
             self.stop()
             return None
-        deadline = time.monotonic() + seconds
+        began, self._loading = time.monotonic(), 0.0
+        deadline = began + seconds
         while (reply := self._reply(deadline)) is not None:
             if reply[0] == self._asked:
                 return reply[1:]
+            if reply[0] == "loading":  # what many answers need is not on this one's time
+                began = time.monotonic()
+                deadline = began + self._START_SECONDS
+            if reply[0] == "loaded":
+                self._loading += time.monotonic() - began
+                deadline = time.monotonic() + seconds
             if reply[0] == "judging":  # the fork died and the next one says hello
                 self._judging, self._warm = reply[1], set()
                 return None

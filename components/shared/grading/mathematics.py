@@ -6,11 +6,14 @@ The policy, where graders differ (`GradingSettings` holds the choices that are t
 - Equal in value is right, in whatever form: fractions, surds, mixed numbers, plain text, LaTeX, scientific notation.
 - A decimal stands for a number without a finite decimal form from six significant digits on. Two finite decimals are
   equal or not. A gold answer rounded to three digits or more takes the exact number that rounds to it.
-- 28 % is 0.28, and 28; never 2800.
+- 28 % is 0.28; 28 only if the recipe says so.
 - "Find all" wants all and nothing else. Lists have no order, tuples have one, sets have neither order nor copies.
 - Open and closed ends differ. An interval and the inequality that describes it are the same.
 - `x = 5` answers 5; an equation answers an equation if one is a multiple of the other.
-- A unit may be left out; a different one is converted or wrong. 90 degrees are pi/2.
+- A unit of the gold answer may not be left out, unless the recipe says so; a different one is converted or wrong, and
+  any may stand where the gold answer has none. 90 degrees are pi/2, and 90.
+- What multiplies is no unit: 3 x, 5 million and 5 squared are not 3 and 5.
+- Labels belong to their values: x = 2, y = 3 is not x = 3, y = 2.
 - A numeral with a base is right with that base (or the same number in another), not without.
 - A letter answers a multiple choice question, with or without the choice's text.
 - Words are compared as words, case and articles apart.

@@ -5,6 +5,7 @@ hundredths of a technical atmosphere and `ab` as a small cross section.
 """
 
 import re
+from collections.abc import Callable
 from fractions import Fraction
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
@@ -78,20 +79,27 @@ _LONGEST = 60
 _STERLING = Measure((("gbp", 1),), Fraction(1))
 
 
+_tell: Callable[[bool], None] = lambda begins: None  # noqa: E731
+
+
+def tell(loading: Callable[[bool], None]) -> None:
+    """Names a function to call before (True) and after (False) pint is loaded, a third of a second."""
+    global _tell
+    _tell = loading
+
+
 @cache
 def _registry() -> Any:
+    _tell(True)
     import pint
 
     registry = pint.UnitRegistry(non_int_type=Fraction)
     # Pint's are of survey feet, a millionth longer than the foot of which 43,560 square ones are an acre.
     for definition in ("whole_acre = 43560 * foot ** 2", "whole_furlong = 660 * foot", "whole_fathom = 6 * foot"):
         registry.define(definition)
+    registry.get_root_units("meter")  # what it puts off
+    _tell(False)
     return registry
-
-
-def warm_up() -> None:
-    """Loads pint's definitions, a third of a second."""
-    measure_of("km/h")
 
 
 def conversion(gold: str, answer: str, required: bool) -> tuple[Fraction, Fraction] | None:

@@ -5,6 +5,9 @@ Started by `Grader`. It imports what verdicts need and then forks the process th
 to be killed, the next fork is ready in milliseconds. The fork limits its own memory and time, so that an answer
 which grows without bound ends this process and nothing else, even when the parent is gone. While it judges, it may
 neither start processes nor open connections nor write files.
+
+Pint, which only answers with units need, is loaded by the fork that meets the first one. It says so ("loading",
+"loaded"), for that time is not the answer's.
 """
 
 import json
@@ -27,12 +30,12 @@ _FORBIDDEN = (
     "subprocess.",
     "ctypes.",
 )
+_LOADING_SECONDS = 120.0
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_TRUNC
 
 
 def main() -> None:
     """Serves standard input until it closes; argument: the settings as JSON."""
-    from components.shared.grading import units
     from components.shared.grading.settings import GradingSettings
     from components.shared.grading.verifiers import warm_up
 
@@ -51,12 +54,11 @@ def main() -> None:
         _, status = os.waitpid(fork, 0)
         if status == 0 or os.getppid() != parent:  # standard input was closed, or nobody is left to ask
             return
-        # A fork that meets a unit loads pint by itself. The first is not kept waiting for it; the next ones have it.
-        units.warm_up()
 
 
 def _judge(settings: Any, replies: Any) -> None:
     from components.shared.errors import InputError
+    from components.shared.grading import units
     from components.shared.grading.verifiers import verdict, warm_up
 
     memory = settings.memory_mib << 20
@@ -67,7 +69,12 @@ def _judge(settings: Any, replies: Any) -> None:
         if judging and (event.startswith(_FORBIDDEN) or (event == "open" and _writes(arguments))):
             raise PermissionError(f"{event} while judging an answer")
 
+    def loading(begins: bool) -> None:
+        replies.write(json.dumps(["loading" if begins else "loaded", 0]) + "\n")
+        signal.setitimer(signal.ITIMER_REAL, _LOADING_SECONDS if begins else settings.seconds + 5)
+
     sys.addaudithook(guard)
+    units.tell(loading)
     replies.write(json.dumps(["judging", os.getpid()]) + "\n")
     for line in sys.stdin.buffer:
         number, verifier, gold, answer = json.loads(line)
