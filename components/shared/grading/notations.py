@@ -28,7 +28,8 @@ def environments(text: str) -> str:
 
 def _rows(content: str) -> str:
     rows = re.split(r"\\\\(?:\s*\[[^\[\]]*\])?", content.replace("&", " "))
-    return ", ".join(row.strip(" ,;\n") for row in rows if row.strip(" ,;\n"))
+    joined = ", ".join(row.strip(" ,;\n") for row in rows if row.strip(" ,;\n"))
+    return re.sub(r",\s*(?==)", " ", joined)  # a row that begins with a sign goes on with the one above
 
 
 def _array(match: re.Match[str]) -> str:
@@ -152,7 +153,7 @@ def scientific(text: str) -> str:
     """`6.02 x 10^23`, `10^-2`, `x^-1` with times and braces."""
     text = re.sub(r"(?<=\d)\s*[xX]\s*(?=10\s*(?:\^|\*\*))", r" \\cdot ", text)
     text = text.replace("**", "^") if re.search(r"\*\*\s*-", text) else text
-    text = re.sub(r"\^-\s*\^(\d+)", r"^{-\1}", text)
+    text = re.sub(r"\^-\s*\^\{?(\d+)\}?", r"^{-\1}", text)
     return re.sub(r"\^\s*([-+])\s*(\d+(?:\.\d+)?|[a-zA-Z](?![a-zA-Z]))", r"^{\1\2}", text)
 
 
@@ -177,3 +178,13 @@ def _point(match: re.Match[str]) -> str:
 def _currency(match: re.Match[str]) -> str:
     name = match[1].removeprefix("text").removesuffix("s")
     return f"⟦{ {'pound': 'gbp', 'sterling': 'gbp', 'euro': 'eur'}.get(name, name) }⟧"
+
+
+def unit_fractions(text: str) -> str:
+    """`\\frac{\\text{m}}{\\text{s}^2}` as `\\text{m/s^2}`."""
+    unit = r"\{\s*\\(?:text|mathrm|rm)\s*\{([^{}]*)\}\s*(\^\s*\{?\d\}?)?\s*\}"
+    return re.sub(
+        rf"\\[dt]?frac\s*{unit}\s*{unit}",
+        lambda m: f"\\text{{ {m[1]}{m[2] or ''}/{m[3]}{m[4] or ''}}}".replace("^{", "^"),
+        text,
+    )
