@@ -83,6 +83,7 @@ _LAST_WORDS = re.compile(
     r"(?:\b(?:is|are|be|equals|equal to|gives|get|obtain|yields)\b|=|\\approx|:)\s*([^=:]{1,200})$", re.IGNORECASE
 )
 _NUMBER = re.compile(r"-?\$?-?\d[\d,]*(?:\.\d+)?(?:/\d+)?\s?%?")
+_RESULT = re.compile(r"=\s*(-?\$?-?\d[\d,]*(?:\.\d+)?)(?=\s+[A-Za-z]{3})")
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z][A-Za-z']+")
 _PROSE = re.compile(
     r"\b(?:the|is|are|was|so|thus|hence|we|it|i|get|let|me|therefore|then|which|that|this|have|has|there)\b",
@@ -271,5 +272,8 @@ def _last_sentence(text: str) -> Committed:
     for part in (_CONCLUSION.split(sentence)[-1], sentence, _AFTERTHOUGHT.sub("", sentence)):
         if (match := _LAST_WORDS.search(part)) and _is_bare(match[1]):
             return _checked(match[1])
+    results = _RESULT.findall(sentence)
+    if results and _NUMBER.findall(sentence)[-1].strip() == results[-1]:
+        return _checked(results[-1])  # Tom has 20 + 13 = 33 coins altogether in June and July.
     numbers = _NUMBER.findall(sentence)
     return _checked(numbers[0]) if len(numbers) == 1 else Committed(None, "no answer")

@@ -59,7 +59,9 @@ def _same_everywhere(a: Any, b: Any) -> bool:
         if real and not (value.is_real and difference.is_real):
             elsewhere.append(agree)
         elif not agree:
-            return False
+            if not real or (_is_real_throughout(a, point) and _is_real_throughout(b, point)):
+                return False
+            elsewhere.append(agree)
         else:
             compared += 1
     if compared >= 3:
@@ -67,6 +69,13 @@ def _same_everywhere(a: Any, b: Any) -> bool:
     if not all(elsewhere):
         return False
     return compared + len(elsewhere) >= 3 or (compared + len(elsewhere) == 0 and _math_verify(a, b))
+
+
+def _is_real_throughout(tree: Any, point: dict[Any, Any]) -> bool:
+    """Whether every part of an expression is real: of sqrt(a) sqrt(b) with negative a and b only the whole is."""
+    from sympy import Pow, log
+
+    return all(part.subs(point).evalf(5).is_real is not False for part in tree.atoms(Pow, log))
 
 
 def proportional(a: Any, b: Any, positive: bool) -> bool:

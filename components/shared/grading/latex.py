@@ -76,6 +76,8 @@ def to_latex(text: str) -> str:
     text = _SUPERSCRIPTS.sub(lambda m: "^{" + (m[1] + m[2]).replace("^", "") + "}", text)
     if "\\begin" in text:
         text = notations.environments(text)
+    if "frac" in text:
+        text = notations.unit_fractions(text)
     text = notations.money(text)
     text = notations.scientific(notations.repeating(notations.decimal_comma(text)))
     text = notations.outward_brackets(text)
@@ -260,7 +262,7 @@ def closing(text: str, opened: int) -> int | None:
     return None
 
 
-_APPROXIMATELY = r"(?:⟦(?:approximately|approx|about|around|roughly|circa|exactly|precisely)⟧|approx\\.)"
+_APPROXIMATELY = r"(?:⟦(?:approximately|approx|about|around|roughly|circa|exactly|precisely)⟧\.?|approx\\.)"
 
 
 def _tidy(text: str) -> str:
@@ -274,7 +276,7 @@ def _tidy(text: str) -> str:
     while True:
         bare = (
             re.sub(
-                rf"^(?:=|\\(?:approx|sim|simeq|therefore)(?![a-zA-Z])|{_APPROXIMATELY}(?=.*\d))",
+                rf"^(?:=>?|\\(?:approx|sim|simeq|therefore|implies|Rightarrow)(?![a-zA-Z])|{_APPROXIMATELY}(?=.*\d))",
                 "",
                 text.strip(" .,;:"),
             )

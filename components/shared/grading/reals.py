@@ -9,8 +9,9 @@ from components.shared.grading.regions import EVERYTHING, INFINITY, Piece, inter
 from components.shared.grading.values import Group, Quantity, Region, Value, as_region
 
 _REALS = re.compile(
-    r"(?P<all>(?:the set of )?(?:all |the |any |every )*(?P<sign>(?:non-?)?(?:positive|negative) )?"
-    r"(?:real numbers?|reals?(?: values)?|numbers?)(?: of)?)?"
+    r"(?P<all>(?:the set of )?(?:all |the |any |every )*(?P<sign>(?:non-?)?(?:positive|negative|zero) )?"
+    r"(?:real numbers?|reals?(?: values)?|numbers?)(?: of)?"
+    r"|(?:all|every|any) (?:real )?(?=[a-z](?![a-z])))?"
     r"\s?(?P<variable>[a-z](?![a-z]))?(?(all)|(?: is| are)?)\s?"
     r"(?:,?\s?(?P<except>except(?: for)?|other than|excluding|but not|apart from|not equal to|besides|without)"
     r"\s?|,?\s?(?:(?:that|which) (?:is|are) )?"
@@ -35,10 +36,12 @@ def reals_in_words(text: str, read: Callable[[str], Value]) -> Region | None:
     if not match or not (match["all"] or match["than"] or match["between"]):
         return None
     pieces: tuple[Piece, ...] = EVERYTHING
-    if sign := match["sign"]:
-        closed = sign.lower().startswith("non")
-        low = sign.lower().strip().endswith("positive") != closed
+    if sign := (match["sign"] or "").lower().strip():
+        closed = sign.startswith("non")
+        low = sign.endswith("positive") != closed
         pieces = (Piece(_ZERO, INFINITY, closed, False),) if low else (Piece(-INFINITY, _ZERO, False, closed),)
+        if sign.endswith("zero"):
+            pieces = without_points(EVERYTHING, [_ZERO])
     rest = match["rest"]
     if rest is None:
         return Region(match["variable"], pieces)
