@@ -213,7 +213,7 @@ def _relation(text: str, depth: int) -> Value | None:
     if name is None and operators[-1][0] == "\\to":
         return Words(text)
     value = _read(sides[-1], depth + 1)
-    left = tree_of(named(name)) if name and re.search(r"[(⟦|\[]|[A-Z]{2}", name) else tree_of(sides[0])
+    left = tree_of(named(name)) if name and re.search(r"[(⟦|\[]", name) else tree_of(sides[0])
     if name is None and left is not None and not left.free_symbols:
         return value  # 2 + 3 = 5
     if (
