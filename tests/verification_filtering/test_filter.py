@@ -89,7 +89,10 @@ def test_each_gate_leaves_out_what_it_should(run: Any, trajectory: Any) -> None:
     ]  # fmt: skip
     assert [row["verdict"] for row in got["dropped"]] == [False, False, True, True, True]  # a cut one is wrong
     assert [row["verdict_reason"] for row in got["experts"]] == ["equal: by the verifier countdown"] * 2
-    assert [row["verdict_reason"] for row in got["dropped"][:2]] == ["different: by the verifier countdown", "truncated"]
+    assert [row["verdict_reason"] for row in got["dropped"][:2]] == [
+        "different: by the verifier countdown",
+        "truncated",
+    ]
     grading = got["report"]["grading"]
     assert grading["truncated"] == 1 and grading["hedged"] == grading["timed_out"] == grading["not_scorable"] == 0
     assert sum(grading["reasons"].values()) == len(rows) and grading["answers_per_second"] > 0
@@ -132,9 +135,7 @@ def test_laws(run: Any, trajectory: Any, drawn: list[tuple[str, str, int]], cap:
     said = ("verdict", "verdict_reason", "dropped_because")
     for row in experts + dropped:
         original = rows[row["sample_index"]]
-        assert {k: v for k, v in row.items() if k not in said} == {
-            k: v for k, v in original.items() if k not in said
-        }
+        assert {k: v for k, v in row.items() if k not in said} == {k: v for k, v in original.items() if k not in said}
     assert all(row["dropped_because"] is None and row["verdict"] for row in experts)
     assert all(row["dropped_because"] in GATES for row in dropped)
     assert len({(r["problem_id"], r["completion"]) for r in experts}) == len(experts)

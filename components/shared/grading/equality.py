@@ -241,9 +241,10 @@ def _quantities(gold: Value, answer: Value, settings: GradingSettings) -> bool:
     found = conversion(gold.unit, answer.unit, settings.units == "required" and not gold.is_noted)
     if found is None:
         return False
-    if found == (1, 0):
+    factor, offset = found
+    if factor == 1 and offset == 0:
         return _numbers(gold, answer, settings)
-    converted = _converted(answer, *found)
+    converted = _converted(answer, factor, offset)
     # A gold answer is rounded to what a number is, not to what another unit makes of it: 601 minutes are no 10.0 hours.
     return same(gold.tree, converted.tree) or (gold.decimals is None and _numbers(gold, converted, settings))
 

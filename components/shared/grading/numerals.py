@@ -163,7 +163,7 @@ def _cardinal(words: list[str]) -> Fraction | None:
             if word.startswith(("hundred", "dozen")):
                 if before in _SCALES and not group:
                     return None
-                group = (group or 1) * size
+                group = (group or Fraction(1)) * size
             else:
                 if size >= smallest:
                     if group or not total:

@@ -61,7 +61,7 @@ _SPELLINGS = {
     "fluid_ounce", "acre": "whole_acre", "furlong": "whole_furlong", "fathom": "whole_fathom", "tsp": "teaspoon",
     "tbsp": "tablespoon",
 }  # fmt: skip
-_CURRENCIES = {
+_CURRENCIES: dict[str, tuple[str, int | Fraction]] = {
     "dollar": ("usd", 1), "usd": ("usd", 1), "buck": ("usd", 1), "cent": ("usd", Fraction(1, 100)),
     "penny": ("usd", Fraction(1, 100)), "pennie": ("usd", Fraction(1, 100)), "euro": ("eur", 1), "eur": ("eur", 1),
     "gbp": ("gbp", 1), "pence": ("gbp", Fraction(1, 100)), "rupee": ("inr", 1), "inr": ("inr", 1), "rs": ("inr", 1),
@@ -93,7 +93,7 @@ def _registry() -> Any:
     _tell(True)
     import pint
 
-    registry = pint.UnitRegistry(non_int_type=Fraction)
+    registry: Any = pint.UnitRegistry(non_int_type=Fraction)
     # Pint's are of survey feet, a millionth longer than the foot of which 43,560 square ones are an acre.
     for definition in ("whole_acre = 43560 * foot ** 2", "whole_furlong = 660 * foot", "whole_fathom = 6 * foot"):
         registry.define(definition)
