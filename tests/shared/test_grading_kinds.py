@@ -597,3 +597,19 @@ def test_a_verdict_says_how_both_were_read_and_compared() -> None:
     assert why("1, 2", "2, 1") == "list of 2 and list of 2: item by item in any order"
     assert why("x^2", "x") == "expression x^2 and expression x: at exact points"
     assert why("(2, \\infty)", "x > 2") == "tuple () of 2 and set of real numbers: as sets, ends included"
+
+
+@pytest.mark.parametrize(
+    ("gold", "text", "expected"),
+    [
+        ("C", "(C) is correct.", True),
+        ("C", "So A is the answer.", False),
+        ("C", "I choose C.", True),
+        ("C", "C is incorrect.", False),
+        ("D", "The box \\boxed{x^2} is used.\n\n**Answer: D**", True),
+        ("33", "Tom has 20+13 = 33 coins altogether in June.", True),
+        ("13", "Tom has 20+13 = 33 coins altogether in June.", False),
+    ],
+)
+def test_conclusions_in_a_sentence(gold: str, text: str, expected: bool) -> None:
+    assert judged(gold, text) is expected

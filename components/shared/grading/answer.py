@@ -72,6 +72,12 @@ _CONCLUSION = re.compile(r"\b(?:so|thus|hence|therefore|but)\b", re.IGNORECASE)
 _VERDICT = re.compile(
     r"\W*(yes|no|true|false)\b(?=\s*[,.;:!\u2014\u2013-]|\s+(?:because|since|as|for)\b|\W*$)", re.IGNORECASE
 )
+# (C) is correct; so A is the answer; I choose B.
+_CHOSEN = re.compile(
+    r"(?:^|[,;:]|\b(?i:so|thus|hence|therefore|option|choice|answer|statement))\s*\(?([A-J])\)?\s+is\s+"
+    r"(?:the\s+)?(?:(?:correct|right|best)(?:\s+(?:answer|option|choice|one))?|answer)\W*$"
+    r"|\b(?:choose|pick|select)\s+(?:option\s+)?\(?([A-J])\)?\W*$"
+)
 _IN_ALL = re.compile(r"\s+(?:in all|in total|altogether|all together|overall|in the end|total)$", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)|\n")
 _AFTERTHOUGHT = re.compile(
@@ -259,6 +265,8 @@ def _last_sentence(text: str) -> Committed:
     sentence = sentences[-1].strip()
     if len(sentences) == 1 and (match := _VERDICT.match(sentence)):
         return Committed(match[1], "answered")
+    if match := _CHOSEN.search(sentence):
+        return _checked(match[1] or match[2])
     clause = _CLAUSE.split(re.sub(r"(?<=\d),(?=\d)", "", sentence))[-1]
     if _DENIED.search(clause):
         return Committed(None, "no answer")  # it cannot be 5
