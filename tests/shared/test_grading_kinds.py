@@ -613,3 +613,10 @@ def test_a_verdict_says_how_both_were_read_and_compared() -> None:
 )
 def test_conclusions_in_a_sentence(gold: str, text: str, expected: bool) -> None:
     assert judged(gold, text) is expected
+
+
+@law
+@given(number, st.sampled_from(["u(t)", "f(t)", "\\frac{dM}{dt}", "\\delta(t)"]))
+def test_a_function_that_is_not_known_is_no_joker(n: int, unknown: str) -> None:
+    assert judged(f"(1 + {n}t) {unknown}", box(f"{unknown}({n}t + 1)")) is True
+    assert judged(f"(1 + {n}t) {unknown}", box(f"(1 + {n + 1}t) {unknown}")) is False

@@ -28,8 +28,24 @@ def same(a: Any, b: Any) -> bool:
         return True
     check_size(b)
     if a.free_symbols or b.free_symbols:
-        return _same_everywhere(a, b)
+        return _same_everywhere(*_without_unknown_functions(a, b))
     return _same_number(a, b)
+
+
+def _without_unknown_functions(a: Any, b: Any) -> tuple[Any, Any]:
+    """Two expressions with u(t), dM/dt and the like as symbols: they have no value at a point, but are themselves."""
+    from sympy import Derivative, DiracDelta, Heaviside, Symbol
+    from sympy.core.function import AppliedUndef
+
+    found = a.atoms(AppliedUndef, Derivative, DiracDelta, Heaviside) | b.atoms(
+        AppliedUndef, Derivative, DiracDelta, Heaviside
+    )
+    unknown = {
+        part: Symbol(f"unknown {part}")
+        for part in found
+        if not isinstance(part, Derivative) or part.expr.has(AppliedUndef) or not part.expr.has(*part.variables)
+    }
+    return (a.xreplace(unknown), b.xreplace(unknown)) if unknown else (a, b)
 
 
 def _same_number(a: Any, b: Any) -> bool:
@@ -93,6 +109,7 @@ def proportional(a: Any, b: Any, positive: bool) -> bool:
 
     check_size(a)
     check_size(b)
+    a, b = _without_unknown_functions(a, b)
     a, b = a.doit(), b.doit()
     if not positive:
         a, b = fraction(together(a))[0], fraction(together(b))[0]

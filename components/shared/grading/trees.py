@@ -41,6 +41,8 @@ def tree_of(text: str) -> Any:
     text = _DEGREES.sub(r"(\1\\cdot\\pi/180)", text)
     if re.search(r"\d\s?'", text):  # 3' is not 3
         return None
+    if re.search(r"(?<![\^\d])\d+\s?_", text):  # latex2sympy takes 5_{11} for 5
+        return None
     if "⟦" in text or len(text) > _LONGEST:
         return None
     text = _SYMBOL.sub(lambda m: named(m[0]), text)
