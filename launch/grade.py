@@ -33,7 +33,9 @@ from launch.recipe import load_recipe, set_key
 _BATCH = 2048
 _SHOWN = 20
 # Columns of the output beside those of the input.
-_WRITTEN = pa.schema([("verdict", pa.bool_()), ("reason", pa.string()), ("seconds", pa.float64())])
+_WRITTEN = pa.schema(
+    [("verdict", pa.bool_()), ("reason", pa.string()), ("explanation", pa.string()), ("seconds", pa.float64())]
+)
 _KINDS = (".jsonl", ".parquet")
 
 
@@ -53,7 +55,10 @@ class _Row(NamedTuple):
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Set a grading key, such as percent=value."
 )
-def grade(file: Path, output: Path | None, verifier: str, recipe: Path | None, overrides: tuple[str, ...]) -> None:
+@click.option("--explain", is_flag=True, help="Print of each row how gold answer and answer were read and compared.")
+def grade(
+    file: Path, output: Path | None, verifier: str, recipe: Path | None, overrides: tuple[str, ...], explain: bool
+) -> None:
     """Judge the answers in FILE: .jsonl, .json or .parquet with columns `gold` and `prediction`.
 
     Where rows have `expected` too (true, false or null), the disagreements are shown; they do not change the exit
@@ -74,10 +79,12 @@ def grade(file: Path, output: Path | None, verifier: str, recipe: Path | None, o
             judged = [_Row(*row, verdict) for row, verdict in zip(batch, verdicts, strict=True)]
             tally.add(judged)
             write(map(_judged, judged))
+            for row in judged if explain else ():
+                _say(console, _explained(row))
             advance(len(judged))
     tally.print(console, time.monotonic() - began)
     if output:
-        console.print(f"wrote {output}", highlight=False, markup=False, soft_wrap=True)
+        _say(console, f"wrote {output}")
 
 
 def _settings(recipe: Path | None, overrides: Iterable[str]) -> GradingSettings:
@@ -219,7 +226,8 @@ def _writer(output: Path | None, schema: pa.Schema | None) -> Iterator[_Write]:
 
 def _judged(row: _Row) -> dict[str, Any]:
     verdict = row.verdict
-    return {**row.columns, "verdict": verdict.correct, "reason": verdict.reason, "seconds": round(verdict.seconds, 6)}
+    said = {"verdict": verdict.correct, "reason": verdict.reason, "explanation": verdict.explanation}
+    return {**row.columns, **said, "seconds": round(verdict.seconds, 6)}
 
 
 @contextmanager
@@ -271,7 +279,16 @@ class _Tally:
             if (more := self.expected - self.agreed - len(self.disagreements)) > 0:
                 lines.append(f"  ... and {more} more")
         for line in lines:
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+            _say(console, line)
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _explained(row: _Row) -> str:
+    gold, prediction = _short(row.columns["gold"]), _short(row.columns["prediction"])
+    return f"{_name(row)}: {gold} and {prediction}: {json.dumps(row.verdict.correct)}, {_printable(row.verdict.why)}"
 
 
 def _disagreement(row: _Row) -> str:
@@ -279,12 +296,17 @@ def _disagreement(row: _Row) -> str:
     expected, judged = json.dumps(row.columns["expected"]), json.dumps(row.verdict.correct)
     return (
         f"  {_name(row)}: gold {gold}, prediction {prediction}: expected {expected}, judged {judged} "
-        f"({row.verdict.reason})"
+        f"({_printable(row.verdict.why)})"
     )
 
 
 def _name(row: _Row) -> str:
     return f"{row.where} ({_short(row.columns['id'])[1:-1]})" if "id" in row.columns else row.where
+
+
+def _printable(text: str) -> str:
+    """A text without what a terminal would act on."""
+    return "".join(character if character.isprintable() else " " for character in text)
 
 
 def _short(value: Any) -> str:

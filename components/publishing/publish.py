@@ -39,6 +39,7 @@ _COLUMNS = {
     "policy_id": "digest of the policy that the iteration started from",
     "sampled_at": "UTC",
     "verdict": "of the verification filter; null: not scorable or not filtered",
+    "verdict_reason": "how gold answer and answer were read, and by which rule compared",
     "success_rate": "of the problem, over the iteration's scorable rollouts",
     "dropped_because": "the gate that left it out; null for experts",
 }

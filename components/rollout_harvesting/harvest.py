@@ -158,6 +158,7 @@ def _count(shards: list[Path]) -> dict[tuple[str, int], tuple[int, int]]:
 def _with_success_rate(batch: pa.RecordBatch, rates: dict[str, float]) -> pa.Table:
     columns = {name: batch[name] for name in ROLLOUTS.names}
     columns["verdict"] = pc.greater(batch["reward"], 0)
+    columns["verdict_reason"] = pa.nulls(batch.num_rows, pa.string())
     columns["success_rate"] = pa.array([rates.get(p) for p in batch["problem_id"].to_pylist()], pa.float32())
     columns["dropped_because"] = pa.nulls(batch.num_rows, pa.string())
     return pa.table(columns, schema=TRAJECTORIES)

@@ -44,6 +44,7 @@ TRAJECTORIES = pa.schema(
     [
         *ROLLOUTS,
         pa.field("verdict", pa.bool_()),  # null: not scorable
+        pa.field("verdict_reason", pa.string()),  # how it was read and compared; null: not filtered yet
         pa.field("success_rate", pa.float32()),  # of the problem, over this iteration's scorable rollouts
         pa.field("dropped_because", pa.string()),  # null: kept, or not filtered yet
     ]

@@ -61,7 +61,13 @@ GATES = {
 _GATE_NAMES = tuple(GATES)
 _GATE_NUMBERS = {name: number for number, name in enumerate(_GATE_NAMES)}
 _KEPT = -1
-_VERDICTS = pa.schema([pa.field("correct", pa.bool_()), pa.field("reason", pa.string(), nullable=False)])
+_VERDICTS = pa.schema(
+    [
+        pa.field("correct", pa.bool_()),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("why", pa.string(), nullable=False),  # the reason with what was compared and how
+    ]
+)
 # What the report counts of the reasons for verdicts.
 _COUNTED = {
     "timed_out": TIMED_OUT,
@@ -108,6 +114,7 @@ def filter_trajectories(
     judged = {row["problem_id"]: (row["verifier"], row["answer"]) for row in read_rows(problems)}
     gates = array("b")  # of each trajectory: the gate that left it out, or _KEPT; a byte each
     verdicts = array("b")  # of each trajectory: 1 right, 0 wrong, -1 not scorable
+    whys, why_numbers = array("I"), dict[str, int]()  # of each trajectory: why, as a number; many have the same
     candidates: defaultdict[str, list[tuple[int, int, Sketch]]] = defaultdict(list)  # row, step, sketch
     seen: defaultdict[str, set[int]] = defaultdict(set)
     columns = ["problem_id", "step", "completion", "finish_reason", "success_rate"]
@@ -136,7 +143,9 @@ def filter_trajectories(
                 graded = _grade(batch, judged, grader, trajectories)
                 grading_seconds += time.monotonic() - began
                 fresh += len(batch)
-                write_table(shard, _VERDICTS, ({"correct": v.correct, "reason": v.reason} for v in graded))
+                write_table(
+                    shard, _VERDICTS, ({"correct": v.correct, "reason": v.reason, "why": v.why} for v in graded)
+                )
                 earlier.add(shard)
             for row, found in zip(batch, read_rows(shard), strict=True):
                 verdict = found["correct"]
@@ -152,6 +161,7 @@ def filter_trajectories(
                         candidates[row["problem_id"]].append((len(gates), row["step"], sketch(row["completion"])))
                 gates.append(_KEPT if gate is None else _GATE_NUMBERS[gate])
                 verdicts.append(-1 if verdict is None else int(verdict))
+                whys.append(why_numbers.setdefault(found["why"], len(why_numbers)))
             progress.advance(len(batch))
     for rows in candidates.values():
         limit = settings.max_per_problem or len(rows)
@@ -169,7 +179,9 @@ def filter_trajectories(
     }
     if not (earlier_experts and _expert_files(Path(earlier_experts))):
         _check_not_empty(report)
-    report["experts_by_success_rate"] = _split(trajectories, gates, verdicts, Path(experts_out), Path(dropped_out))
+    report["experts_by_success_rate"] = _split(
+        trajectories, gates, verdicts, (list(why_numbers), whys), Path(experts_out), Path(dropped_out)
+    )
     handed_on = _hand_on(Path(earlier_experts), Path(experts_out)) if earlier_experts else 0
     report["earlier_experts"] = handed_on
     write_json(report_out, report)
@@ -271,6 +283,7 @@ def _split(
     trajectories: str | Path,
     gates: "array[int]",
     verdicts: "array[int]",
+    whys: tuple[list[str], "array[int]"],
     experts_out: Path,
     dropped_out: Path,
 ) -> list[int]:
@@ -280,6 +293,7 @@ def _split(
         Experts by the success rate of their problem, in ten equal bins from 0 to 1.
     """
     start, by_rate = 0, [0] * 10
+    texts, numbers = whys
     with (
         table_writer(experts_out / "experts.parquet", TRAJECTORIES) as experts,
         table_writer(dropped_out / "dropped.parquet", TRAJECTORIES) as dropped,
@@ -288,6 +302,7 @@ def _split(
             end = start + batch.num_rows
             columns = {name: batch[name] for name in TRAJECTORIES.names}
             columns["verdict"] = pa.array([None if v < 0 else bool(v) for v in verdicts[start:end]], pa.bool_())
+            columns["verdict_reason"] = pa.array([texts[number] for number in numbers[start:end]], pa.string())
             names = [None if gate == _KEPT else _GATE_NAMES[gate] for gate in gates[start:end]]
             columns["dropped_because"] = pa.array(names, pa.string())
             table = pa.table(columns, schema=TRAJECTORIES)

@@ -103,9 +103,18 @@ def test_disagreements_are_shown_up_to_a_bound_and_safe_to_print(tmp_path: Path)
 def test_keys_choose_the_policy(tmp_path: Path) -> None:
     file = tmp_path / "in.jsonl"
     file.write_text('{"gold": "28\\\\%", "prediction": "28"}\n')
-    assert "1 right" in run(file).output
-    assert "0 right" in run(file, "--set", "percent=value").output
+    assert "0 right" in run(file).output
+    assert "1 right" in run(file, "--set", "percent=either").output
     assert "Did you mean 'percent'" in run(file, "--set", "percnt=value").output
+
+
+def test_a_verdict_is_explained(tmp_path: Path) -> None:
+    file = tmp_path / "in.jsonl"
+    file.write_text('{"gold": "0.5 m", "prediction": "\\\\boxed{5 \\\\text{ kg}}"}\n')
+    said = "number 5 in kg: "
+    assert said not in run(file).output and said in run(file, "--explain").output
+    run(file, "--output", str(tmp_path / "out.jsonl"))
+    assert said in json.loads((tmp_path / "out.jsonl").read_text())["explanation"]
 
 
 @pytest.mark.parametrize(

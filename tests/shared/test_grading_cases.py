@@ -27,7 +27,7 @@ RIGHT = [
     ("90^\\circ", "90"),
     ("90^\\circ", "\\frac{\\pi}{2}"),
     ("90", "90 degrees"),
-    ("5\\text{ cm}", "5"),
+    ("5", "5\\text{ cm}"),
     ("5\\text{ m}", "500 cm"),
     ("\\$18", "18 dollars"),
     ("18", "$18.00"),
@@ -35,7 +35,6 @@ RIGHT = [
     ("1234567", "1,234,567"),
     ("100,200", "200, 100"),
     ("50\\%", "1/2"),
-    ("50", "50%"),
     ("0.5", "50%"),
     ("(C)", "C"),
     ("C", "c"),
@@ -100,7 +99,7 @@ RIGHT = [
     ("\\cos 60^\\circ", "\\frac12"),
     ("15", "15 apples"),
     ("9 (apples)", "9"),
-    ("3 hours", "3"),
+    ("3", "3 hours"),
     ("3 hours", "180 minutes"),
     ("2:30", "2:30 pm"),
     ("-5", "-5."),
@@ -123,7 +122,7 @@ RIGHT = [
     ("x=2k\\pi, k\\in\\mathbb{Z}", "2k\\pi"),
     ("\\frac{5}{6}", "5:6"),
     ("12 \\text{ m/s}", "12 m/s"),
-    ("12 \\text{ m/s}", "12"),
+    ("12", "12 \\text{ m/s}"),
     ("8\\sqrt{2}\\text{ units}", "8\\sqrt2"),
     ("\\text{May 5}", "May 5"),
     ("4.5e33", "4.5 \\times 10^{33}"),
@@ -149,7 +148,7 @@ RIGHT = [
     ("5", "{\\color{red}{5}}"),
     ("\\text{yes}", "Yes"),
     ("9", "3**2"),
-    ("\\$1,200", "1200"),
+    ("1200", "\\$1,200"),
     ("(1,2)\\cap(1.5,3)", "(1.5,2)"),
     ("\\langle 1,-2\\rangle", "(1,-2)"),
     ("work, so the total is 4.\n#### 4", "4"),
@@ -274,14 +273,16 @@ def test_gold_answers_of_several_forms(gold: str, answer: str, expected: bool | 
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "gold", "answer"),
+    ("loose", "strict", "gold", "answer"),
     [
-        ("percent", "value", "28\\%", "28"),
-        ("rounded_gold", "refuse", "33.3", "\\frac{100}{3}"),
-        ("order", "as_written", "1, 2", "2, 1"),
-        ("units", "compare", "5 \\text{ cm}", "5"),
+        ({"percent": "either"}, {}, "28\\%", "28"),
+        ({}, {"rounded_gold": "refuse"}, "33.3", "\\frac{100}{3}"),
+        ({}, {"order": "as_written"}, "1, 2", "2, 1"),
+        ({"units": "optional"}, {}, "5 \\text{ cm}", "5"),
     ],
 )
-def test_a_key_chooses_where_graders_differ(key: str, value: str, gold: str, answer: str) -> None:
-    assert verdict(gold, answer) is True
-    assert verdict(gold, answer, **{key: value}) is False
+def test_a_key_chooses_where_graders_differ(
+    loose: dict[str, str], strict: dict[str, str], gold: str, answer: str
+) -> None:
+    assert verdict(gold, answer, **loose) is True
+    assert verdict(gold, answer, **strict) is False

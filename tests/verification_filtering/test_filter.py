@@ -72,7 +72,7 @@ def run(tmp_path: Path) -> Callable[..., dict[str, Any]]:
 @pytest.fixture
 def trajectory(rollout: Any) -> Any:
     def make(problem_id: str, completion: str, success_rate: float | None = 0.5, **changes: Any) -> dict[str, Any]:
-        extra = {"verdict": True, "success_rate": success_rate, "dropped_because": None}
+        extra = {"verdict": True, "verdict_reason": None, "success_rate": success_rate, "dropped_because": None}
         return rollout(problem_id, completion=completion, **changes) | extra
 
     return make
@@ -94,6 +94,11 @@ def test_each_gate_leaves_out_what_it_should(run: Any, trajectory: Any) -> None:
         "not_correct", "not_finished", "not_hard", "duplicate", "not_scorable",
     ]  # fmt: skip
     assert [row["verdict"] for row in got["dropped"]] == [False, False, True, True, True]  # a cut one is wrong
+    assert [row["verdict_reason"] for row in got["experts"]] == ["equal: by the verifier countdown"] * 2
+    assert [row["verdict_reason"] for row in got["dropped"][:2]] == [
+        "different: by the verifier countdown",
+        "truncated",
+    ]
     grading = got["report"]["grading"]
     assert grading["truncated"] == 1 and grading["hedged"] == grading["timed_out"] == grading["not_scorable"] == 0
     assert sum(grading["reasons"].values()) == len(rows) and grading["answers_per_second"] > 0
@@ -133,11 +138,10 @@ def test_laws(run: Any, trajectory: Any, drawn: list[tuple[str, str, int]], cap:
     experts, dropped = got["experts"], got["dropped"]
     # Nothing is lost or made: each trajectory is in one table, as it was but for what filtering says of it.
     assert sorted(r["sample_index"] for r in experts + dropped) == list(range(len(rows)))
+    said = ("verdict", "verdict_reason", "dropped_because")
     for row in experts + dropped:
         original = rows[row["sample_index"]]
-        assert {k: v for k, v in row.items() if k not in ("verdict", "dropped_because")} == {
-            k: v for k, v in original.items() if k not in ("verdict", "dropped_because")
-        }
+        assert {k: v for k, v in row.items() if k not in said} == {k: v for k, v in original.items() if k not in said}
     assert all(row["dropped_because"] is None and row["verdict"] for row in experts)
     assert all(row["dropped_because"] in GATES for row in dropped)
     assert len({(r["problem_id"], r["completion"]) for r in experts}) == len(experts)

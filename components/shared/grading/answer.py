@@ -34,6 +34,51 @@ _ANSWER_IS = re.compile(
 _ANSWER_HEADING = re.compile(
     r"\*\*(?:final\s+)?answer\*\*\s*\n|^#+\s*(?:final\s+)?answer\s*\n", re.IGNORECASE | re.MULTILINE
 )
+# Other words that close a text, if nothing but an answer follows.
+_CLOSING = re.compile(
+    r"^\W*(?:(?:so|thus|hence|therefore),?\s+)?(?:the\s+|my\s+|our\s+)?(?:final\s+|correct\s+|overall\s+|end\s+)?"
+    r"(?:answer|ans|result|solution|final|output|conclusion|value|total|outcome)\b\s*(?:\*\*)?\s*"
+    r"(?:[:=]|[-\u2013\u2014](?=\s)|->|\bis\b:?|\bequals\b)(?:\*\*(?=\s))?",
+    re.IGNORECASE | re.MULTILINE,
+)
+# What states an answer again, behind a box.
+_STATED = re.compile(
+    r"^\W*(?:the\s+)?(?:final\s+|correct\s+)?answer\b\s*(?:\*\*)?\s*[:=]\s*(?:\*\*)?\s*", re.IGNORECASE | re.MULTILINE
+)
+_DENIED = re.compile(
+    r"\b(?:not|cannot|can't|never|neither|nor|whether|unknown|unclear|impossible|rather than|instead of|other than|"
+    r"wrong|incorrect|excluded|unlikely|doubt|untrue|false that|nobody|no one|if it (?:is|were|was))\b"
+    r"|n['\u2019]t\b|≠|!=|\\neq?(?![a-z])",
+    re.IGNORECASE,
+)
+# It is not true that the answer is 5.
+_DENIED_CLAIM = re.compile(
+    r"(?:\b(?:not (?:true|the case|clear|sure|certain|known|correct)|false|untrue|wrong|incorrect|doubt|cannot say|"
+    r"unlikely|whether|nobody|no one)|n['\u2019]t (?:think|believe|know|say|true|the case))\b[^,;:.!?\n]*$",
+    re.IGNORECASE,
+)
+_GUESS = re.compile(
+    r"\b(?:perhaps|maybe|possibly|presumably)\b|\b(?:might|could|may)\s+(?:well\s+|also\s+)?be\b[\s$*(\\-]*\d",
+    re.IGNORECASE,
+)
+_DENIED_BOX = re.compile(
+    r"(?:\b(?:not|never|neither|nor|cannot)|n['\u2019]t)"
+    r"(?:\s+(?:be|equal|equals|equal to|the|a|simply|just|really))*[\s$*(\[\\]*$",
+    re.IGNORECASE,
+)
+_DENIALS = ("not", "never", "neither", "nor", "n't", "n\u2019t")
+_CLAUSE = re.compile(r"[,;:]|\b(?:so|thus|hence|therefore|but|then|and)\b", re.IGNORECASE)
+_CONCLUSION = re.compile(r"\b(?:so|thus|hence|therefore|but)\b", re.IGNORECASE)
+_VERDICT = re.compile(
+    r"\W*(yes|no|true|false)\b(?=\s*[,.;:!\u2014\u2013-]|\s+(?:because|since|as|for)\b|\W*$)", re.IGNORECASE
+)
+# (C) is correct; so A is the answer; I choose B.
+_CHOSEN = re.compile(
+    r"(?:^|[,;:]|\b(?i:so|thus|hence|therefore|option|choice|answer|statement))\s*\(?([A-J])\)?\s+is\s+"
+    r"(?:the\s+)?(?:(?:correct|right|best)(?:\s+(?:answer|option|choice|one))?|answer)\W*$"
+    r"|\b(?:choose|pick|select)\s+(?:option\s+)?\(?([A-J])\)?\W*$"
+)
+_IN_ALL = re.compile(r"\s+(?:in all|in total|altogether|all together|overall|in the end|total)$", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)|\n")
 _AFTERTHOUGHT = re.compile(
     r",?\s+(?:because|since|which|where|so that|as it|as they|i hope)\b.*"
@@ -44,6 +89,7 @@ _LAST_WORDS = re.compile(
     r"(?:\b(?:is|are|be|equals|equal to|gives|get|obtain|yields)\b|=|\\approx|:)\s*([^=:]{1,200})$", re.IGNORECASE
 )
 _NUMBER = re.compile(r"-?\$?-?\d[\d,]*(?:\.\d+)?(?:/\d+)?\s?%?")
+_RESULT = re.compile(r"=\s*(-?\$?-?\d[\d,]*(?:\.\d+)?)(?=\s+[A-Za-z]{3})")
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z][A-Za-z']+")
 _PROSE = re.compile(
     r"\b(?:the|is|are|was|so|thus|hence|we|it|i|get|let|me|therefore|then|which|that|this|have|has|there)\b",
@@ -52,7 +98,7 @@ _PROSE = re.compile(
 _TEXT = re.compile(r"\\(?:text|mathrm|textbf|mbox|textit|operatorname)\s*\{[^{}]*\}")
 # Not the powers of 2**3 + 3**2.
 _BOLD = re.compile(r"(?<![\w)\]}])\*\*(?=\S)([^*\n]+)(?<=\S)\*\*(?![\w(])")
-_MARK_UP = re.compile(r"^(?:\*\*|__|`|\$\$?|\\\(|\\\[)\s*|\s*(?:\*\*|__|`|(?<!\\)\$\$?|\\\)|\\\]|[.,;])$")
+_MARK_UP = re.compile(r"^(?:\*\*|__|`|\$\$?(?!\d[\d,.]*$)|\\\(|\\\[)\s*|\s*(?:\*\*|__|`|(?<!\\)\$\$?|\\\)|\\\]|[.,;])$")
 # Where an answer without a box may stand: at the end.
 _TAIL = 2000
 _LONGEST_BARE = 1000
@@ -83,12 +129,39 @@ def committed_answer(completion: str) -> Committed:
         return _checked(answer) if closed else Committed(None, "unfinished")
     tail = tail.removesuffix("</answer>").rstrip()
     phrases = [*_ANSWER_IS.finditer(tail), *_ANSWER_HEADING.finditer(tail)]
+    phrases += [match for match in _CLOSING.finditer(tail) if _is_bare(_after(tail, match.end()))]
     if phrases:
-        after = tail[max(match.end() for match in phrases) :].strip()
-        return _checked(_AFTERTHOUGHT.sub("", _first_sentence(after)))
+        last = max(phrases, key=lambda match: match.end())
+        if _DENIED_CLAIM.search(tail[max(0, last.start() - 100) : last.start()]):
+            return Committed(None, "no answer")
+        return _checked(_after(tail, last.end()))
+    if (line := _last_line(tail)) and _is_bare(line):
+        return _checked(line)
     if len(completion.strip()) <= _LONGEST_BARE and _is_bare(tail):
         return _checked(tail)
-    return _last_sentence(tail)
+    found = _last_sentence(tail)
+    if found.answer is None and found.reason == "no answer" and (match := _VERDICT.match(completion)):
+        return Committed(match[1], "answered")  # No, because ...
+    return found
+
+
+def _after(text: str, start: int) -> str:
+    """The answer behind a phrase that announces one, without what is added to it."""
+    return _AFTERTHOUGHT.sub("", _first_sentence(text[start:].strip()))
+
+
+def _last_line(text: str) -> str | None:
+    """The last of several lines, if it stands for itself: neither within an environment nor cut from a formula."""
+    before, _, last = text.rstrip().rpartition("\n")
+    last = last.strip()
+    alone = before.strip() and re.search(r"\d|\\[a-z]", last) and last.count("{") == last.count("}")
+    odd = (
+        before.count("$$") % 2
+        or before.count("\\[") > before.count("\\]")
+        or before.count("\\begin") > before.count("\\end")
+    )
+    continued = re.search(r"(?:[=+*/<>&,(-]|\\\\)\s*$", before) or re.match(r"[=+*/<>&)]|\\\\|\\end|\\[\])]|-\s", last)
+    return last if alone and not odd and not continued and not last.startswith("```") else None
 
 
 def boxed_answers(text: str) -> list[str]:
@@ -126,8 +199,13 @@ def _boxed(text: str) -> Committed:
     if not boxes:
         bare = ["".join(found) for found in _BOX_WITHOUT_BRACES.findall(text)]
         return Committed(bare[-1], "answered") if bare else Committed(None, "no answer")
-    answer = boxes[-1][2]
-    if not answer:
+    start, end, answer = boxes[-1]
+    if "answer" in text[end:].lower():
+        stated = [match.end() for match in _STATED.finditer(text, end)]
+        if stated and _is_bare(_after(text, stated[-1])):
+            return _checked(_after(text, stated[-1]))
+    before = text[max(0, start - 60) : start]
+    if not answer or (any(word in before for word in _DENIALS) and _DENIED_BOX.search(before)):
         return Committed(None, "no answer")
     if len({"".join(content.split()) for _, _, content in boxes}) == 1:
         return Committed(answer, "answered")
@@ -146,7 +224,7 @@ def _boxed(text: str) -> Committed:
 
 
 def _checked(answer: str) -> Committed:
-    answer = _undecorated(_BOLD.sub(r"\1", answer))
+    answer = _IN_ALL.sub("", _undecorated(_BOLD.sub(r"\1", answer)))
     if not answer:
         return Committed(None, "no answer")
     if re.search(r"\b(?:maybe|perhaps|possibly|not sure|unsure)\b|\?$", answer, re.IGNORECASE):
@@ -156,11 +234,7 @@ def _checked(answer: str) -> Committed:
 
 def _undecorated(text: str) -> str:
     """Without the mark-up and the full stop around it."""
-    while (
-        bare := re.sub(
-            r"^(?:\*\*|__|`|\$\$?|\\\(|\\\[)\s*|\s*(?:\*\*|__|`|(?<!\\)\$\$?|\\\)|\\\]|[.,;])$", "", text.strip()
-        )
-    ) != text:
+    while (bare := _MARK_UP.sub("", text.strip())) != text:
         text = bare
     return text
 
@@ -189,11 +263,25 @@ def _last_sentence(text: str) -> Committed:
     if not ended or not sentences:
         return Committed(None, "no answer")
     sentence = sentences[-1].strip()
+    if len(sentences) == 1 and (match := _VERDICT.match(sentence)):
+        return Committed(match[1], "answered")
+    if match := _CHOSEN.search(sentence):
+        return _checked(match[1] or match[2])
+    clause = _CLAUSE.split(re.sub(r"(?<=\d),(?=\d)", "", sentence))[-1]
+    if _DENIED.search(clause):
+        return Committed(None, "no answer")  # it cannot be 5
+    if _GUESS.search(clause):
+        return Committed(None, "hedged")
     if match := re.search(r"\*\*([^*]{1,200})\*\*\W*$", sentence) or re.search(
         r"\$([^$]{1,300}\$(?:\s*(?:,?\s*(?:and|or)|,)\s*\$[^$]{1,300}\$){0,9})\W*$", sentence
     ):
         return _checked(match[1].rsplit("=", 1)[-1] if match[1].count("=") == 1 and len(match[1]) > 40 else match[1])
-    if (match := _LAST_WORDS.search(sentence)) and _is_bare(match[1]):
-        return _checked(match[1])
+    # It is not 5, so it is 7. The statement is false because n is even.
+    for part in (_CONCLUSION.split(sentence)[-1], sentence, _AFTERTHOUGHT.sub("", sentence)):
+        if (match := _LAST_WORDS.search(part)) and _is_bare(match[1]):
+            return _checked(match[1])
+    results = _RESULT.findall(sentence)
+    if results and _NUMBER.findall(sentence)[-1].strip() == results[-1]:
+        return _checked(results[-1])  # Tom has 20 + 13 = 33 coins altogether in June and July.
     numbers = _NUMBER.findall(sentence)
     return _checked(numbers[0]) if len(numbers) == 1 else Committed(None, "no answer")

@@ -3,12 +3,14 @@
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 from components.shared.grading.expressions import proportional, same, terminates
+from components.shared.grading.reading import rational, readings
 from components.shared.grading.regions import Piece
 from components.shared.grading.settings import GradingSettings
-from components.shared.grading.units import conversion
+from components.shared.grading.units import conversion, is_unit
 from components.shared.grading.values import (
     Based,
     Group,
@@ -20,7 +22,6 @@ from components.shared.grading.values import (
     Value,
     Words,
     as_region,
-    readings,
 )
 
 _SIGNIFICANT = 6  # digits from which a decimal stands for a number without a finite one
@@ -100,15 +101,30 @@ def _groups(gold: Group, answer: Group, settings: GradingSettings) -> bool:
     golds, answers = _sorted_assignments(gold, answer)
     kinds = {gold.kind, answer.kind}
     if "set" in kinds:
-        if not kinds <= {"set", "list"}:
+        if not kinds <= {"set", "list"} or _only_one_is_labelled(gold, answer):
             return False
         golds, answers = _distinct(golds, settings), _distinct(answers, settings)
         return _in_any_order(golds, answers, settings)
     if "list" not in kinds and gold.kind != answer.kind and len(golds) == 2:
         return False  # open and closed ends; brackets around three or more are only brackets
-    if gold.kind == "list" and settings.order == "any":
+    if gold.kind == "list" and settings.order == "any" and not _only_one_is_labelled(gold, answer):
         return _in_any_order(golds, answers, settings)
     return _in_order(golds, answers, settings)
+
+
+def _only_one_is_labelled(gold: Group, answer: Group) -> bool:
+    """Whether the order says what the other side's labels do: `x = 1, y = 2` and 1, 2; 3 boys, 5 girls and 3, 5."""
+    labels = [_labels(side) for side in (gold, answer)]
+    return bool(labels[0]) != bool(labels[1])
+
+
+def _labels(group: Group) -> set[str]:
+    """The different names or units of a list's items, if they are different ones."""
+    names = {
+        item.name or "" if isinstance(item, Relation) else item.unit if isinstance(item, Quantity) else ""
+        for item in group.items
+    }
+    return names if len(names) > 1 and "" not in names else set()
 
 
 def _sorted_assignments(gold: Group, answer: Group) -> tuple[list[Value], list[Value]]:
@@ -118,7 +134,9 @@ def _sorted_assignments(gold: Group, answer: Group) -> tuple[list[Value], list[V
         items = list(group.items)
         named = [item for item in items if isinstance(item, Relation) and item.name and item.value is not None]
         if named and len(named) == len(items):
-            if other.kind == "list" or {item.name for item in named} <= {"x", "y", "z"}:
+            if any(isinstance(item.value, Group) for item in named):
+                pass  # points in the order in which they are written
+            elif other.kind == "list" or {item.name for item in named} <= {"x", "y", "z"}:
                 named.sort(key=lambda item: item.name or "")
             items = list(named) if other.kind == "list" else [item.value for item in named if item.value is not None]
         sides.append(items)
@@ -217,17 +235,29 @@ def _quantities(gold: Value, answer: Value, settings: GradingSettings) -> bool:
         return True  # yes, no, odd: words as short as a product of symbols
     if gold.is_percent or answer.is_percent:
         return _percentages(gold, answer, settings)
-    factor = conversion(gold.unit, answer.unit)
-    if factor is None or (settings.units == "compare" and bool(gold.unit) != bool(answer.unit)):
+    gold, answer = _with_letters_as_unit(gold, answer), _with_letters_as_unit(answer, gold)
+    if _are_angles(gold, answer):
+        return _angles(gold, answer, settings)
+    found = conversion(gold.unit, answer.unit, settings.units == "required" and not gold.is_noted)
+    if found is None:
         return False
-    if factor != 1:
-        return _numbers(gold, _scaled(answer, factor), settings)
-    return (
-        _numbers(gold, answer, settings)
-        or _angles(gold, answer)
-        or _without_unit_letter(gold, answer, settings)
-        or _without_unit_letter(answer, gold, settings)
-    )
+    factor, offset = found
+    if factor == 1 and offset == 0:
+        return _numbers(gold, answer, settings)
+    converted = _converted(answer, factor, offset)
+    # A gold answer is rounded to what a number is, not to what another unit makes of it: 601 minutes are no 10.0 hours.
+    return same(gold.tree, converted.tree) or (gold.decimals is None and _numbers(gold, converted, settings))
+
+
+def _with_letters_as_unit(quantity: Quantity, other: Quantity) -> Quantity:
+    """`5 m`, which is a product too, as five metres where the other side has a unit of measurement."""
+    if quantity.unit or not is_unit(other.unit):
+        return quantity
+    match = re.fullmatch(r"(.*[\d})])\s*([a-zA-Zµ]{1,3}(?:\s?[/^ ]\s?(?:[a-zA-Z]{1,3}|\{?-?\d\}?))*)", quantity.text)
+    if not match or not is_unit(match[2]):
+        return quantity
+    values = [value for value in readings(match[1]) if isinstance(value, Quantity)]
+    return replace(values[0], unit=match[2]) if values else quantity
 
 
 def _percentages(gold: Quantity, answer: Quantity, settings: GradingSettings) -> bool:
@@ -242,24 +272,29 @@ def _percentages(gold: Quantity, answer: Quantity, settings: GradingSettings) ->
     return _numbers(shares[0], shares[1], settings)
 
 
-def _angles(gold: Quantity, answer: Quantity) -> bool:
-    """Whether one side is the other in degrees: 90 degrees are pi/2, which needs no unit."""
+def _are_angles(gold: Quantity, answer: Quantity) -> bool:
+    """Whether one side is in degrees and the other in radians, by its unit or by its pi: 90 degrees are pi/2."""
     from sympy import pi
 
-    degrees = [side.unit.startswith("deg") for side in (gold, answer)]
-    if degrees[0] == degrees[1]:
-        return False
-    angle, other = (gold.tree, answer.tree) if degrees[0] else (answer.tree, gold.tree)
-    return other.has(pi) and same(angle * pi / 180, other)
+    for one, other in ((gold, answer), (answer, gold)):
+        if one.unit.startswith("deg") and not re.search(r"[CF]", one.unit[3:]):
+            return other.unit.startswith("rad") or (not other.unit and other.tree.has(pi))
+    return False
 
 
-def _without_unit_letter(gold: Quantity, answer: Quantity, settings: GradingSettings) -> bool:
-    """Whether an answer such as `5 m` or `5 m/s`, which may be a product too, is the gold number with a unit."""
-    match = re.fullmatch(r"(.*[\d})])\s+([a-zA-Z]{1,2}(?:\s?/\s?[a-zA-Z]{1,2})?(?:\s?\^\s?\{?-?\d\}?)?)", answer.text)
-    if not match or answer.unit or gold.tree.free_symbols:
-        return False
-    values = [value for value in readings(match[1]) if isinstance(value, Quantity)]
-    return any(_quantities(gold, replace(value, unit=re.sub(r"[\s{}]", "", match[2])), settings) for value in values)
+def _angles(gold: Quantity, answer: Quantity, settings: GradingSettings) -> bool:
+    from sympy import pi
+
+    radians = [
+        replace(side, tree=side.tree * pi / 180, decimals=None, unit="") if side.unit.startswith("deg") else side
+        for side in (gold, answer)
+    ]
+    return _numbers(radians[0], radians[1], settings)
+
+
+def _converted(quantity: Quantity, factor: Fraction, offset: Fraction) -> Quantity:
+    tree = quantity.tree * rational(factor) + rational(offset)
+    return replace(quantity, tree=tree, decimals=None if quantity.decimals is None else quantity.decimals + 2, unit="")
 
 
 def _scaled(quantity: Quantity, factor: Any) -> Quantity:

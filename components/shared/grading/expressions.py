@@ -28,8 +28,24 @@ def same(a: Any, b: Any) -> bool:
         return True
     check_size(b)
     if a.free_symbols or b.free_symbols:
-        return _same_everywhere(a, b)
+        return _same_everywhere(*_without_unknown_functions(a, b))
     return _same_number(a, b)
+
+
+def _without_unknown_functions(a: Any, b: Any) -> tuple[Any, Any]:
+    """Two expressions with u(t), dM/dt and the like as symbols: they have no value at a point, but are themselves."""
+    from sympy import Derivative, DiracDelta, Heaviside, Symbol
+    from sympy.core.function import AppliedUndef
+
+    found = a.atoms(AppliedUndef, Derivative, DiracDelta, Heaviside) | b.atoms(
+        AppliedUndef, Derivative, DiracDelta, Heaviside
+    )
+    unknown = {
+        part: Symbol(f"unknown {part}")
+        for part in found
+        if not isinstance(part, Derivative) or part.expr.has(AppliedUndef) or not part.expr.has(*part.variables)
+    }
+    return (a.xreplace(unknown), b.xreplace(unknown)) if unknown else (a, b)
 
 
 def _same_number(a: Any, b: Any) -> bool:
@@ -43,18 +59,39 @@ def _same_number(a: Any, b: Any) -> bool:
 
 
 def _same_everywhere(a: Any, b: Any) -> bool:
+    """Whether two expressions agree at every point, and where they are meant to be real, wherever both are real."""
+    from sympy import I
+
     symbols = sorted(a.free_symbols | b.free_symbols, key=str)
     a, b = a.doit(), b.doit()
-    compared = 0
+    real = not (a.has(I) or b.has(I))
+    compared, elsewhere = 0, []  # agreement at points where a root or logarithm is not real
     for point in _points(symbols):
         left, right = a.subs(point), b.subs(point)
         value, difference = left.evalf(10), (left - right).evalf(10)
         if not difference.is_number or difference.is_finite is not True:
             continue
-        if abs(difference) > _ZERO * (1 + abs(value)):
-            return False
-        compared += 1
-    return compared >= 3 or (compared == 0 and _math_verify(a, b))
+        agree = bool(abs(difference) <= _ZERO * (1 + abs(value)))
+        if real and not (value.is_real and difference.is_real):
+            elsewhere.append(agree)
+        elif not agree:
+            if not real or (_is_real_throughout(a, point) and _is_real_throughout(b, point)):
+                return False
+            elsewhere.append(agree)
+        else:
+            compared += 1
+    if compared >= 3:
+        return True
+    if not all(elsewhere):
+        return False
+    return compared + len(elsewhere) >= 3 or (compared + len(elsewhere) == 0 and _math_verify(a, b))
+
+
+def _is_real_throughout(tree: Any, point: dict[Any, Any]) -> bool:
+    """Whether every part of an expression is real: of sqrt(a) sqrt(b) with negative a and b only the whole is."""
+    from sympy import Pow, log
+
+    return all(part.subs(point).evalf(5).is_real is not False for part in tree.atoms(Pow, log))
 
 
 def proportional(a: Any, b: Any, positive: bool) -> bool:
@@ -72,6 +109,7 @@ def proportional(a: Any, b: Any, positive: bool) -> bool:
 
     check_size(a)
     check_size(b)
+    a, b = _without_unknown_functions(a, b)
     a, b = a.doit(), b.doit()
     if not positive:
         a, b = fraction(together(a))[0], fraction(together(b))[0]

@@ -38,6 +38,12 @@ class Verdict(NamedTuple):
     correct: bool | None  # None: not scorable, for the problem's answer cannot be used
     reason: str
     seconds: float = 0.0  # of judging, by the clock; 0 where an equal row was judged before
+    explanation: str = ""  # how gold answer and answer were read, and by which rule compared
+
+    @property
+    def why(self) -> str:
+        """Reason and explanation in one."""
+        return f"{self.reason}: {self.explanation}" if self.explanation else self.reason
 
 
 # Reasons that stages count.
@@ -174,7 +180,8 @@ def _prepare(row: GradingRow) -> tuple[Verdict | None, _Question | None, str]:
     answer, how = committed_answer(row.completion)
     verdict = fast_verdict(row.verifier, row.answer, answer or "")
     if verdict is not None:
-        return Verdict(verdict, "equal" if verdict else "different" if answer else how), None, how
+        reason = "equal" if verdict else "different" if answer else how
+        return Verdict(verdict, reason, explanation="whole numbers: exactly" if answer else ""), None, how
     # Without an answer there is still to see whether the problem can be scored at all.
     return None, _Question(row.verifier, row.answer, answer or ""), how if answer is None or how == "joined" else ""
 
@@ -197,6 +204,7 @@ class _Worker:
         self._judging = 0  # process id of the fork that judges
         self._unread = b""
         self._asked = 0
+        self._loading = 0.0  # seconds in which the last answer waited for a library
         self._warm: set[str] = set()
 
     def judge(self, question: _Question) -> Verdict:
@@ -210,8 +218,8 @@ class _Worker:
             self._warm.add(question.verifier)
             began = time.monotonic()
         reply = self._ask(question, self._settings.seconds)
-        seconds = time.monotonic() - began
-        return Verdict(reply[0], reply[1], seconds) if reply else Verdict(False, TIMED_OUT, seconds)
+        seconds = time.monotonic() - began - self._loading
+        return Verdict(reply[0], reply[1], seconds, reply[2]) if reply else Verdict(False, TIMED_OUT, seconds)
 
     def _ask(self, question: Sequence[str | None], seconds: float) -> list[Any] | None:
         """The worker's verdict and reason; None where it died or had to be killed."""
@@ -224,10 +232,17 @@ class _Worker:
         except BrokenPipeError:
             self.stop()
             return None
-        deadline = time.monotonic() + seconds
+        began, self._loading = time.monotonic(), 0.0
+        deadline = began + seconds
         while (reply := self._reply(deadline)) is not None:
             if reply[0] == self._asked:
                 return reply[1:]
+            if reply[0] == "loading":  # what many answers need is not on this one's time
+                began = time.monotonic()
+                deadline = began + self._START_SECONDS
+            if reply[0] == "loaded":
+                self._loading += time.monotonic() - began
+                deadline = time.monotonic() + seconds
             if reply[0] == "judging":  # the fork died and the next one says hello
                 self._judging, self._warm = reply[1], set()
                 return None

@@ -6,8 +6,11 @@ become the words ⟦degree⟧ and ⟦percent⟧. White space that carries no mea
 
 import math
 import re
+from itertools import pairwise
 
+from components.shared.grading import notations
 from components.shared.grading.characters import TO_LATEX
+from components.shared.grading.numerals import in_figures
 
 _SUPERSCRIPTS = re.compile(r"(\^\d)((?:\^\d)+)")
 _FUNCTIONS = (
@@ -40,7 +43,13 @@ _UNIT_WORDS = (
     r"percent(?:age)?|degrees?|deg|dollars?|cents?|units?|sq|square|cubic|mm|cm|dm|km|kg|mg|lbs?|oz|ft|yd|mi|mph|kmh|hrs?|"
     r"hours?|mins?|minutes?|secs?|seconds?|days?|weeks?|months?|years?|miles?|feet|foot|inch(?:es)?|in|met(?:er|re)s?|"
     r"(?:kilo|centi|milli)met(?:er|re)s?|grams?|kilograms?|lit(?:er|re)s?|ml|mL|Hz|rad|radians?|ways?|items?|am|pm|AM|PM|eV|"
-    r"keV|mol|Pa|kPa|kJ|kW|Ohm|ohms?|erg|usd|USD"
+    r"keV|MeV|yen|won|baht|Rs|mmol|mol|Pa|kPa|MPa|GPa|kJ|MJ|kW|MW|kWh|Ohm|ohms?|erg|usd|USD|eur|EUR|gbp|GBP|inr|INR|nm|um|kN|mN|mA|mV|kV|"
+    r"kHz|MHz|GHz|kB|KB|MB|GB|TB|atm|psi|rpm|kph|kmph|kcal|gal|tsp|tbsp|lit|pcs"
+)
+# Bare m/s is a unit behind a number, bare a/b is none; so are m s^{-1} and kg m/s.
+_BARE_COMPOUND = re.compile(
+    r"(?<=[\d})])\s+((?:kg\s+)?(?:[kcm]?m|g|kg|N|J|W|C|V|mol|rad)(?:\s?\^\s?\{?[23]\}?)?\s*"
+    r"(?:/\s*(?:m|s|h|L|mL|kg|K|mol|min|cm)(?:\s?\^\s?\{?[23]\}?)?|s\s?\^\s?\{-[12]\}))(?![a-zA-Z(^])"
 )
 _UNIT_WORD = re.compile(rf"(?<![\\a-zA-Z⟦])(?:{_UNIT_WORDS})(?![a-zA-Z⟧])\.?")
 _WORD = re.compile(
@@ -52,6 +61,12 @@ _RANGE_OF_PARAMETER = re.compile(
 )
 _MODULUS = re.compile(r"\(?\s*\\?[pb]?mod(?![a-zA-Z])\s*\{?\s*(\d+|[a-z])\s*\}?\s*\)?")
 _UNIT_LETTERS = "mgshLlNJKVWFCAT"
+# What a unit stands behind: a number, or another unit and a sign between them.
+_MEASURED = re.compile(r"[\d})⟧]$|\}(?:\s*\^\s*\{?-?\d\}?)?\s*(?:\\cdot|/|\\times|\*)$")
+# As in `2 red balls`.
+_SHORT_WORD = re.compile(
+    rf"(?:(?<=\d\s)|(?<=\d\s\s))(?!(?:{_FUNCTIONS}|{_GREEK}|and|mod|inf)(?![a-zA-Z]))[A-Za-z]{{3}}(?=\s*⟦(?!percent|degree))"
+)
 _LOGIC = {"and": " and ", "or": " or ", "or equivalently": " or ", "&": " and "}
 
 
@@ -59,6 +74,14 @@ def to_latex(text: str) -> str:
     """An answer in plain LaTeX, words marked."""
     text = text.translate(TO_LATEX)
     text = _SUPERSCRIPTS.sub(lambda m: "^{" + (m[1] + m[2]).replace("^", "") + "}", text)
+    if "\\begin" in text:
+        text = notations.environments(text)
+    if "frac" in text:
+        text = notations.unit_fractions(text)
+    text = notations.money(text)
+    text = notations.scientific(notations.repeating(notations.decimal_comma(text)))
+    text = notations.outward_brackets(text)
+    text = notations.combinations(notations.polar(text))
     text = re.sub(r"√\s*(?=\()", "sqrt", text)
     text = re.sub(r"√\s*(\w+|\{[^{}]*\})", r"\\sqrt{\1}", text)
     text = _ANSWER_IS.sub(lambda m: m[1] or "", text)
@@ -71,6 +94,8 @@ def to_latex(text: str) -> str:
     text = re.sub(r"\\log_\{?e\}?(?![a-zA-Z])", r"\\ln", text)
     text = re.sub(r"(?<!\d)(\d{1,3})!!", lambda m: str(math.prod(range(int(m[1]), 0, -2))), text)
     text = re.sub(r"(?<![a-zA-Z\\])(floor|ceil)\(([^()]*)\)", r"\\l\1 \2 \\r\1", text)
+    text = re.sub(r"\b([aApP])\.\s?([mM])\.", r"\1\2", text)
+    text = re.sub(r"\bper\s+cent\b", "percent", text)
     text = re.sub(r"(?<=\d)\s*(?:\\text\{\s*)?\bto\b(?:\s*\})?\s*(?=\d)", ":", text)
     text = text.replace("\\langle", "(").replace("\\rangle", ")")
     text = re.sub(r"\b([a-z])\s+in\s+(?=[(\[])", r"\1 \\in ", text)
@@ -78,11 +103,10 @@ def to_latex(text: str) -> str:
     while match := _BOX.search(text):
         text = text[: match.start()] + "{" + text[match.end() :]
     text = re.sub(r"\\begin\{[vV]matrix\}", r"\\det ⟪", text)
-    text = re.sub(r"\\begin\{(?:array|[bp]?matrix)\}(?:\{[^{}]*\})?", "⟪", text)
-    text = re.sub(r"\\end\{(?:array|[bpvV]?matrix)\}", "⟫", text)
+    text = re.sub(r"\\begin\s*\{(?:array|small|[bBp]?(?:small)?)(?:matrix)?\*?\}(?:\{[^{}]*\}|\[\w\])?", "⟪", text)
+    text = re.sub(r"\\end\s*\{(?:array|small|[bBpvV]?(?:small)?)(?:matrix)?\*?\}", "⟫", text)
     text = re.sub(r"\b(?:np|numpy|math|sympy|sp)\.(?=[a-z])", "", text)
     text = _numerals(text)
-    text = re.sub(r"\\\$\s*(-?(?:\d[\d.,]*)?\d)", r"\1⟦dollar⟧", text)
     text = re.sub(r"\\\$|(?<![\w}])USD?\s?\$", " ", text)
     text = re.sub(r"(?<!\\)\\[\[\]()]|\$", " ", text)
     text = text.replace("\\%", "⟦percent⟧").replace("%", "⟦percent⟧")
@@ -104,8 +128,8 @@ def _numerals(text: str) -> str:
 
 def _cases(match: re.Match[str]) -> str:
     rows = [row.split("&") for row in match[1].split("\\\\") if row.strip()]
-    if all(len(row) == 1 for row in rows):
-        return ", ".join(row[0] for row in rows)
+    if all(len(row) == 1 or re.match(r"\s*(?:[=<>]|\\[lgn]eq?(?![a-z]))", row[1]) for row in rows):
+        return ", ".join(" ".join(row).strip(" ,;.") for row in rows)
     condition = r"\\text\s*\{\s*(?:if|for|when)\s*\}|\b(?:if|when)\b"  # a pair of value and condition each
     return ", ".join("(" + ", ".join(re.sub(condition, "", part).strip(" ,;.") for part in row) + ")" for row in rows)
 
@@ -130,19 +154,41 @@ def _words(text: str) -> str:
         r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-zA-Z]))|\\degree(?![a-zA-Z])|\\circ(?![a-zA-Z])", "⟦degree⟧", text
     )
     text = _SPACING.sub(lambda m: "" if m[0] == "\\!" else " ", text)
+    text = in_figures(text)
+    text = re.sub(r"⟦degree⟧\s*([CF])(?![a-zA-Z])", r"⟦degree⟧⟦\1⟧", text)
+    text = re.sub(r"(?<=\d)\s*\\mu\s*(?:⟦([a-zA-Z]+)⟧|([mgsFAVLCTW])(?![a-zA-Z]))", _micro, text)
+    text = re.sub(r"(?<=[\d)}])\s*(?:⟦([kMmG])⟧|([kMmG]))?\s*\\Omega(?![a-zA-Z_])", _ohm, text)
+    text = _BARE_COMPOUND.sub(lambda m: re.sub(r"[A-Za-z]+", lambda w: f"⟦{w[0]}⟧", m[1]), text)
     if re.search(r"[\d})]", text):
         text = _UNIT_WORD.sub(lambda m: _mark(m[0]), text)
-    return _WORD.sub(lambda m: m[0] if re.fullmatch(rf"(?:{_FUNCTIONS})[xyzt]", m[0]) else _mark(m[0]), text)
+    text = _WORD.sub(lambda m: m[0] if _is_product(m[0]) else _mark(m[0]), text)
+    return _SHORT_WORD.sub(lambda m: _mark(m[0]), text)
+
+
+def _is_product(letters: str) -> bool:
+    """Whether letters in a row are symbols and no word: `sinx`, `abcd`, `wxyz`."""
+    if re.fullmatch(rf"(?:{_FUNCTIONS})[xyzt]", letters):
+        return True
+    in_a_row = all(ord(b) - ord(a) == 1 for a, b in pairwise(letters))
+    return in_a_row or not re.search(r"[aeiouyAEIOUY]|[A-Z]{2}|rhs|lhs", letters)
+
+
+def _micro(match: re.Match[str]) -> str:
+    return f"⟦u{match[1] or match[2]}⟧"
+
+
+def _ohm(match: re.Match[str]) -> str:
+    return f"⟦{match[1] or match[2] or ''}ohm⟧"
 
 
 def _text_command(match: re.Match[str]) -> str:
-    content = match[1].replace("~", " ").strip()
+    content = re.sub(r"\\[,;:! ]|~|\\cdot(?![a-zA-Z])\s*", " ", match[1]).strip()
     logic = content.strip(" ,;:").lower()
     if logic in _LOGIC:
         return _LOGIC[logic]
     before = match.string[: match.start()].rstrip(" \\,;:!~")
-    is_unit = re.fullmatch(rf"(?:[a-zA-Z]{{2,}}|[{_UNIT_LETTERS}])[a-zA-Z/^ 0-9.-]*", content)
-    if is_unit and before and before[-1] in "0123456789})⟧":
+    is_unit = re.fullmatch(rf"(?:[a-zA-Z]{{2,}}|[{_UNIT_LETTERS}])[a-zA-Z/^ 0-9.{{}}-]*", content)
+    if is_unit and _MEASURED.search(before) and not re.search(r"\b(?:and|or)\b", content):
         return "".join(_mark(part) for part in re.findall(r"[A-Za-z]+|[/^]|-?\d", content))
     if re.fullmatch(rf"{_FUNCTIONS}|{_GREEK}|inf", content):
         return f"\\{content} "
@@ -216,6 +262,9 @@ def closing(text: str, opened: int) -> int | None:
     return None
 
 
+_APPROXIMATELY = r"(?:⟦(?:approximately|approx|about|around|roughly|circa|exactly|precisely)⟧\.?|approx\\.)"
+
+
 def _tidy(text: str) -> str:
     text = re.sub(r"\s+", " ", text).strip()
     text = _RANGE_OF_PARAMETER.sub("", text)
@@ -226,10 +275,15 @@ def _tidy(text: str) -> str:
     text = re.sub(r"[\[(]\s*(⟪[^⟪⟫]*⟫)\s*[\])]", r"\1", text)
     while True:
         bare = (
-            re.sub(r"^(?:=|\\(?:approx|sim|therefore)(?![a-zA-Z]))", "", text.strip(" .,;:"))
+            re.sub(
+                rf"^(?:=>?|\\(?:approx|sim|simeq|therefore|implies|Rightarrow)(?![a-zA-Z])|{_APPROXIMATELY}(?=.*\d))",
+                "",
+                text.strip(" .,;:"),
+            )
             .removesuffix("\\\\")
             .strip()
         )
+        bare = re.sub(rf"(?<=\d)\s*(?:{_APPROXIMATELY}|\(\s*{_APPROXIMATELY}\s*\))$", "", bare)
         if bare.startswith("{") and closing(bare, 0) == len(bare) - 1:
             bare = bare[1:-1].strip()
         if bare == text:

@@ -6,11 +6,14 @@ The policy, where graders differ (`GradingSettings` holds the choices that are t
 - Equal in value is right, in whatever form: fractions, surds, mixed numbers, plain text, LaTeX, scientific notation.
 - A decimal stands for a number without a finite decimal form from six significant digits on. Two finite decimals are
   equal or not. A gold answer rounded to three digits or more takes the exact number that rounds to it.
-- 28 % is 0.28, and 28; never 2800.
+- 28 % is 0.28; 28 only if the recipe says so.
 - "Find all" wants all and nothing else. Lists have no order, tuples have one, sets have neither order nor copies.
 - Open and closed ends differ. An interval and the inequality that describes it are the same.
 - `x = 5` answers 5; an equation answers an equation if one is a multiple of the other.
-- A unit may be left out; a different one is converted or wrong. 90 degrees are pi/2.
+- A unit of the gold answer may not be left out, unless the recipe says so; a different one is converted or wrong, and
+  any may stand where the gold answer has none. 90 degrees are pi/2, and 90.
+- What multiplies is no unit: 3 x, 5 million and 5 squared are not 3 and 5.
+- Labels belong to their values: x = 2, y = 3 is not x = 3, y = 2.
 - A numeral with a base is right with that base (or the same number in another), not without.
 - A letter answers a multiple choice question, with or without the choice's text.
 - Words are compared as words, case and articles apart.
@@ -27,14 +30,16 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
-from typing import Any
+from typing import Any, NamedTuple
 
 from components.shared.grading.answer import committed_answer
 from components.shared.grading.equality import equal
+from components.shared.grading.explanations import explanation
 from components.shared.grading.expressions import TooLargeError, check_size
 from components.shared.grading.latex import to_latex
+from components.shared.grading.reading import readings
 from components.shared.grading.settings import GradingSettings
-from components.shared.grading.values import Group, Quantity, Value, is_usable, readings
+from components.shared.grading.values import Group, Quantity, Value, is_usable
 
 _CHOICE = re.compile(r"\(?\s*([A-J])\s*\)?")
 _CHOICE_WITH_TEXT = re.compile(r"\(\s*([A-J])\s*\)\s*(.*)|([A-J])\s*[).:]\s*(.*)", re.DOTALL)
@@ -44,9 +49,22 @@ _CHOSEN = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _SEVERAL_CHOICES = re.compile(r"[A-J]\s*\)?\s*(?:,|;|\band\b|\bor\b)\s*\(?\s*[A-J]\b")
+_WORDS = ("yes", "no", "true", "false")
+# No, because the series diverges.
+_WORD_WITH_REASON = re.compile(
+    rf"\W*({'|'.join(_WORDS)})(?:\s*[,.;:!\u2013\u2014-].*|\s+(?:because|since|as|for)\b.*)?", re.I | re.DOTALL
+)
 _TOLERANCE = re.compile(r"(-?\d+(?:\.\d+)?)\s*(?:\\pm|±|\+/-|\+-)\s*(\d*\.\d+|\d+)")
 _LONGEST = 5000  # characters of an answer that is still read
 _WRAPPING = re.compile(r"\\(?:text|mathrm|textbf|mathbf|mbox)\s*\{([^{}]*)\}|\\left|\\right|[$*]|\\[\[\]() ,;]")
+
+
+class Judged(NamedTuple):
+    """A verdict, None where the gold answer cannot be used."""
+
+    correct: bool | None
+    reason: str  # one of a few, which reports count
+    explanation: str = ""  # how gold answer and answer were read, and by which rule compared
 
 
 @dataclass(frozen=True)
@@ -56,10 +74,11 @@ class _Gold:
     texts: tuple[str, ...]
     alternatives: tuple[tuple[Value, ...], ...]  # of each text its readings
     choice: str | None = None  # the letter of a multiple choice
+    word: str | None = None  # yes, no, true or false
     within: tuple[Any, Any] | None = None  # the smallest and the largest number that is right
 
 
-def math_verdict(gold: str, answer: str, settings: GradingSettings) -> tuple[bool | None, str]:
+def math_verdict(gold: str, answer: str, settings: GradingSettings) -> Judged:
     """Whether an answer equals a gold answer.
 
     Args:
@@ -68,31 +87,53 @@ def math_verdict(gold: str, answer: str, settings: GradingSettings) -> tuple[boo
         settings: the judgement calls.
 
     Returns:
-        The verdict, None where the gold answer cannot be used, and the reason.
+        The verdict, None where the gold answer cannot be used, the reason, and how both were read and compared.
     """
     known = _read_gold(gold)
     if known is None:
-        return None, "not scorable"
+        return Judged(None, "not scorable")
     if not answer:
-        return False, "no answer"
+        return Judged(False, "no answer")
     if _plain(answer) in {_plain(text) for text in (gold, *known.texts)}:
-        return True, "the same text"
+        return Judged(True, "the same text")
     if len(answer) > _LONGEST:
-        return False, "longer than an answer"
-    if known.choice and (chosen := choice_of(answer)):
-        return chosen == known.choice, "choice"
+        return Judged(False, "longer than an answer")
     try:
-        found = readings(answer)
-        if _normal(answer) in {_normal(text) for text in known.texts}:
-            return True, "the same text"
-        if known.within:
-            return any(_is_within(value, known.within) for value in found), "range"
-        for alternative in known.alternatives:
-            if any(equal(g, a, settings) for g in alternative for a in found):
-                return True, "equal"
+        return _compared(known, answer, settings)
     except TooLargeError:
-        return False, "too large to work out"
-    return False, "different"
+        return Judged(False, "too large to work out")
+
+
+def _compared(known: _Gold, answer: str, settings: GradingSettings) -> Judged:
+    if known.choice and (chosen := choice_of(answer)):
+        right = chosen == known.choice and not _contradicts(known, answer, settings)
+        return Judged(right, "choice", f"choice {known.choice} and choice {chosen}: by letter")
+    answers = [answer]
+    if match := _CHOICE_WITH_TEXT.fullmatch(_plain_text(answer)):
+        answers.append((match[2] or match[4] or "").strip())  # of (B) 12 the 12
+    if known.word and (match := _WORD_WITH_REASON.fullmatch(_plain_text(answer))):
+        return Judged(match[1].casefold() == known.word, "word", f"words {known.word!r} and {match[1]!r}: as words")
+    if _normal(answer) in {_normal(text) for text in known.texts}:
+        return Judged(True, "the same text", "the same but for the way of writing")
+    found = [value for text in answers if text for value in readings(text)]
+    if known.within:
+        low, high = known.within
+        right = any(_is_within(value, known.within) for value in found)
+        return Judged(right, "range", f"from {str(low)[:40]} to {str(high)[:40]}")
+    pairs = [(g, a) for alternative in known.alternatives for g in alternative for a in found]
+    if pair := next((pair for pair in pairs if equal(*pair, settings)), None):
+        return Judged(True, "equal", explanation(*pair, settings))
+    return Judged(False, "different", explanation(*pairs[0], settings) if pairs else "")
+
+
+def _contradicts(known: _Gold, answer: str, settings: GradingSettings) -> bool:
+    """Whether the right letter stands with another number than the gold answer's."""
+    match = _CHOICE_WITH_TEXT.fullmatch(_plain_text(answer))
+    found = readings((match[2] or match[4] or "").strip()) if match else []
+    golds = [value for alternative in known.alternatives for value in alternative]
+    if not all(isinstance(value, Quantity) and not value.tree.free_symbols for value in (*found, *golds)):
+        return False
+    return bool(found and golds) and not any(equal(g, a, settings) for g in golds for a in found)
 
 
 def choice_of(answer: str) -> str | None:
@@ -200,7 +241,8 @@ def _one_of(texts: list[str]) -> _Gold | None:
         if found or choice:
             alternatives.append(found)
             kept.append(text)
-    return _Gold(tuple(kept), tuple(alternatives), choice) if kept else None
+    word = _plain_text(kept[0]).strip(" .").casefold() if len(kept) == 1 else ""
+    return _Gold(tuple(kept), tuple(alternatives), choice, word if word in _WORDS else None) if kept else None
 
 
 def _all_of(items: list[Any]) -> _Gold | None:

@@ -18,6 +18,9 @@ class Piece(NamedTuple):
     high_closed: bool
 
 
+EVERYTHING = (Piece(-INFINITY, INFINITY, False, False),)
+
+
 def _number(end: Any) -> float:
     return float(end.evalf(15))
 

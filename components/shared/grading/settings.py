@@ -12,8 +12,8 @@ class GradingSettings(Settings):
 
     seconds: float = Field(5.0, gt=0, description="An answer may take to judge; past it, it is wrong.")
     memory_mib: int = Field(2048, ge=512, description="Memory that judging an answer may take; past it, it is wrong.")
-    percent: Literal["either", "value"] = Field(
-        "either",
+    percent: Literal["value", "either"] = Field(
+        "value",
         description="28 % equals 0.28 and, if either, 28 too: the sign is often left out when asked for percent.",
     )
     rounded_gold: Literal["accept", "refuse"] = Field(
@@ -22,8 +22,11 @@ class GradingSettings(Settings):
     order: Literal["any", "as_written"] = Field(
         "any", description="Of a list without brackets. Tuples keep their order, sets have none."
     )
-    units: Literal["optional", "compare"] = Field(
-        "optional", description="Whether a unit may be left out. A different one is converted or wrong."
+    units: Literal["required", "optional"] = Field(
+        "required",
+        description="Whether an answer may leave out the gold answer's unit of measurement; a degree sign "
+        "it always may. "
+        "A different one is converted or wrong.",
     )
     max_failed_share: float = Field(
         0.01,

@@ -1,79 +1,246 @@
-"""Units of measurement: which are the same, and how those of one kind convert."""
+"""Units of measurement, by pint: which words are units, which are the same, and how those of one kind convert.
+
+Pint knows sizes and dimensions. Which spellings are taken for units is decided here, for pint reads `cats` as
+hundredths of a technical atmosphere and `ab` as a small cross section.
+"""
 
 import re
-from typing import Any
-
-# A unit's kind and how many of the kind's base unit it is, as a fraction (numerator, denominator).
-_UNITS: dict[str, tuple[str, tuple[int, int]]] = {}
-for _kind, _names in {
-    "length": {
-        "mm millimeter millimetre": (1, 1000), "cm centimeter centimetre": (1, 100), "dm": (1, 10),
-        "m meter metre": (1, 1), "km kilometer kilometre": (1000, 1), "in inch inche": (254, 10_000),
-        "ft foot feet": (3048, 10_000), "yd yard": (9144, 10_000), "mi mile": (1_609_344, 1000),
-    },
-    "mass": {
-        "mg": (1, 1_000_000), "g gram": (1, 1000), "kg kilogram": (1, 1), "lb pound": (45_359_237, 100_000_000),
-        "oz ounce": (45_359_237, 1_600_000_000),
-    },
-    "time": {
-        "s sec second": (1, 1), "min minute": (60, 1), "h hr hour": (3600, 1), "day": (86_400, 1), "week": (604_800, 1),
-    },
-    "calendar": {"month": (1, 1), "year": (12, 1)},
-    "volume": {"ml milliliter millilitre": (1, 1000), "l liter litre": (1, 1)},
-    "liquid": {"cup": (1, 16), "pint": (1, 8), "quart": (1, 4), "gallon": (1, 1)},
-    "money": {"cent": (1, 100), "dollar usd": (1, 1)},
-    "euro": {"euro eur": (1, 1)},
-    "angle": {"degree deg": (1, 1)},
-    "energy": {"j joule": (1, 1), "kj kilojoule": (1000, 1)},
-    "pressure": {"pa pascal": (1, 1), "kpa": (1000, 1)},
-    "power": {"w watt": (1, 1), "kw": (1000, 1)},
-    "frequency": {"hz": (1, 1), "khz": (1000, 1), "mhz": (1_000_000, 1)},
-}.items():  # fmt: skip
-    for _spellings, _factor in _names.items():
-        _UNITS |= dict.fromkeys(_spellings.split(), (_kind, _factor))
-
-Measure = tuple[tuple[tuple[str, int], ...], Any]  # kinds with their powers, and the size in base units
+from collections.abc import Callable
+from fractions import Fraction
+from functools import cache, lru_cache
+from typing import Any, NamedTuple
 
 
-def conversion(gold: str, answer: str) -> Any:
-    """What to multiply a number in the answer's unit by to have it in the gold's.
+class Measure(NamedTuple):
+    """A unit of measurement: x of it are x * factor + offset of the base units."""
+
+    dimension: tuple[tuple[str, int], ...]  # base units with their powers
+    factor: Fraction
+    offset: Fraction = Fraction(0)  # of temperatures
+
+    def times(self, other: "Measure", power: int) -> "Measure":
+        """This unit times another to a power."""
+        powers = dict(self.dimension)
+        for name, exponent in other.dimension:
+            powers[name] = powers.get(name, 0) + power * exponent
+        dimension = tuple(sorted((name, exponent) for name, exponent in powers.items() if exponent))
+        return Measure(dimension, self.factor * other.factor**power)
+
+
+_NO_UNIT = Measure((), Fraction(1))
+# Symbols with the prefixes that they take. Capitals matter: mm and Mm, but KM is km.
+_PREFIXED = re.compile(
+    r"[fpnuµmcdkMGTP]?(?:m|g|s|[lL]|N|J|W|V|A|Pa|Hz|mol|eV|B|bits?|bytes?|cal|Wh|K|T|F|C|M|ohm|Ohm|ton)|"
+    r"h(?:Pa|a|r|rs)?|"
+    r"[mk]bar|in|ft|yd|mi|lbs?|oz|mins?|secs?|d|ha|mph|kph|rpm|atm|psi|gal|qt|pt|rad|ly|au|kn|mmHg|fl_oz|tsp|tbsp"
+)
+_WORDS = frozenset({
+    "metre", "meter", "gram", "second", "minute", "hour", "day", "week", "fortnight", "month", "year", "century",
+    "millennium", "litre", "liter", "newton", "joule", "watt", "volt", "ampere", "amp", "pascal", "hertz", "mole",
+    "byte", "bit", "calorie", "kelvin", "tesla", "farad", "coulomb", "henry", "weber", "lumen", "lux", "candela",
+    "becquerel", "sievert", "molar", "inch", "foot", "feet", "yard", "mile", "furlong", "league", "fathom",
+    "nautical_mile", "angstrom", "parsec", "light_year", "astronomical_unit", "pound", "ounce", "stone", "ton",
+    "tonne", "metric_ton", "carat", "acre", "hectare", "pint", "quart", "gallon", "cup", "teaspoon", "tablespoon",
+    "fluid_ounce", "barrel", "bushel", "knot", "radian", "degree", "arcminute", "arcsecond", "steradian",
+    "atmosphere", "torr", "psi", "erg", "dyne", "horsepower", "electron_volt", "celsius", "fahrenheit", "poise",
+    "gauss", "watt_hour", "micron",
+})  # fmt: skip
+_PREFIX_WORDS = re.compile(
+    r"(?:femto|pico|nano|micro|milli|centi|deci|deca|hecto|kilo|mega|giga|tera|peta)(?=[a-z]{3})"
+)
+# Spellings that pint does not have, or has for something else.
+_SPELLINGS = {
+    "inche": "inch", "lb": "pound", "lbs": "pound", "sec": "second", "secs": "second", "hr": "hour", "hrs": "hour",
+    "min": "minute", "mins": "minute", "deg": "degree", "amp": "ampere", "kmh": "kph", "kmph": "kph", "kn": "knot",
+    "celsius": "degC", "degC": "degC", "fahrenheit": "degF", "degF": "degF", "centigrade": "degC", "kelvin": "kelvin",
+    "Ohm": "ohm", "C": "coulomb", "F": "farad", "T": "tesla", "M": "molar", "K": "kelvin", "A": "ampere", "d": "day",
+    "h": "hour", "kcal": "kilocalorie", "cal": "calorie", "au": "astronomical_unit", "AU": "astronomical_unit",
+    "millennia": "millennium", "centurie": "century", "henrie": "henry", "feet": "foot", "Calorie": "kilocalorie",
+    "rpm": "revolutions_per_minute", "pt": "pint", "qt": "quart", "gal": "gallon", "ton": "ton", "mi": "mile",
+    "ly": "light_year", "yr": "year", "yrs": "year", "mo": "month", "wk": "week", "cc": "milliliter", "fl_oz":
+    "fluid_ounce", "acre": "whole_acre", "furlong": "whole_furlong", "fathom": "whole_fathom", "tsp": "teaspoon",
+    "tbsp": "tablespoon",
+}  # fmt: skip
+_CURRENCIES: dict[str, tuple[str, int | Fraction]] = {
+    "dollar": ("usd", 1), "usd": ("usd", 1), "buck": ("usd", 1), "cent": ("usd", Fraction(1, 100)),
+    "penny": ("usd", Fraction(1, 100)), "pennie": ("usd", Fraction(1, 100)), "euro": ("eur", 1), "eur": ("eur", 1),
+    "gbp": ("gbp", 1), "pence": ("gbp", Fraction(1, 100)), "rupee": ("inr", 1), "inr": ("inr", 1), "rs": ("inr", 1),
+    "paise": ("inr", Fraction(1, 100)), "yen": ("jpy", 1), "jpy": ("jpy", 1), "yuan": ("cny", 1), "cny": ("cny", 1),
+    "rmb": ("cny", 1), "ruble": ("rub", 1), "rouble": ("rub", 1), "rub": ("rub", 1), "won": ("krw", 1),
+    "krw": ("krw", 1), "franc": ("chf", 1), "chf": ("chf", 1), "peso": ("mxn", 1), "lira": ("try", 1),
+    "baht": ("thb", 1), "shekel": ("ils", 1), "dong": ("vnd", 1), "krona": ("sek", 1), "krone": ("nok", 1),
+}  # fmt: skip
+# Words that only say that something is counted or how it is taken; they go with any unit.
+_GENERIC = frozenset({
+    "unit", "each", "long", "tall", "wide", "high", "deep", "old", "away", "apart", "total", "in", "of", "the", "a",
+    "an", "all", "altogether",
+})  # fmt: skip
+_LONGEST = 60
+_STERLING = Measure((("gbp", 1),), Fraction(1))
+
+
+_tell: Callable[[bool], None] = lambda begins: None  # noqa: E731
+
+
+def tell(loading: Callable[[bool], None]) -> None:
+    """Names a function to call before (True) and after (False) pint is loaded, a third of a second."""
+    global _tell
+    _tell = loading
+
+
+@cache
+def _registry() -> Any:
+    _tell(True)
+    import pint
+
+    registry: Any = pint.UnitRegistry(non_int_type=Fraction)
+    # Pint's are of survey feet, a millionth longer than the foot of which 43,560 square ones are an acre.
+    for definition in ("whole_acre = 43560 * foot ** 2", "whole_furlong = 660 * foot", "whole_fathom = 6 * foot"):
+        registry.define(definition)
+    registry.get_root_units("meter")  # what it puts off
+    _tell(False)
+    return registry
+
+
+def conversion(gold: str, answer: str, required: bool) -> tuple[Fraction, Fraction] | None:
+    """How to have a number in the answer's unit in the gold's: times the first, plus the second.
 
     Args:
-        gold: the unit as written, such as `cm`, `square feet`, `m/s` or `miles per hour`; empty for none.
+        gold: the unit as written, such as `cm`, `square feet`, `m/s`, `miles per hour` or `apples`; empty for none.
         answer: the answer's.
+        required: a unit of measurement that the gold has may not be left out, save degrees.
 
     Returns:
-        1 where either has no unit or one that is not a measure, such as `apples`; None where the two differ in kind.
+        (1, 0) where one may stand for the other as it is; None where the two differ in kind.
     """
-    a, b = _measure(gold), _measure(answer)
-    if a is None or b is None:
-        return 1
-    return b[1] / a[1] if a[0] == b[0] else None
+    if gold == answer:
+        return Fraction(1), Fraction(0)
+    a, b = measure_of(gold), measure_of(answer)
+    if a and b:
+        if {gold, answer} & {"pound", "pounds"} and _STERLING in (a, b):
+            a = b = _STERLING
+        if a.dimension != b.dimension:
+            return None
+        return b.factor / a.factor, (b.offset - a.offset) / a.factor
+    if not gold or not answer:
+        missing = bool(a) and not answer and required and not re.match(r"deg(?:ree)?", gold)
+        return None if missing else (Fraction(1), Fraction(0))
+    if a or b:
+        # 5 units, whatever they are, and 5 cm; 5 apples and 5 cm are two things.
+        return (Fraction(1), Fraction(0)) if not _nouns(gold if b else answer) else None
+    one, other = _nouns(gold), _nouns(answer)
+    return (Fraction(1), Fraction(0)) if one <= other or other <= one else None
 
 
 def is_unit(unit: str) -> bool:
     """Whether it is a unit of measurement that is known here."""
-    return _measure(unit) is not None
+    return measure_of(unit) is not None
 
 
-def _measure(unit: str) -> Measure | None:
-    """Kinds and size of a unit; None for none or for one that is not known."""
-    from sympy import Rational
+def _nouns(unit: str) -> frozenset[str]:
+    """The words of a unit that say what is counted, in the singular."""
+    words = re.findall(r"[A-Za-z]+", unit.lower().replace("-", ""))
+    return frozenset(_singular(word) for word in words if _singular(word) not in _GENERIC)
 
-    text = unit.lower().strip(" .").replace("squared", "^2").replace("cubed", "^3").replace("mph", "mi/h")
-    text = re.sub(r"\bkmh\b", "km/h", re.sub(r"\s*\bper\b\s*", "/", text))
-    powers: dict[str, int] = {}
-    size: Any = Rational(1)
-    for place, part in enumerate(text.split("/")):
-        for word, power in (("square ", "^2"), ("sq ", "^2"), ("cubic ", "^3")):
-            if part.startswith(word):
-                part = part.removeprefix(word) + power
-        name, _, exponent = part.replace(" ", "").partition("^")
-        spelling = name if name in _UNITS else name.removesuffix("s")
-        if spelling not in _UNITS or (exponent and not exponent.isdigit()):
+
+def _singular(word: str) -> str:
+    irregular = {
+        "men": "man",
+        "women": "woman",
+        "children": "child",
+        "people": "person",
+        "mice": "mouse",
+        "feet": "foot",
+    }
+    if word in irregular:
+        return irregular[word]
+    if word.endswith("ies"):
+        return word[:-3] + "y"
+    return re.sub(r"(?<=sh|ch|ss)es$|(?<=[a-z]{2})(?<!s)s$", "", word)
+
+
+@lru_cache(4096)
+def measure_of(unit: str) -> Measure | None:
+    """A unit's dimension and size; None for none or for one that is not known."""
+    if not unit or len(unit) > _LONGEST:
+        return None
+    text = re.sub(r"\\cdot(?![a-z])|·", "*", re.sub(r"[{}()]", "", unit))
+    text = re.sub(r"(?<!\^)-", " ", re.sub(r"\^\s*(-?)\s*", r"^\1", text))
+    text = re.sub(r"\bdegrees?\s*(?=(?:C|F|[Cc]elsius|[Ff]ahrenheit|[Cc]entigrade)\b)", "deg", text)
+    text = re.sub(r"\bdeg(?:[Cc]elsius|[Cc]entigrade)\b", "degC", re.sub(r"\bdeg[Ff]ahrenheit\b", "degF", text))
+    text = re.sub(r"\b(nautical|light|astronomical|metric|fluid|fl|electron|watt)[ -](?=[a-z])", r"\1_", text)
+    text = re.sub(r"\bfl_ounce", "fluid_ounce", text)
+    tokens = re.findall(r"[A-Za-zµ_]+|\^-?\d+|[/*]", text)
+    found = _parsed(tokens)
+    # `cm long` is cm, `dollars each` dollars.
+    while found is None and len(tokens) > 1 and _singular(tokens[-1].lower()) in _GENERIC:
+        tokens = tokens[:-1]
+        found = _parsed(tokens)
+    return found
+
+
+def _parsed(tokens: list[str]) -> Measure | None:
+    size, sign, power, place = _NO_UNIT, 1, 1, 0
+    while place < len(tokens):
+        token = tokens[place]
+        place += 1
+        if token in ("/", "per"):
+            sign = -1
+            continue
+        if token in ("*", "and") or (token == "a" and sign < 0):
+            continue
+        if token.lower() in ("square", "sq", "cubic"):
+            power = 3 if token.lower() == "cubic" else 2
+            continue
+        measure = _named(token)
+        if measure is None:
             return None
-        kind, factor = _UNITS[spelling]
-        signed = int(exponent or 1) * (-1 if place else 1)
-        powers[kind] = powers.get(kind, 0) + signed
-        size *= Rational(*factor) ** signed
-    return tuple(sorted(powers.items())), size
+        if (
+            place < len(tokens)
+            and (raised := tokens[place].lower())
+            and (raised[0] == "^" or raised in ("squared", "cubed"))
+        ):
+            power = {"squared": 2, "cubed": 3}.get(raised) or int(raised[1:])
+            place += 1
+            if abs(power) > 9:
+                return None
+        if len(tokens) == 1:
+            return measure
+        size = size.times(measure, sign * power)
+        # Behind one slash everything is below: J / kg K.
+        power = 1
+    return size if size.dimension or size.factor != 1 else None
+
+
+@lru_cache(4096)
+def _named(word: str) -> Measure | None:
+    """The unit of one name."""
+    singular = _singular(word.lower())
+    if currency := _CURRENCIES.get(singular):
+        return Measure(((currency[0], 1),), Fraction(currency[1]))
+    for spelling in (word, word.lower(), singular):
+        if spelling in _SPELLINGS:
+            return _of_pint(_SPELLINGS[spelling])
+        long = spelling.replace("metre", "meter").replace("litre", "liter")
+        if long in _WORDS or _PREFIX_WORDS.sub("", long) in _WORDS:
+            return _of_pint(long)
+        if _PREFIXED.fullmatch(spelling) and (len(word) > 1 or spelling == word):
+            return _of_pint(spelling)
+    return None
+
+
+def _of_pint(name: str) -> Measure | None:
+    if name in ("degree", "arcminute", "arcsecond", "revolutions_per_minute"):  # pint has them in radians, a decimal
+        degrees = {"degree": Fraction(1), "arcminute": Fraction(1, 60), "arcsecond": Fraction(1, 3600)}
+        if name in degrees:
+            return Measure((("degree", 1),), degrees[name])
+        return Measure((("revolution", 1), ("second", -1)), Fraction(1, 60))
+    registry = _registry()
+    if not registry.parse_unit_name(name):
+        return None
+    factor, units = registry.get_root_units(name)
+    powers = {base: Fraction(power) for base, power in units._units.items()}
+    if any(power.denominator != 1 for power in powers.values()):
+        return None
+    offset = {"degC": Fraction(27315, 100), "degF": Fraction(45967, 100) * Fraction(5, 9)}.get(name, Fraction(0))
+    return Measure(tuple(sorted((base, int(power)) for base, power in powers.items())), Fraction(factor), offset)

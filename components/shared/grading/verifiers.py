@@ -92,7 +92,7 @@ def warm_up(verifier: str, settings: GradingSettings) -> None:
         _reasoning_gym_task(verifier.removeprefix(REASONING_GYM))
 
 
-def verdict(verifier: str, gold: str, answer: str, settings: GradingSettings) -> tuple[bool | None, str]:
+def verdict(verifier: str, gold: str, answer: str, settings: GradingSettings) -> tuple[bool | None, str, str]:
     """Whether an answer is right, and why.
 
     Args:
@@ -103,7 +103,7 @@ def verdict(verifier: str, gold: str, answer: str, settings: GradingSettings) ->
         settings: the judgement calls.
 
     Returns:
-        True or False, None where the problem cannot be scored; and the reason.
+        True or False, None where the problem cannot be scored; the reason; how both were read and compared.
     """
     if verifier in READS_ANSWERS and (accepted := accepted_answers(gold)):
         found = [verdict(verifier, one, answer, settings) for one in accepted]
@@ -123,7 +123,7 @@ def verdict(verifier: str, gold: str, answer: str, settings: GradingSettings) ->
         return user_verdict(verifier, gold, answer)
     else:
         correct = _reasoning_gym_verdict(check_verifier(verifier).removeprefix(REASONING_GYM), gold, answer)
-    return correct, {True: "equal", False: "different", None: "not scorable"}[correct]
+    return correct, {True: "equal", False: "different", None: "not scorable"}[correct], f"by the verifier {verifier}"
 
 
 def accepted_answers(gold: str) -> list[str]:

@@ -1,9 +1,13 @@
-"""The grading worker: reads JSON lines (number, verifier, gold answer, answer), writes (number, verdict, reason).
+"""The grading worker: reads JSON lines (number, verifier, gold answer, answer), writes (number, verdict, reason,
+explanation).
 
 Started by `Grader`. It imports what verdicts need and then forks the process that judges, so that after an answer had
 to be killed, the next fork is ready in milliseconds. The fork limits its own memory and time, so that an answer
 which grows without bound ends this process and nothing else, even when the parent is gone. While it judges, it may
 neither start processes nor open connections nor write files.
+
+Pint, which only answers with units need, is loaded by the fork that meets the first one. It says so ("loading",
+"loaded"), for that time is not the answer's.
 """
 
 import json
@@ -26,6 +30,7 @@ _FORBIDDEN = (
     "subprocess.",
     "ctypes.",
 )
+_LOADING_SECONDS = 120.0
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_TRUNC
 
 
@@ -53,6 +58,7 @@ def main() -> None:
 
 def _judge(settings: Any, replies: Any) -> None:
     from components.shared.errors import InputError
+    from components.shared.grading import units
     from components.shared.grading.verifiers import verdict, warm_up
 
     memory = settings.memory_mib << 20
@@ -63,7 +69,12 @@ def _judge(settings: Any, replies: Any) -> None:
         if judging and (event.startswith(_FORBIDDEN) or (event == "open" and _writes(arguments))):
             raise PermissionError(f"{event} while judging an answer")
 
+    def loading(begins: bool) -> None:
+        replies.write(json.dumps(["loading" if begins else "loaded", 0]) + "\n")
+        signal.setitimer(signal.ITIMER_REAL, _LOADING_SECONDS if begins else settings.seconds + 5)
+
     sys.addaudithook(guard)
+    units.tell(loading)
     replies.write(json.dumps(["judging", os.getpid()]) + "\n")
     for line in sys.stdin.buffer:
         number, verifier, gold, answer = json.loads(line)
@@ -79,14 +90,14 @@ def _judge(settings: Any, replies: Any) -> None:
         signal.setitimer(signal.ITIMER_REAL, settings.seconds + 5)
         judging = True
         try:
-            correct, reason = verdict(verifier, gold, answer, settings)
+            correct, reason, explanation = verdict(verifier, gold, answer, settings)
         except MemoryError:
             os._exit(1)  # the next fork has all of its memory
         except Exception as error:  # whatever libraries and users' functions raise on text they cannot take
-            correct, reason = False, f"{type(error).__name__}: {error}"[:200]
+            correct, reason, explanation = False, f"{type(error).__name__}: {error}"[:200], ""
         judging = False
         signal.setitimer(signal.ITIMER_REAL, 0)
-        replies.write(json.dumps([number, correct, reason]) + "\n")
+        replies.write(json.dumps([number, correct, reason, explanation]) + "\n")
 
 
 def _writes(arguments: tuple[Any, ...]) -> bool:
