@@ -120,7 +120,7 @@ def verdict(verifier: str, gold: str, answer: str, settings: GradingSettings) ->
     elif verifier == "countdown":
         correct = _countdown_verdict(gold, answer)
     elif _FUNCTION.fullmatch(verifier):
-        return user_verdict(verifier, gold, answer)
+        return (*user_verdict(verifier, gold, answer), f"by the verifier {verifier}")
     else:
         correct = _reasoning_gym_verdict(check_verifier(verifier).removeprefix(REASONING_GYM), gold, answer)
     return correct, {True: "equal", False: "different", None: "not scorable"}[correct], f"by the verifier {verifier}"
