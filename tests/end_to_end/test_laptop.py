@@ -141,10 +141,11 @@ def test_again_is_all_cached_and_takes_seconds(finished: tuple[Path, str]) -> No
 
 def test_a_change_runs_again_what_it_affects_and_no_more(finished: tuple[Path, str]) -> None:
     output, _ = finished
+    """Preflight looks at every change of a parameter, and hands a stage what concerns it."""
     ran = stages_that_ran(run(output, "--set", "rft.epochs=2", "--iterations", "1"))
-    assert ran == ["iteration 1: RFT", "iteration 1: evaluation of rloop", "iteration 1: report"]
+    assert ran == ["preflight", "iteration 1: RFT", "iteration 1: evaluation of rloop", "iteration 1: report"]
     ran = stages_that_ran(run(output, "--set", "report.choose_by=pass_at_k"))
-    assert ran == ["iteration 1: report", "iteration 2: report"]
+    assert ran == ["preflight", "iteration 1: report", "iteration 2: report"]
 
 
 def test_one_more_iteration_runs_that_one_alone(finished: tuple[Path, str]) -> None:

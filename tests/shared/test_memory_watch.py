@@ -83,8 +83,12 @@ def test_80_and_95_per_cent_are_said_once_each(tmp_path: Path) -> None:
             heard.notify()
 
     def use(share: float, inactive: int = 0) -> None:
-        (folder / "memory.stat").write_text(f"inactive_file {inactive}\n")
-        (folder / "memory.current").write_text(f"{round(share * 4 * GIB) + inactive}\n")
+        for name, text in (
+            ("memory.stat", f"inactive_file {inactive}\n"),
+            ("memory.current", f"{round(share * 4 * GIB) + inactive}\n"),
+        ):
+            (folder / "new").write_text(text)  # whole at any moment, as the kernel's are
+            (folder / "new").rename(folder / name)
 
     def expect(count: int) -> None:
         with heard:
