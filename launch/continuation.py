@@ -2,8 +2,8 @@
 
 The last whole iteration counts: the last one whose report ended well. Of a run in a folder, the stages' links tell
 where its artifacts are. Of a run on Kubeflow, its Argo workflow does, which KFP hands out by its older API: a stage's
-driver writes into the node what the stage's pod is started with, the URIs of its outputs among it. A driver that finds
-the result in the cache writes nothing.
+driver writes into the node what the stage's pod is started with, the URIs of its inputs and outputs among it. A driver
+that finds the result in the cache writes nothing; then a stage that took the result in may tell.
 """
 
 import base64
@@ -26,7 +26,13 @@ from launch.run_stages import FINISHED, run_state
 from launch.server import NotFound
 
 _VANILLA, _EXPERTS = "vanilla_state", "experts"
-_UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+# The stages of an iteration that take in what is handed on, and under which input.
+_TAKERS = {
+    "policy": ("report", "rloop_policy"),
+    "best_policy": ("publishing", "best_policy"),
+    "results": ("publishing", "results"),
+    _EXPERTS: ("rft", "experts"),
+}
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,13 @@ class Earlier:
 
     iterations: int
     uris: dict[str, str]
+
+    def __post_init__(self) -> None:
+        if len(set(self.uris.values())) < len(self.uris):
+            raise InputError(
+                f"two of {', '.join(self.uris)} lie in one place, which Kubeflow's metadata store does not let a stage "
+                f"take twice: {self.uris}"
+            )
 
     def words(self) -> str:
         """What is gone on from, for people."""
@@ -115,9 +128,11 @@ def continued_run(cluster: Cluster, name_or_id: str, recipe: Recipe) -> Earlier:
     uris = {}
     for name in taken_over(recipe):
         stage, output = _maker(name, last)
-        uri = attempts.uri(last, stage, output)
+        uri = attempts.uri(last, f"{stage}-driver", "outputs", output)
+        if uri is None and name in _TAKERS:
+            uri = attempts.uri(last, f"{_TAKERS[name][0]}-driver", "inputs", _TAKERS[name][1])
         if uri is None:
-            raise InputError(_from_the_cache(cluster, run, attempts, last, stage))
+            raise InputError(_from_the_cache(cluster, run, stage, last))
         uris[name] = uri
     return Earlier(last, uris)
 
@@ -151,26 +166,13 @@ class _Attempts:
         """Whether a stage of an iteration ended well."""
         return any(node.get("phase") == "Succeeded" for node in self._of(iteration, stage))
 
-    def uri(self, iteration: int, stage: str, output: str) -> str | None:
-        """Where a stage's output lies; None if it came from the cache."""
-        for node in self._of(iteration, f"{stage}-driver"):
-            artifacts = _executor_input(node).get("outputs", {}).get("artifacts", {})
-            if node.get("phase") == "Succeeded" and output in artifacts:
-                return str(artifacts[output]["artifacts"][0]["uri"])
+    def uri(self, iteration: int, driver: str, kind: str, name: str) -> str | None:
+        """Where a stage's input or output lies, by what its driver prepared; None if the stage came from the cache."""
+        for node in self._of(iteration, driver):
+            artifacts = _executor_input(node).get(kind, {}).get("artifacts", {})
+            if node.get("phase") == "Succeeded" and name in artifacts:
+                return str(artifacts[name]["artifacts"][0]["uri"])
         return None
-
-    def other_runs(self, iteration: int, run_id: str) -> list[str]:
-        """The ids of other runs that made what stages of an iteration took in."""
-        uris = [
-            artifact["uri"]
-            for tasks, nodes in self._nodes.items()
-            if len(tasks) == 3 and _number(tasks[1]) == iteration
-            for node in nodes
-            for each in _executor_input(node).get("inputs", {}).get("artifacts", {}).values()
-            for artifact in each["artifacts"]
-        ]
-        found = (re.search(rf"/({_UUID})/[^/]+/{_UUID}/[^/]+$", uri) for uri in uris if "/data-preparation/" not in uri)
-        return sorted({match[1] for match in found if match} - {run_id})
 
     def _of(self, iteration: int, task: str) -> list[dict[str, Any]]:
         names = {f"iteration-{iteration}", *(["iteration"] if iteration == 1 else [])}
@@ -239,15 +241,15 @@ def _check_switches(specification: dict[str, Any], recipe: Recipe, named: str) -
             raise InputError(f"--continue: {named} has no {what} to go on with: {leave}")
 
 
-def _from_the_cache(cluster: Cluster, run: Any, attempts: _Attempts, iteration: int, stage: str) -> str:
+def _from_the_cache(cluster: Cluster, run: Any, stage: str, iteration: int) -> str:
     """What to say of a run whose stage came from the cache."""
     said = (
         f"--continue {run.display_name}: {stage} of its iteration {iteration} came from the cache, and only the run "
         "that made the result tells where it lies. "
     )
-    if others := attempts.other_runs(iteration, run.run_id):
-        return said + f"What its stages took in was made by the run {' and the run '.join(others)}: name that one"
-    return said + (
-        f"Name that run: the page of the stage in the UI ({cluster.run_link(run.run_id)}) shows its outputs' URIs, "
-        "which hold the run's id"
+    if (same := cluster.same_before(run)) is not None:
+        return f"{said}Name {same.run_id} ({same.display_name!r}), an earlier run of the same version and parameters"
+    return (
+        f"{said}The stage's page in the UI shows its outputs' URIs, which hold that run's id; name it: "
+        f"{cluster.run_link(run.run_id)}"
     )
