@@ -166,18 +166,15 @@ def _previous(results: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 def _check_measured_alike(policies: list[dict[str, Any]]) -> None:
     first = policies[0]
     for policy in policies[1:]:
-        for key in _MEASURED_BY:
-            if policy["settings"].get(key) != first["settings"].get(key):
+        both = (policy, first)
+        measured = {f"eval.{key}": [each["settings"].get(key) for each in both] for key in _MEASURED_BY}
+        measured["problems"] = [{e["benchmark"]: e["problems"] for e in each["evaluations"]} for each in both]
+        for what, (here, there) in measured.items():
+            if here != there:
                 raise InputError(
-                    f"{policy['name']} was measured with eval.{key} {policy['settings'][key]}, {first['name']} with "
-                    f"{first['settings'][key]}: they cannot be compared. Go on with the eval section of the run before"
+                    f"{policy['name']} and {first['name']} cannot be compared: {what} {here} and {there}. Go on with "
+                    "the benchmarks and the eval section of the run before"
                 )
-        measured, firsts = ({e["benchmark"]: e["problems"] for e in each["evaluations"]} for each in (policy, first))
-        if measured != firsts:
-            raise InputError(
-                f"{policy['name']} was measured on {measured} problems, {first['name']} on {firsts}: they cannot be "
-                f"compared. Go on with the benchmarks of the run before"
-            )
 
 
 def _without_problems(policy: dict[str, Any]) -> dict[str, Any]:
