@@ -327,7 +327,7 @@ def build_pipeline(
     """
     graph = Graph(recipe, registry, variant)
     numbers = range(before + 1, before + iterations + 1)
-    title = f"RLoop, iterations {numbers[0]} to {numbers[-1]}" if before else f"RLoop, {iterations} iterations"
+    title = f"RLoop, from {before} to {numbers[-1]} iterations" if before else f"RLoop, {iterations} iterations"
     first, later = iteration_pipeline(graph, begins=True), iteration_pipeline(graph, begins=False)
     defaults = run_parameters(recipe)
 

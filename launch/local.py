@@ -91,7 +91,7 @@ def run_locally(
             raise InputError(f"several nodes need a cluster: add --set {section}.parallel.nodes=1 to run it here")
     before = earlier.iterations if earlier else 0
     last = before + recipe.iterations
-    words = f"iterations {before + 1} to {last}" if before else f"{last} iterations"
+    words = f"from {before} to {last} iterations" if before else f"{last} iterations"
     console = Console(file=sys.stdout, highlight=False)  # the real one: kfp.local's output is redirected
     with _exclusive(output_dir), _terminate_like_interrupt(), _temporary_folder(output_dir):
         compiled = output_dir / "rloop.yaml"

@@ -1,0 +1,36 @@
+"""A run that goes on from where another ended comes to what one run would have come to."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.shared.policy import policy_id
+from tests.end_to_end.test_laptop import run, stages_that_ran
+
+pytestmark = pytest.mark.slow
+OPTIONS = ("--with-vanilla-rl", "--set", "experts_from=all", "--set", "rl.steps=3", "--iterations")
+
+
+def figures(value: Any) -> Any:
+    """Results without what differs from one run of the same to the next."""
+    if isinstance(value, dict):
+        return {key: figures(each) for key, each in value.items() if "second" not in key and key != "tracked_at"}
+    return [figures(each) for each in value] if isinstance(value, list) else value
+
+
+def test_two_runs_of_one_iteration_are_one_run_of_two(tmp_path: Path) -> None:
+    run(tmp_path / "whole", *OPTIONS, "2")
+    run(tmp_path / "first", *OPTIONS, "1")
+    go_on = (*OPTIONS, "1", "--continue", str(tmp_path / "first"))
+    text = run(tmp_path / "second", *go_on)
+    assert "from 1 to 2 iterations" in text and "[12/12] iteration 2: report" in text
+    assert not any("base" in stage for stage in stages_that_ran(text)), "its evaluation is among the results"
+    for name in ("summary.json", "problems.json"):
+        whole, second = (json.loads((tmp_path / each / name).read_text()) for each in ("whole", "second"))
+        assert figures(second) == figures(whole)
+    assert policy_id(tmp_path / "second" / "policy") == policy_id(tmp_path / "whole" / "policy")
+    assert "explored-2" in (tmp_path / "second" / "report.html").read_text()
+    assert not (tmp_path / "second" / "stages" / "importer").exists()
+    assert stages_that_ran(run(tmp_path / "second", *go_on)) == [], "the same command again has all of it"
