@@ -313,6 +313,68 @@ def take_over(recipe: Recipe, before: int, uris: dict[str, Any]) -> dict[str, An
     return imported
 
 
+def add_iterations(
+    graph: Graph,
+    pipelines: tuple[Any, Any],
+    numbers: range,
+    earlier: dict[str, Any],
+    checked: dict[str, Any],
+    prepared: dict[str, Any],
+) -> None:
+    """Adds the iterations, each from where the one before ended; before a run's first, the base policy's evaluation.
+
+    Args:
+        graph: makes the tasks.
+        pipelines: of a run's first iteration, and of all others.
+        numbers: of the iterations.
+        earlier: what is taken over from another run, by name; empty for a run of its own.
+        checked: outputs of preflight.
+        prepared: outputs of data preparation.
+    """
+    recipe = graph.recipe
+    placed = {name: checked[name] for name in POOL_PARAMETERS}
+    first, later = pipelines
+    for_all = {
+        "problems": prepared["problems"],
+        "benchmark_problems": prepared["benchmark_problems"],
+        **{name: checked[name] for name in ITERATION_SETTINGS},
+        **placed,
+    }
+    for number in numbers:
+        if not earlier:
+            base_evaluation = graph.stage(
+                EVALUATION_OF["base"],
+                "evaluation",
+                "Evaluation: base policy",
+                placed,
+                policy=prepared["base_policy"],
+                benchmark_problems=prepared["benchmark_problems"],
+                kind="base",
+                iteration=0,
+                settings=checked["evaluation_settings"],
+            )
+            task = first(
+                iteration=number,
+                policy=prepared["base_policy"],
+                results=prepared["report"],
+                base_evaluation=base_evaluation.outputs["evaluation"],
+                **for_all,
+            )
+        else:
+            needed = {"best_policy": earlier["best_policy"], "results": earlier["results"]}
+            if recipe.vanilla or recipe.rft_from == "base":
+                needed["base_policy"] = prepared["base_policy"]
+            if recipe.vanilla:
+                needed["vanilla_state"] = earlier["vanilla_state"]
+            if recipe.experts_from == "all":
+                needed["earlier_experts"] = earlier["experts"]
+            task = variant_of(later, f"iteration-{number}")(
+                iteration=number, policy=earlier["policy"], **needed, **for_all
+            )
+        task.set_display_name(f"Iteration {number}")
+        earlier = {**task.outputs, "policy": task.outputs["rloop_policy"]}
+
+
 def build_pipeline(
     recipe: Recipe, iterations: int, registry: str = "", variant: str = "", before: int = 0
 ) -> Callable[..., Any]:
@@ -328,7 +390,8 @@ def build_pipeline(
     graph = Graph(recipe, registry, variant)
     numbers = range(before + 1, before + iterations + 1)
     title = f"RLoop, from {before} to {numbers[-1]} iterations" if before else f"RLoop, {iterations} iterations"
-    first, later = iteration_pipeline(graph, begins=True), iteration_pipeline(graph, begins=False)
+    # KFP wants a nested pipeline to be defined outside of the one that uses it.
+    pipelines = iteration_pipeline(graph, begins=True), iteration_pipeline(graph, begins=False)
     defaults = run_parameters(recipe)
 
     @dsl.pipeline(name=PIPELINE_NAME, display_name=title)
@@ -414,45 +477,7 @@ def build_pipeline(
             settings=checked["preparation_settings"],
         )
         prepared = preparation.outputs
-        for_all = {
-            "problems": prepared["problems"],
-            "benchmark_problems": prepared["benchmark_problems"],
-            **{name: checked[name] for name in ITERATION_SETTINGS},
-            **placed,
-        }
-        for number in numbers:
-            if not earlier:
-                base_evaluation = graph.stage(
-                    EVALUATION_OF["base"],
-                    "evaluation",
-                    "Evaluation: base policy",
-                    placed,
-                    policy=prepared["base_policy"],
-                    benchmark_problems=prepared["benchmark_problems"],
-                    kind="base",
-                    iteration=0,
-                    settings=checked["evaluation_settings"],
-                )
-                task = first(
-                    iteration=number,
-                    policy=prepared["base_policy"],
-                    results=prepared["report"],
-                    base_evaluation=base_evaluation.outputs["evaluation"],
-                    **for_all,
-                )
-            else:
-                needed = {"best_policy": earlier["best_policy"], "results": earlier["results"]}
-                if recipe.vanilla or recipe.rft_from == "base":
-                    needed["base_policy"] = prepared["base_policy"]
-                if recipe.vanilla:
-                    needed["vanilla_state"] = earlier["vanilla_state"]
-                if recipe.experts_from == "all":
-                    needed["earlier_experts"] = earlier["experts"]
-                task = variant_of(later, f"iteration-{number}")(
-                    iteration=number, policy=earlier["policy"], **needed, **for_all
-                )
-            task.set_display_name(f"Iteration {number}")
-            earlier = {**task.outputs, "policy": task.outputs["rloop_policy"]}
+        add_iterations(graph, pipelines, numbers, earlier, checked, prepared)
 
     built: Callable[..., Any] = rloop
     return built
@@ -603,6 +628,8 @@ def run_command(
     """
     recipe = load_recipe(recipe_path, overrides, iterations, vanilla)
     earlier = continued_folder(continued, recipe) if continued else None
+    if continued and output_dir and output_dir.resolve() == continued.resolve():
+        raise InputError(f"--output-dir {output_dir} is the folder of the run that this one goes on from: name another")
     name = f"{recipe_path.stem}-from-{earlier.iterations + 1}" if earlier else recipe_path.stem
     output_dir = output_dir or Path("runs") / name
     sys.exit(run_locally(recipe, recipe_path, output_dir, until, compile_pipeline, runner, store, earlier))

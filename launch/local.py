@@ -194,7 +194,8 @@ class _Run:
     def _stage(self, kfp_execute: Callable[..., Any], **kwargs: Any) -> tuple[dict[str, Any], status.Status]:
         executor = kwargs["components"][kwargs["task_spec"].component_ref.name].executor_label
         if kwargs["executors"][executor].WhichOneof("spec") == "importer":
-            return kfp_execute(**kwargs)  # names what is there: no stage of the run
+            imported: tuple[dict[str, Any], status.Status] = kfp_execute(**kwargs)
+            return imported  # what is there: no stage of the run
         path = _path(kwargs["task_name"], kwargs["io_store"])
         kwargs = self._own_component(path, **kwargs)
         log_path = self._output_dir / "logs" / f"{path.replace('/', '.')}.log"
