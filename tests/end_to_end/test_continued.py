@@ -22,16 +22,18 @@ def figures(value: Any) -> Any:
 
 
 def test_two_runs_of_one_iteration_are_one_run_of_two(tmp_path: Path) -> None:
-    run(tmp_path / "whole", *OPTIONS, "2")
-    run(tmp_path / "first", *OPTIONS, "1")
-    go_on = (*OPTIONS, "1", "--continue", str(tmp_path / "first"))
-    text = run(tmp_path / "second", *go_on)
+    whole, second = tmp_path / "whole", tmp_path / "second"
+    run(whole, *OPTIONS, "1")
+    go_on = (*OPTIONS, "1", "--continue", str(whole))
+    text = run(second, *go_on)
     assert "from 1 to 2 iterations" in text and "[12/12] iteration 2: report" in text
     assert not any("base" in stage for stage in stages_that_ran(text)), "its evaluation is among the results"
+    assert not (second / "stages" / "importer").exists()
+    assert stages_that_ran(run(second, *go_on)) == [], "the same command again has all of it"
+    again = run(whole, *OPTIONS, "2")
+    assert all(stage.startswith("iteration 2: ") for stage in stages_that_ran(again)), "the first one is there"
     for name in ("summary.json", "problems.json"):
-        whole, second = (json.loads((tmp_path / each / name).read_text()) for each in ("whole", "second"))
-        assert figures(second) == figures(whole)
-    assert policy_id(tmp_path / "second" / "policy") == policy_id(tmp_path / "whole" / "policy")
-    assert "explored-2" in (tmp_path / "second" / "report.html").read_text()
-    assert not (tmp_path / "second" / "stages" / "importer").exists()
-    assert stages_that_ran(run(tmp_path / "second", *go_on)) == [], "the same command again has all of it"
+        one, two = (json.loads((each / name).read_text()) for each in (whole, second))
+        assert figures(two) == figures(one)
+    assert policy_id(second / "policy") == policy_id(whole / "policy")
+    assert "explored-2" in (second / "report.html").read_text()
