@@ -8,6 +8,9 @@ RL exploration, rollout harvesting, verification filtering, RFT from the iterati
 evaluation of both policies, and the report. With vanilla RL to compare, each iteration from the second on also
 prolongs one long RL run by as many steps; the first iteration's exploration is its beginning. N iterations are
 unrolled when the pipeline is compiled, since KFP has no loop that carries state.
+
+A run that goes on from where another ended takes that one's last policy, best policy, results and so on in through
+importers, by URIs that are parameters; its iterations are numbered from there, and none evaluates the base policy.
 """
 
 import copy
@@ -41,11 +44,12 @@ from launch.cluster import PIPELINE_NAME
 from launch.cluster_commands import cancel, retry, status
 from launch.compare import compare
 from launch.compiled import read_compiled, reduce_compiled
+from launch.continuation import continued_folder
 from launch.grade import grade
 from launch.images import STAGES, VARIANTS, default_variant, image, require_images
 from launch.images_command import images
 from launch.local import run_locally
-from launch.parameters import run_parameters
+from launch.parameters import run_parameters, taken_over
 from launch.plan import plan
 from launch.pools import connect, place, pool_parameters
 from launch.recipe import Recipe, load_recipe
@@ -54,16 +58,26 @@ from launch.submit import submit
 from launch.workflow_size import check_size, workflow_size
 
 
-def variant(component: Any, name: str) -> Any:
+def variant_of(component: Any, name: str) -> Any:
     """The same component under another name, for tasks that are called by what they do."""
     clone = copy.copy(component)
     clone.component_spec = dataclasses.replace(component.component_spec, name=name)
     return clone
 
 
-EVALUATION_OF = {kind: variant(evaluation, f"evaluation-{kind}") for kind in ("base", "explored", "rloop", "vanilla")}
-vanilla_rl = variant(rl_exploration, "vanilla-rl")
-vanilla_harvesting = variant(rollout_harvesting, "vanilla-harvesting")
+EVALUATION_OF = {
+    kind: variant_of(evaluation, f"evaluation-{kind}") for kind in ("base", "explored", "rloop", "vanilla")
+}
+vanilla_rl = variant_of(rl_exploration, "vanilla-rl")
+vanilla_harvesting = variant_of(rollout_harvesting, "vanilla-harvesting")
+# What a run may take over from another: its type, and what the UI calls it.
+TAKEN_OVER = {
+    "policy": (dsl.Model, "Policy"),
+    "best_policy": (dsl.Model, "Best policy"),
+    "results": (dsl.Artifact, "Results"),
+    "vanilla_state": (dsl.Artifact, "State of vanilla RL"),
+    "experts": (dsl.Dataset, "Experts"),
+}
 # What preflight hands to the iterations as it is: the settings of their stages, and where their pods go.
 ITERATION_SETTINGS = [f"{stage}_settings" for stage in READ_BY if stage != "preparation"]
 POOL_PARAMETERS = [f"{pool}_{what}" for pool in POOLS for what in ("nodes", "taints")]
@@ -279,7 +293,92 @@ def iteration_pipeline(graph: Graph, begins: bool) -> Any:
     return iteration
 
 
-def build_pipeline(recipe: Recipe, iterations: int, registry: str = "", variant: str = "") -> Callable[..., Any]:
+def take_over(recipe: Recipe, before: int, uris: dict[str, Any]) -> dict[str, Any]:
+    """Adds the importers of what a run takes over from the one that it goes on from.
+
+    None imports anew what is known under its URI already: the same run once more comes from the cache.
+
+    Args:
+        recipe: says what is needed.
+        before: iterations of that run.
+        uris: of all that may be taken over.
+
+    Returns:
+        The artifacts by name.
+    """
+    imported = {}
+    for name in taken_over(recipe):
+        kind, words = TAKEN_OVER[name]
+        task = dsl.importer(artifact_uri=uris[name], artifact_class=kind, reimport=False)
+        imported[name] = task.set_display_name(f"{words} of iteration {before}").output
+    return imported
+
+
+def add_iterations(
+    graph: Graph,
+    pipelines: tuple[Any, Any],
+    numbers: range,
+    earlier: dict[str, Any],
+    checked: dict[str, Any],
+    prepared: dict[str, Any],
+) -> None:
+    """Adds the iterations, each from where the one before ended; before a run's first, the base policy's evaluation.
+
+    Args:
+        graph: makes the tasks.
+        pipelines: of a run's first iteration, and of all others.
+        numbers: of the iterations.
+        earlier: what is taken over from another run, by name; empty for a run of its own.
+        checked: outputs of preflight.
+        prepared: outputs of data preparation.
+    """
+    recipe = graph.recipe
+    placed = {name: checked[name] for name in POOL_PARAMETERS}
+    first, later = pipelines
+    for_all = {
+        "problems": prepared["problems"],
+        "benchmark_problems": prepared["benchmark_problems"],
+        **{name: checked[name] for name in ITERATION_SETTINGS},
+        **placed,
+    }
+    for number in numbers:
+        if not earlier:
+            base_evaluation = graph.stage(
+                EVALUATION_OF["base"],
+                "evaluation",
+                "Evaluation: base policy",
+                placed,
+                policy=prepared["base_policy"],
+                benchmark_problems=prepared["benchmark_problems"],
+                kind="base",
+                iteration=0,
+                settings=checked["evaluation_settings"],
+            )
+            task = first(
+                iteration=number,
+                policy=prepared["base_policy"],
+                results=prepared["report"],
+                base_evaluation=base_evaluation.outputs["evaluation"],
+                **for_all,
+            )
+        else:
+            needed = {"best_policy": earlier["best_policy"], "results": earlier["results"]}
+            if recipe.vanilla or recipe.rft_from == "base":
+                needed["base_policy"] = prepared["base_policy"]
+            if recipe.vanilla:
+                needed["vanilla_state"] = earlier["vanilla_state"]
+            if recipe.experts_from == "all":
+                needed["earlier_experts"] = earlier["experts"]
+            task = variant_of(later, f"iteration-{number}")(
+                iteration=number, policy=earlier["policy"], **needed, **for_all
+            )
+        task.set_display_name(f"Iteration {number}")
+        earlier = {**task.outputs, "policy": task.outputs["rloop_policy"]}
+
+
+def build_pipeline(
+    recipe: Recipe, iterations: int, registry: str = "", variant: str = "", before: int = 0
+) -> Callable[..., Any]:
     """The `rloop` pipeline of N iterations, its parameters' defaults taken from a recipe.
 
     Args:
@@ -287,13 +386,22 @@ def build_pipeline(recipe: Recipe, iterations: int, registry: str = "", variant:
         iterations: N.
         registry: where the stages' images are; empty for a local run.
         variant: of the training stages' images, cuda or cpu; empty: cuda for a registry, else cpu.
+        before: iterations of the run that it goes on from; 0 for a run of its own.
     """
     graph = Graph(recipe, registry, variant)
-    first, later = iteration_pipeline(graph, begins=True), iteration_pipeline(graph, begins=False)
+    numbers = range(before + 1, before + iterations + 1)
+    title = f"RLoop, from {before} to {numbers[-1]} iterations" if before else f"RLoop, {iterations} iterations"
+    # KFP wants a nested pipeline to be defined outside of the one that uses it.
+    pipelines = iteration_pipeline(graph, begins=True), iteration_pipeline(graph, begins=False)
     defaults = run_parameters(recipe)
 
-    @dsl.pipeline(name=PIPELINE_NAME, display_name=f"RLoop, {iterations} iterations")
-    def rloop(
+    @dsl.pipeline(name=PIPELINE_NAME, display_name=title)
+    def rloop(  # parameters that the pipeline does not read are left out of the compiled one
+        continue_policy: str,
+        continue_best_policy: str,
+        continue_results: str,
+        continue_vanilla_state: str,
+        continue_experts: str,
         base_policy: str = defaults["base_policy"],
         seed: int = defaults["seed"],
         data_train: list = defaults["data_train"],
@@ -311,6 +419,11 @@ def build_pipeline(recipe: Recipe, iterations: int, registry: str = "", variant:
         the iteration's initial policy on them, and start again from there (arXiv 2511.04285).
 
         Args:
+            continue_policy: URI of the policy where the run goes on: the last rloop_policy of the run before.
+            continue_best_policy: URI of the best policy of that run.
+            continue_results: URI of that run's last results.
+            continue_vanilla_state: URI of the training state in which that run left vanilla RL.
+            continue_experts: URI of that run's last experts.
             base_policy: Where RLoop starts: a Hugging Face model folder, s3://BUCKET/FOLDER, or hf://ORG/NAME[@REVISION].
             seed: Seed of all sampling and shuffling.
             data_train: Sources of training problems, each with a uri and, where needed, verifier and columns.
@@ -324,11 +437,21 @@ def build_pipeline(recipe: Recipe, iterations: int, registry: str = "", variant:
             pools: By node pool (cpu, training, inference): node_selector, tolerations, accelerator_memory_gib.
             advanced: By section of the recipe (data, rl, grading, ...): all other keys, where not at their defaults.
         """
+        uris = {
+            "policy": continue_policy,
+            "best_policy": continue_best_policy,
+            "results": continue_results,
+            "vanilla_state": continue_vanilla_state,
+            "experts": continue_experts,
+        }
+        earlier = take_over(recipe, before, uris) if before else {}
         checking = graph.stage(
             preflight,
             "preflight",
             "Preflight",
             pool_parameters(recipe.pools),
+            earlier_results=earlier.get("results"),
+            earlier_iterations=before or None,
             base_policy_uri=base_policy,
             seed=seed,
             data_train=data_train,
@@ -355,52 +478,24 @@ def build_pipeline(recipe: Recipe, iterations: int, registry: str = "", variant:
             settings=checked["preparation_settings"],
         )
         prepared = preparation.outputs
-        base_evaluation = graph.stage(
-            EVALUATION_OF["base"],
-            "evaluation",
-            "Evaluation: base policy",
-            placed,
-            policy=prepared["base_policy"],
-            benchmark_problems=prepared["benchmark_problems"],
-            kind="base",
-            iteration=0,
-            settings=checked["evaluation_settings"],
-        )
-        for_all = {
-            "problems": prepared["problems"],
-            "benchmark_problems": prepared["benchmark_problems"],
-            **{name: checked[name] for name in ITERATION_SETTINGS},
-            **placed,
-        }
-        before = None
-        for number in range(1, iterations + 1):
-            if before is None:
-                task = first(
-                    iteration=number,
-                    policy=prepared["base_policy"],
-                    results=prepared["report"],
-                    base_evaluation=base_evaluation.outputs["evaluation"],
-                    **for_all,
-                )
-            else:
-                needed = {"best_policy": before["best_policy"], "results": before["results"]}
-                if recipe.vanilla or recipe.rft_from == "base":
-                    needed["base_policy"] = prepared["base_policy"]
-                if recipe.vanilla:
-                    needed["vanilla_state"] = before["vanilla_state"]
-                if recipe.experts_from == "all":
-                    needed["earlier_experts"] = before["experts"]
-                task = later(iteration=number, policy=before["rloop_policy"], **needed, **for_all)
-            task.set_display_name(f"Iteration {number}")
-            before = task.outputs
+        add_iterations(graph, pipelines, numbers, earlier, checked, prepared)
 
     built: Callable[..., Any] = rloop
     return built
 
 
-def compile_pipeline(recipe: Recipe, output: Path, registry: str = "", variant: str = "") -> None:
-    """Compiles the pipeline of a recipe to a YAML file that Kubeflow and the local runner take."""
-    compiler.Compiler().compile(build_pipeline(recipe, recipe.iterations, registry, variant), str(output))
+def compile_pipeline(recipe: Recipe, output: Path, registry: str = "", variant: str = "", before: int = 0) -> None:
+    """Compiles the pipeline of a recipe to a YAML file that Kubeflow and the local runner take.
+
+    Args:
+        recipe: what to run.
+        output: file to write.
+        registry: where the stages' images are; empty for a local run.
+        variant: of the training stages' images, cuda or cpu; empty: cuda for a registry, else cpu.
+        before: iterations of the run that it goes on from; 0 for a run of its own.
+    """
+    built = build_pipeline(recipe, recipe.iterations, registry, variant, before)
+    compiler.Compiler().compile(built, str(output))
     reduce_compiled(output)
 
 
@@ -495,7 +590,11 @@ def compile_command(
 @iterations_option
 @vanilla_option
 @set_option
-@click.option("--output-dir", type=click.Path(path_type=Path), help="Folder of the run; runs/RECIPE if left out.")
+@click.option(
+    "--output-dir",
+    type=click.Path(path_type=Path),
+    help="Folder of the run; runs/RECIPE if left out, and runs/RECIPE-from-K where it goes on with iteration K.",
+)
 @click.option(
     "--runner",
     type=click.Choice(["subprocess", "docker"]),
@@ -510,6 +609,13 @@ def compile_command(
     show_default=True,
     help="Where artifacts and progress go: the run's folder, or an S3 server started for the run too.",
 )
+@click.option(
+    "--continue",
+    "continued",
+    metavar="FOLDER",
+    type=click.Path(path_type=Path),
+    help="Go on from the last iteration of the run in this folder, by as many more.",
+)
 @click.option("--until", metavar="STAGE", help=f"Stop after the first run of a stage: {', '.join(STAGES)}.")
 def run_command(
     recipe_path: Path,
@@ -519,6 +625,7 @@ def run_command(
     output_dir: Path | None,
     runner: Literal["subprocess", "docker"],
     store: Literal["folder", "s3"],
+    continued: Path | None,
     until: str | None,
 ) -> None:
     """Compile the pipeline and run that very file here, without a cluster.
@@ -526,8 +633,12 @@ def run_command(
     Finished stages are kept: the same command again runs only what failed, was interrupted or changed.
     """
     recipe = load_recipe(recipe_path, overrides, iterations, vanilla)
-    output_dir = output_dir or Path("runs") / recipe_path.stem
-    sys.exit(run_locally(recipe, recipe_path, output_dir, until, compile_pipeline, runner, store))
+    earlier = continued_folder(continued, recipe) if continued else None
+    if continued and output_dir and output_dir.resolve() == continued.resolve():
+        raise InputError(f"--output-dir {output_dir} is the folder of the run that this one goes on from: name another")
+    name = f"{recipe_path.stem}-from-{earlier.iterations + 1}" if earlier else recipe_path.stem
+    output_dir = output_dir or Path("runs") / name
+    sys.exit(run_locally(recipe, recipe_path, output_dir, until, compile_pipeline, runner, store, earlier))
 
 
 for command in (check, plan, submit, schedule, retry, status, cancel, grade, compare, images):

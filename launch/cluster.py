@@ -155,6 +155,15 @@ class Cluster(Server):
             raise InputError(f"{len(same)} runs are called {name_or_id!r}; name one by its id:{which}")
         return self.run(same[0].run_id)
 
+    def same_before(self, run: Any) -> Any | None:
+        """The first of the newest runs that ended well before a run, with its pipeline version and its parameters."""
+
+        def of(one: Any) -> tuple[Any, Any]:
+            return one.pipeline_version_reference, one.runtime_config and one.runtime_config.parameters
+
+        same = [one for one in self._runs() if one.created_at < run.created_at and of(one) == of(run)]
+        return next((one for one in reversed(same) if one.state == "SUCCEEDED"), None)
+
     def _runs(self, **query: Any) -> list[Any]:
         listed = self.read(
             "listing runs",

@@ -2,7 +2,8 @@
 
 A cluster keeps the whole workflow in one object of at most 1 MiB, in which everything that a stage carries stands
 several times. So what KFP's compiler writes is cut down: a component names its module instead of carrying its source,
-only the run's own parameters are described, outputs that nobody takes are left out, and equal components are one.
+only the run's own parameters are described, parameters and outputs that nobody takes are left out, and equal
+components are one.
 """
 
 import json
@@ -21,7 +22,7 @@ _COMMAND = (
     'exec python3 -m kfp.dsl.executor_main --component_module_path $f "$@"'
 )
 # What exploration and harvesting leave only where another stage takes it.
-_WHERE_TAKEN = ("snapshots", "training_state", "report")
+_WHERE_TAKEN = {"rl_exploration": ("snapshots", "training_state"), "rollout_harvesting": ("report",)}
 
 
 def read_compiled(compiled: Path) -> list[dict[str, Any]]:
@@ -31,14 +32,15 @@ def read_compiled(compiled: Path) -> list[dict[str, Any]]:
 
 
 def stage_paths(specification: dict[str, Any]) -> list[str]:
-    """The paths of a pipeline's stages, such as `iteration-2/rft`."""
-    components = specification["components"]
+    """The paths of a pipeline's stages, such as `iteration-2/rft`; importers are none."""
+    components, executors = specification["components"], specification["deploymentSpec"]["executors"]
 
     def visit(dag: dict[str, Any], prefix: str) -> Iterator[str]:
         for name, task in dag["tasks"].items():
-            if inner := components[task["componentRef"]["name"]].get("dag"):
+            component = components[task["componentRef"]["name"]]
+            if inner := component.get("dag"):
                 yield from visit(inner, f"{'iteration-1' if name == 'iteration' else name}/")
-            else:
+            elif "container" in executors[component["executorLabel"]]:
                 yield prefix + name
 
     return list(visit(specification["root"]["dag"], ""))
@@ -48,6 +50,8 @@ def reduce_compiled(compiled: Path) -> None:
     """Rewrites a file of KFP's compiler as this module describes; what it leaves out stands in a comment at its top."""
     compilers = [line for line in compiled.read_text().splitlines() if line.startswith("#")]
     specification, *platforms = read_compiled(compiled)
+    unread = _drop_parameters(specification)
+    compilers = [line for line in compilers if not any(line.startswith(f"#    {name}: ") for name in unread)]
     explained = comment(compilers, specification)
     pods = {}
     for platform in platforms:
@@ -117,11 +121,12 @@ def _drop_outputs(specification: dict[str, Any]) -> None:
         for source in _artifact_sources(dag):
             if "producerTask" in source:
                 taken.add((dag["tasks"][source["producerTask"]]["componentRef"]["name"], source["outputArtifactKey"]))
+    executors = specification["deploymentSpec"]["executors"]
     for name, component in specification["components"].items():
-        artifacts = component.get("outputDefinitions", {}).get("artifacts", {})
-        for output in _WHERE_TAKEN:
-            if output in artifacts and "dag" not in component and (name, output) not in taken:
-                del artifacts[output]
+        executor = executors.get(component.get("executorLabel"), {})
+        for output in _WHERE_TAKEN.get(_function(executor), ()) if "container" in executor else ():
+            if (name, output) not in taken:
+                component["outputDefinitions"]["artifacts"].pop(output, None)
 
 
 def _drop_from_tasks(specification: dict[str, Any]) -> None:
@@ -138,6 +143,16 @@ def _drop_from_tasks(specification: dict[str, Any]) -> None:
                 task["dependentTasks"] = [n for n in needs if not any(n in before[other] for other in needs)]
             if "dag" in specification["components"][task["componentRef"]["name"]]:
                 task.pop("cachingOptions", None)  # stages alone are cached
+
+
+def _drop_parameters(specification: dict[str, Any]) -> set[str]:
+    """Drops the parameters of the pipeline that no task takes; returns their names."""
+    parameters, tasks = specification["root"]["inputDefinitions"]["parameters"], specification["root"]["dag"]["tasks"]
+    sources = [source for task in tasks.values() for source in task.get("inputs", {}).get("parameters", {}).values()]
+    unread = parameters.keys() - {source.get("componentInputParameter") for source in sources}
+    for name in unread:
+        del parameters[name]
+    return set(unread)
 
 
 def _drop_inputs(specification: dict[str, Any]) -> None:

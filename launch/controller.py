@@ -79,10 +79,11 @@ def workflows(server: Server) -> Iterator[dict[str, Any]]:
     ).runs
     for run in newest or []:
         with contextlib.suppress(NotFound):  # a version of KFP without that API
-            yield workflow_of(server.read(f"reading the workflow of {run.run_id}", _older_answer, server, run.run_id))
+            yield workflow_of(server.read(f"reading the workflow of {run.run_id}", older_answer, server, run.run_id))
 
 
-def _older_answer(server: Server, run_id: str, **options: Any) -> Any:
+def older_answer(server: Server, run_id: str, **options: Any) -> Any:
+    """What KFP's API v1beta1 says of a run; to be called by `Server.read`, which gives the options."""
     return server.client.runs.api_client.call_api(
         f"/apis/v1beta1/runs/{run_id}",
         "GET",

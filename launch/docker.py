@@ -30,13 +30,16 @@ _PASSED_ON = (
 
 
 @contextlib.contextmanager
-def docker_runner(recipe: Recipe, compiled: Path, output_dir: Path) -> Iterator[local.DockerRunner]:
+def docker_runner(
+    recipe: Recipe, compiled: Path, output_dir: Path, taken_over: Iterable[Path] = ()
+) -> Iterator[local.DockerRunner]:
     """Gives a DockerRunner whose containers end with the run.
 
     Args:
         recipe: names the files that the containers see.
         compiled: the compiled pipeline, which names the images.
         output_dir: folder of the run, which no other run uses.
+        taken_over: artifacts of another run that the containers see too.
 
     Raises:
         InputError: no Docker engine answers, or an image is not there.
@@ -66,7 +69,7 @@ def docker_runner(recipe: Recipe, compiled: Path, output_dir: Path) -> Iterator[
             working_dir=str(Path.cwd()),  # what relative paths in the recipe start from
             mounts=[
                 docker.types.Mount(str(inside), str(outside), type="bind", read_only=True)
-                for inside, outside in _named_files(recipe).items()
+                for inside, outside in (_named_files(recipe) | {path: path for path in taken_over}).items()
             ],
             environment={name: os.environ[name] for name in _passed_on() if name in os.environ},
             network_mode="host",  # servers on this machine, such as an object store, are where they are for others
@@ -90,8 +93,9 @@ def _passed_on() -> Iterable[str]:
 def _check_images(client: Any, compiled: Path) -> None:
     specification = read_compiled(compiled)[0]
     executors = specification["deploymentSpec"]["executors"].values()
+    images = {executor["container"]["image"] for executor in executors if "container" in executor}
     here = {tag for image in client.images.list() for tag in image.tags}
-    if missing := sorted({executor["container"]["image"] for executor in executors} - here):
+    if missing := sorted(images - here):
         raise InputError(
             f"images that are not built yet: {', '.join(missing)}\nBuild them with: python images/build.py"
         )

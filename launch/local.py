@@ -32,6 +32,7 @@ from components.shared.errors import InputError, nearest
 from components.shared.stage import whole_folder, write_json
 from launch import local_cache
 from launch.compiled import read_compiled, stage_paths
+from launch.continuation import Earlier
 from launch.display import Display, print_summary
 from launch.docker import docker_runner
 from launch.images import STAGES, image
@@ -60,9 +61,10 @@ def run_locally(
     recipe_path: Path,
     output_dir: Path,
     until: str | None,
-    compile_pipeline: Callable[[Recipe, Path], None],
+    compile_pipeline: Callable[..., None],
     runner: Literal["subprocess", "docker"] = "subprocess",
     store: Literal["folder", "s3"] = "folder",
+    earlier: Earlier | None = None,
 ) -> int:
     """Compiles a recipe's pipeline and runs the compiled file.
 
@@ -71,9 +73,10 @@ def run_locally(
         recipe_path: where it was read from, for display.
         output_dir: folder of the run.
         until: stop after the first run of this stage.
-        compile_pipeline: writes the pipeline of a recipe to a file.
+        compile_pipeline: pipeline.py's.
         runner: what runs a stage: a process of this environment, or a container of its image.
         store: where progress is kept and artifacts are mirrored: the run's folder alone, or an S3 server too.
+        earlier: the run that it goes on from.
 
     Returns:
         The exit status: 0, 1 for a failed stage, 130 after an interruption.
@@ -91,31 +94,34 @@ def run_locally(
     for section, settings in (("rl", recipe.rl), ("rft", recipe.rft)):
         if settings.parallel.nodes > 1:
             raise InputError(f"several nodes need a cluster: add --set {section}.parallel.nodes=1 to run it here")
+    before = earlier.iterations if earlier else 0
+    last = before + recipe.iterations
+    words = f"from {before} to {last} iterations" if before else f"{last} iterations"
     console = Console(file=sys.stdout, highlight=False)  # the real one: kfp.local's output is redirected
     with _exclusive(output_dir), _terminate_like_interrupt(), _temporary_folder(output_dir):
         compiled = output_dir / "rloop.yaml"
-        compile_pipeline(recipe, compiled)
+        compile_pipeline(recipe, compiled, before=before)
         display = Display(
             console,
             total=len(stage_paths(read_compiled(compiled)[0])),
-            title=f"{recipe_path}, {recipe.iterations} iterations",
+            title=f"{recipe_path}, {words}",
             output_dir=output_dir,
         )
         with s3_mirror(output_dir, artifacts, console) if store == "s3" else contextlib.nullcontext() as mirror:
             if mirror:
                 check_apart({"store.publish_uri": recipe.store.publish_uri, "the run's own store": mirror.uri})
             progress = recipe.store.checkpoint_uri or (mirror.progress_uri if mirror else str(artifacts / ".progress"))
-            arguments = run_parameters(recipe)
+            arguments = run_parameters(recipe, earlier.uris if earlier else None)
             arguments["advanced"].setdefault("store", {})["checkpoint_uri"] = progress
             checked = _digest(data_version(recipe), arguments, image("preflight")) if recipe.caching else ""
             run = _Run(output_dir, display, until, mirror, checked)
-            status = _execute(run, display, runner, recipe, compiled, output_dir, arguments)
+            taken_over = [Path(uri) for uri in earlier.uris.values()] if earlier else []
+            status = _execute(run, display, runner, recipe, compiled, output_dir, arguments, taken_over)
             if status == _DONE:
                 _remove_progress(progress, output_dir, of_others=progress == recipe.store.checkpoint_uri)
         if status != _DONE or run.stopped:
             return status
-        last = run.outputs[f"iteration-{recipe.iterations}/report"]
-        _publish(last, output_dir)
+        _publish(run.outputs[f"iteration-{last}/report"], output_dir)
         print_summary(console, output_dir)
         return _DONE
 
@@ -134,10 +140,11 @@ def _execute(
     compiled: Path,
     output_dir: Path,
     arguments: dict[str, Any],
+    taken_over: list[Path],
 ) -> int:
     """Runs the stages; returns the exit status."""
     try:
-        with _kfp_runner(runner, recipe, compiled, output_dir) as kfp_runner:
+        with _kfp_runner(runner, recipe, compiled, output_dir, taken_over) as kfp_runner:
             run.execute(compiled, kfp_runner, arguments)
     except _StopHere:
         run.stopped = True
@@ -154,10 +161,10 @@ def _execute(
 
 
 def _kfp_runner(
-    runner: str, recipe: Recipe, compiled: Path, output_dir: Path
+    runner: str, recipe: Recipe, compiled: Path, output_dir: Path, taken_over: list[Path]
 ) -> contextlib.AbstractContextManager[Any]:
     if runner == "docker":
-        return docker_runner(recipe, compiled, output_dir)
+        return docker_runner(recipe, compiled, output_dir, taken_over)
     return contextlib.nullcontext(local.SubprocessRunner(use_venv=False))
 
 
@@ -198,6 +205,10 @@ class _Run:
             task_executor.execute_single_task = kfp_execute
 
     def _stage(self, kfp_execute: Callable[..., Any], **kwargs: Any) -> tuple[dict[str, Any], status.Status]:
+        executor = kwargs["components"][kwargs["task_spec"].component_ref.name].executor_label
+        if kwargs["executors"][executor].WhichOneof("spec") == "importer":
+            imported: tuple[dict[str, Any], status.Status] = kfp_execute(**kwargs)
+            return imported  # what is there: no stage of the run
         path = _path(kwargs["task_name"], kwargs["io_store"])
         kwargs = self._own_component(path, **kwargs)
         log_path = self._output_dir / "logs" / f"{path.replace('/', '.')}.log"

@@ -28,8 +28,21 @@ _COMPILED = {"store": {"publish_uri", "secret", "endpoint"}, "tracking": {"secre
 _ALWAYS = {"rl": {"max_completion_tokens"}, "eval": {"max_completion_tokens"}}
 
 
-def run_parameters(recipe: Recipe) -> dict[str, Any]:
-    """Every pipeline parameter's value for a recipe."""
+def taken_over(recipe: Recipe) -> list[str]:
+    """What a run of a recipe takes over from the run that it goes on from."""
+    names = ["policy", "best_policy", "results"]
+    names += ["vanilla_state"] if recipe.vanilla else []
+    names += ["experts"] if recipe.experts_from == "all" else []
+    return names
+
+
+def run_parameters(recipe: Recipe, uris: dict[str, str] | None = None) -> dict[str, Any]:
+    """Every pipeline parameter's value for a recipe.
+
+    Args:
+        recipe: what to run.
+        uris: of what it takes over, where it goes on from where another run ended.
+    """
     parameters: dict[str, Any] = {"base_policy": recipe.base_policy, "seed": recipe.seed}
     advanced: dict[str, dict[str, Any]] = {}
     for section, own in OWN_PARAMETERS.items():
@@ -49,4 +62,4 @@ def run_parameters(recipe: Recipe) -> dict[str, Any]:
     # A list, since a mapping that passes through KFP loses its order.
     named = parameters["data_benchmarks"].items()
     parameters["data_benchmarks"] = [{**source, "name": name} for name, source in named]
-    return parameters
+    return parameters | {f"continue_{name}": uri for name, uri in (uris or {}).items()}

@@ -19,6 +19,7 @@ from components.shared.object_store.s3 import shell_endpoint
 from launch.cluster import PIPELINE_NAME, Cluster, version_digest, version_name
 from launch.cluster_commands import connection_options, wait_option
 from launch.compiled import read_compiled
+from launch.continuation import Earlier, continued_run
 from launch.images import VARIANTS, default_variant, require_images
 from launch.inputs import Upload, plan_uploads, require_visible, send, upload_root, with_uploads
 from launch.parameters import run_parameters
@@ -27,7 +28,7 @@ from launch.run_display import follow, new_console
 from launch.server import Connection
 from launch.workflow_size import WorkflowSize, check_size, workflow_size
 
-Compile = Callable[[Recipe, Path, str, str], None]
+Compile = Callable[..., None]  # pipeline.py's compile_pipeline
 
 
 @dataclass(frozen=True)
@@ -121,14 +122,30 @@ class Prepared:
     uploads: list[Upload]
 
 
-def prepare(console: Console, compile_pipeline: Compile, choice: RunChoice, folder: str) -> Prepared:
+def prepare(
+    console: Console,
+    compile_pipeline: Compile,
+    choice: RunChoice,
+    folder: str,
+    goes_on_from: Callable[[Recipe], Earlier] | None = None,
+) -> Prepared:
     """Reads and compiles what to run; says what may go wrong with it.
+
+    Args:
+        console: to say it on.
+        compile_pipeline: pipeline.py's.
+        choice: what to run.
+        folder: for the compiled file.
+        goes_on_from: finds what a run of the recipe takes over from the run that it goes on from.
 
     Raises:
         InputError: the recipe is wrong, an image is missing, the recipe names what no pod can see, or it has more
             iterations than one run can hold.
     """
     recipe = load_recipe(choice.recipe_path, choice.overrides, choice.iterations, choice.vanilla)
+    earlier = goes_on_from(recipe) if goes_on_from else None
+    if earlier:
+        console.print(earlier.words(), soft_wrap=True)
     uploads = []
     if choice.upload or choice.upload_to:
         uploads = plan_uploads(recipe, upload_root(recipe, choice.upload_to))
@@ -143,8 +160,8 @@ def prepare(console: Console, compile_pipeline: Compile, choice: RunChoice, fold
     if choice.registry and not choice.allow_missing_images:
         require_images(choice.registry, variant)
     compiled = Path(folder) / f"{PIPELINE_NAME}.yaml"
-    compile_pipeline(recipe, compiled, choice.registry, variant)
-    parameters = run_parameters(recipe)
+    compile_pipeline(recipe, compiled, choice.registry, variant, before=earlier.iterations if earlier else 0)
+    parameters = run_parameters(recipe, earlier.uris if earlier else None)
     size = workflow_size(read_compiled(compiled), parameters)
     check_size(size, recipe.iterations)
     return Prepared(choice.name, compiled, parameters, size, uploads)
@@ -178,6 +195,12 @@ def upload_inputs(console: Console, prepared: Prepared) -> None:
 @click.command("submit")
 @recipe_options
 @click.option("--run-name", help="Name of the run; the recipe's and the time if left out.")
+@click.option(
+    "--continue",
+    "continued",
+    metavar="RUN",
+    help="Go on from the last iteration of a run that has ended, by as many more; its name or id.",
+)
 @wait_option
 @connection_options
 @click.pass_obj
@@ -185,6 +208,7 @@ def submit(
     compile_pipeline: Compile,
     choice: RunChoice,
     run_name: str | None,
+    continued: str | None,
     wait: bool,
     connection: Connection,
     dry_run: bool,
@@ -197,7 +221,8 @@ def submit(
     console = new_console()
     name = run_name or f"{choice.name} {datetime.now():%Y-%m-%d %H:%M:%S}"
     with tempfile.TemporaryDirectory() as folder:
-        prepared = prepare(console, compile_pipeline, choice, folder)
+        goes_on_from = (lambda recipe: continued_run(Cluster(connection), continued, recipe)) if continued else None
+        prepared = prepare(console, compile_pipeline, choice, folder, goes_on_from)
         cluster = Cluster(connection)
         if dry_run:
             plan_sending(console, cluster, prepared, choice.experiment)

@@ -184,9 +184,14 @@ class _Model:
                 continue
             if name == "preflight":
                 results[name] = _resolved(arguments)
-            if "container" in self._executors[component["executorLabel"]]:
-                self.stages += 1
-                yield from self._stage(name, prefix, task, component, arguments)
+            if "importer" in (executor := self._executors[component["executorLabel"]]):
+                given_to = {"task": task, "component": component, "importer": executor["importer"]}
+                inputs = {key: _compact(value) for key, value in given_to.items()} | {"parent-dag-id": "21"}
+                for suffix in ("", "(0)"):
+                    yield _node(f"{prefix}.{name}{suffix}", inputs, {})
+                continue
+            self.stages += 1
+            yield from self._stage(name, prefix, task, component, arguments)
 
     def _nested(
         self, name: str, prefix: str, component: dict[str, Any], more: dict[str, str]

@@ -33,6 +33,8 @@ def preflight(
     inference_nodes: dsl.OutputPath(dict),  # type: ignore[valid-type]
     inference_taints: dsl.OutputPath(list),  # type: ignore[valid-type]
     page: dsl.Output[dsl.HTML],
+    earlier_results: dsl.Input[dsl.Artifact] = None,
+    earlier_iterations: int = 0,
 ):
     """Looks at everything the run needs before a GPU is asked for, and hands each stage its settings.
 
@@ -63,11 +65,14 @@ def preflight(
         inference_nodes: Labels of the inference pool's nodes.
         inference_taints: Taints of those nodes that pods accept.
         page: What was found, and the estimates.
+        earlier_results: The last results of the run that this one goes on from.
+        earlier_iterations: The iterations of that run.
     """
     from typing import Any
 
     from components.preflight.check import preflight as check
     from components.preflight.check import write_parameter
+    from components.preflight.earlier import check_earlier
     from components.preflight.resolve import resolve
     from components.preflight.settings import RunSize
     from components.shared.grading import GradingSettings
@@ -83,6 +88,8 @@ def preflight(
             "eval": {"samples": eval_samples},
         }
         settings = resolve(own, advanced, pools, seed)
+        if earlier_results:
+            check_earlier(earlier_results.path, earlier_iterations, base_policy_uri, settings)
         version, _ = check(
             base_policy_uri,
             keyed_sources(data_train, data_benchmarks),

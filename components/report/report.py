@@ -18,6 +18,8 @@ from components.shared.policy import policy_id
 from components.shared.stage import read_json, result, whole_folder, write_json
 
 _SUMMARY, _PROBLEMS = "summary.json", "problems.json"
+# Of the recipe's section eval: what figures of policies depend on.
+_MEASURED_BY = ("samples", "pass_at", "max_completion_tokens", "temperature", "top_p", "benchmarks")
 
 
 @dataclass(frozen=True)
@@ -75,9 +77,15 @@ def report(
         Figures for KFP metrics.
 
     Raises:
-        InputError: the validation benchmark is none of the benchmarks.
+        InputError: the validation benchmark is none of the benchmarks, or the results before are not those of the
+            iteration before or were measured otherwise, which a run that goes on from another may lead to.
     """
     summary, problems = _previous(Path(previous_results))
+    if len(summary["iterations"]) != iteration - 1:
+        raise InputError(
+            f"the results before iteration {iteration} are those of iteration {len(summary['iterations'])}: give those "
+            f"of iteration {iteration - 1}"
+        )
     known = {policy["name"] for policy in summary["policies"]}
     new = [e for e in map(read_json, evaluations) if e["name"] not in known]
     folders = list(policies)
@@ -88,6 +96,7 @@ def report(
         folders += [vanilla.policy] if vanilla.policy else []
     problems |= {policy["name"]: by_problem(policy) for policy in new}
     policies_so_far = summary["policies"] + [_without_problems(policy) for policy in new]
+    _check_measured_alike(policies_so_far)
 
     data = summary["data"]
     validation = settings.validation or next(iter(data["benchmarks"]))
@@ -152,6 +161,20 @@ def _previous(results: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     if results.is_dir():
         return read_json(results / _SUMMARY), read_json(results / _PROBLEMS)
     return {"policies": [], "iterations": [], "data": read_json(results)}, {}
+
+
+def _check_measured_alike(policies: list[dict[str, Any]]) -> None:
+    first = policies[0]
+    for policy in policies[1:]:
+        both = (policy, first)
+        measured = {f"eval.{key}": [each["settings"].get(key) for each in both] for key in _MEASURED_BY}
+        measured["problems"] = [{e["benchmark"]: e["problems"] for e in each["evaluations"]} for each in both]
+        for what, (here, there) in measured.items():
+            if here != there:
+                raise InputError(
+                    f"{policy['name']} and {first['name']} cannot be compared: {what} {here} and {there}. Go on with "
+                    "the benchmarks and the eval section of the run before"
+                )
 
 
 def _without_problems(policy: dict[str, Any]) -> dict[str, Any]:

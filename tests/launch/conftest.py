@@ -53,7 +53,7 @@ def small_rloop(base_policy: str, steps: int = 1) -> None:
         policy = iteration(before=policy).set_display_name(f"Iteration {number}").output
 
 
-def compile_small(recipe: Recipe, output: Path, registry: str, variant: str) -> None:
+def compile_small(recipe: Recipe, output: Path, registry: str, variant: str, before: int = 0) -> None:
     """As pipeline.py's: it has the parameters that a run gets, with the recipe's values as defaults."""
     compiler.Compiler().compile(small_rloop, str(output))
     specification, *platform = read_compiled(output)

@@ -42,6 +42,8 @@ class Driven:
     execution: Execution
     fingerprint: str
     cached: bool
+    inputs: Outputs
+    folder: str = ""  # where its outputs go
 
 
 def taken_in(task: dict[str, Any], dag: Dag) -> Outputs:
@@ -80,7 +82,7 @@ def drive_container(
     execution = metadata.execution(list(inputs.artifacts.values()))
     if found:
         execution.outputs = found.outputs
-    return Driven(task, component, execution, key, found is not None)
+    return Driven(task, component, execution, key, found is not None, inputs)
 
 
 def fingerprint(inputs: Outputs, component: dict[str, Any], container: dict[str, Any], platform: dict[str, Any]) -> str:

@@ -44,6 +44,7 @@ class Metadata:
     artifacts: int = 0
     entries: list[CacheEntry] = field(default_factory=list)
     uris: dict[str, int] = field(default_factory=dict)  # of imported artifacts
+    places: dict[int, str] = field(default_factory=dict)  # the URI of each artifact
 
     def execution(self, inputs: list[int]) -> Execution:
         """A new execution that takes artifacts.
@@ -59,15 +60,16 @@ class Metadata:
                 )
         return Execution(self.executions)
 
-    def artifact(self) -> int:
+    def artifact(self, uri: str) -> int:
         """The id of a new artifact."""
         self.artifacts += 1
+        self.places[self.artifacts] = uri
         return self.artifacts
 
     def imported(self, uri: str) -> int:
         """The id of what an importer brings in: the same for the same URI."""
         if uri not in self.uris:
-            self.uris[uri] = self.artifact()
+            self.uris[uri] = self.artifact(uri)
         return self.uris[uri]
 
     def cached(self, fingerprint: str) -> Execution | None:

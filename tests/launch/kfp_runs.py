@@ -11,6 +11,7 @@ from typing import Any
 import kfp_server_api as api
 
 from tests.launch.kfp_argo import Pod
+from tests.launch.kfp_manifest import manifest
 from tests.launch.kfp_metadata import Metadata
 from tests.launch.kfp_models import Refusal, checked, listed, next_token
 from tests.launch.kfp_rows import Rows
@@ -36,6 +37,8 @@ class Runs:
     retry_policy: str = "OnError"
     returns: Callable[[str, str], object] = lambda path, output: f"{output} of {path}"
     workflow_names: list[str] = field(default_factory=list)
+    older_api: bool = True  # v1beta1, which hands out workflows
+    packs: bool = False  # Argo packs the nodes, however many they are
     _rows: dict[str, Rows] = field(default_factory=dict)
 
     def workflow(self, run_id: str) -> Workflow:
@@ -162,6 +165,12 @@ class Runs:
         if run_id in self._rows:
             run.run_details = api.V2beta1RunDetails(task_details=self._rows[run_id].told() or None)
         return run
+
+    def _older_run(self, run_id: str, query: dict[str, str], body: Any) -> Any:
+        if not self.older_api:
+            raise Refusal(404, "Not Found")
+        self._run(run_id)
+        return manifest(self.workflow(run_id), self.packs)
 
     def _retry(self, run_id: str, query: dict[str, str], body: Any) -> Any:
         run = self._run(run_id)

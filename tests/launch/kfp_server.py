@@ -113,6 +113,7 @@ class FakeKfp(Runs):
             ("GET", f"{at}/runs", {*_LIST, "namespace", "experiment_id"}, self._list_runs),
             ("POST", f"{at}/runs", {"experiment_id"}, self._create_run),
             ("GET", f"{at}/runs/([^/:]+)", set(), self._get_run),
+            ("GET", "/apis/v1beta1/runs/([^/:]+)", set(), self._older_run),
             ("POST", f"{at}/runs/([^/:]+):retry", set(), self._retry),
             ("POST", f"{at}/runs/([^/:]+):terminate", set(), self._terminate),
             ("GET", f"{at}/recurringruns", {*_LIST, "namespace", "experiment_id"}, self._list_schedules),

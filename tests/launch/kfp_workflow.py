@@ -4,6 +4,7 @@ A task has a driver and then its node; a stage's node holds the pod, `executor`,
 the cache; a nested pipeline's holds its tasks. As in recorded workflows, all of these have attempts: kfp_argo.py.
 """
 
+import re
 import uuid
 from collections.abc import Callable
 from datetime import timedelta
@@ -165,7 +166,10 @@ class Workflow(Argo):
         self.dags[name] = Dag(component["dag"], inputs)
 
     def _drive_container(self, name: str, task: dict[str, Any], dag: Dag) -> None:
-        self.driven[name] = drive_container(self.pipeline, self.platform, task, dag, self.cluster.metadata)
+        driven = drive_container(self.pipeline, self.platform, task, dag, self.cluster.metadata)
+        stage = re.sub(r"\(\d+\)$", "", name.rpartition(".")[2])
+        driven.folder = f"minio://mlpipeline/v2/artifacts/rloop/{self.run_id}/{stage}/{uuid.uuid4()}"
+        self.driven[name] = driven
 
     def _nested(
         self, full: str, parents: list[str], place: str, name: str, task: dict[str, Any], dag: Dag, path: str
@@ -211,7 +215,7 @@ class Workflow(Argo):
         """What a stage's launcher does when the stage has ended well."""
         outputs, metadata = driven.component.get("outputDefinitions", {}), self.cluster.metadata
         driven.execution.outputs = Outputs(
-            {key: metadata.artifact() for key in outputs.get("artifacts", {})},
+            {key: metadata.artifact(f"{driven.folder}/{key}") for key in outputs.get("artifacts", {})},
             {key: self.cluster.returns(path, key) for key in outputs.get("parameters", {})},
         )
         if driven.fingerprint:

@@ -109,10 +109,7 @@ def test_without_a_kubeconfig_it_says_so(tmp_path: Path, monkeypatch: pytest.Mon
 class WithWorkflows(FakeKfp):
     """The API server with v1beta1's runs, of which the first has no workflow yet."""
 
-    def _routes(self) -> list[Any]:
-        return [*super()._routes(), ("GET", "/apis/v1beta1/runs/([^/]+)", set(), self._older)]
-
-    def _older(self, run_id: str, *_: Any) -> Any:
+    def _older_run(self, run_id: str, *_: Any) -> Any:
         runtime = {"workflow_manifest": json.dumps(workflow())} if run_id == "told" else {}
         return {"run": {"id": run_id}, "pipeline_runtime": runtime}
 
@@ -120,6 +117,7 @@ class WithWorkflows(FakeKfp):
 @pytest.mark.parametrize("kind", [WithWorkflows, FakeKfp])
 def test_kfps_older_api_hands_out_the_workflow(kind: type[FakeKfp], tmp_path: Path) -> None:
     with kind() as kfp:
+        kfp.older_api = kind is WithWorkflows
         for run_id in ("new", "told"):
             kfp.runs[run_id] = api.V2beta1Run(run_id=run_id, display_name=run_id, created_at=kfp.clock)
         found = list(workflows(Server(Connection(host=kfp.host))))

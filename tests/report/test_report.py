@@ -220,3 +220,24 @@ def test_the_page_is_self_contained_and_escapes_what_it_shows(
     assert "&lt;|user|&gt;Use 1 2 to make 3.&lt;|end|&gt;" in page
     for shown in ("rloop-1", "explored-1", "pass@8", "wrong", "no answer"):
         assert shown in page
+
+
+def test_results_of_another_iteration_or_measured_otherwise_are_refused(
+    run: Any, tmp_path: Path, policies: dict[str, Path]
+) -> None:
+    first = run(1, (0.4, 0.7), (0.6, 0.9), tmp_path / "data.json", policies["base"])
+    with pytest.raises(InputError, match="the results before iteration 2 are those of iteration 0"):
+        run(2, (0.4, 0.7), (0.6, 0.9), tmp_path / "data.json", policies["base"])
+    file = first / "results" / "summary.json"
+    summary = json.loads(file.read_text())
+    for policy in summary["policies"]:
+        policy["settings"]["temperature"] = 0.7
+    write_json(file, summary)
+    with pytest.raises(InputError, match=r"explored-2 and base cannot be compared: eval\.temperature None and 0\.7"):
+        run(2, (0.4, 0.7), (0.6, 0.9), first / "results", policies["base"])
+    for policy in summary["policies"]:
+        del policy["settings"]["temperature"]
+        policy["evaluations"][0]["problems"] = 12
+    write_json(file, summary)
+    with pytest.raises(InputError, match=r"problems \{'dev': 10, 'test': 10\} and \{'dev': 12, 'test': 10\}"):
+        run(2, (0.4, 0.7), (0.6, 0.9), first / "results", policies["base"])

@@ -1,0 +1,50 @@
+"""The stand-in's Argo workflow as KFP's API v1beta1 hands it out: as text, its nodes packed where they are many."""
+
+import base64
+import gzip
+import json
+from typing import Any
+
+from tests.launch.kfp_argo import Node
+from tests.launch.kfp_driver import Driven
+from tests.launch.kfp_workflow import Workflow
+
+_PHASES = {"SUCCEEDED": "Succeeded", "FAILED": "Failed", "SKIPPED": "Skipped", "PENDING": "Pending", None: "Omitted"}
+
+
+def manifest(workflow: Workflow, packed: bool) -> dict[str, Any]:
+    """The answer to `GET /apis/v1beta1/runs/ID`."""
+    if not workflow.nodes:
+        return {"run": {"id": workflow.run_id}, "pipeline_runtime": {}}
+    nodes: dict[str, Any] = {f"{workflow.name}-{i}": _node(workflow, n) for i, n in enumerate(workflow.nodes.values())}
+    text = base64.b64encode(gzip.compress(json.dumps(nodes).encode())).decode()
+    retries = {"limit": "2", "retryPolicy": workflow.cluster.retry_policy}
+    written = {
+        "metadata": {"name": workflow.name},
+        "spec": {"templateDefaults": {"retryStrategy": retries}},
+        "status": {
+            "phase": _PHASES.get(workflow.state, "Running"),
+            **({"compressedNodes": text} if packed else {"nodes": nodes}),
+        },
+    }
+    return {"run": {"id": workflow.run_id}, "pipeline_runtime": {"workflow_manifest": json.dumps(written)}}
+
+
+def _node(workflow: Workflow, node: Node) -> dict[str, Any]:
+    phase = "Error" if node.error else _PHASES.get(node.state, "Running")
+    told: dict[str, Any] = {"name": node.name, "type": node.kind, "phase": phase}
+    place = node.name.removesuffix(")").rpartition("(")[0] if node.kind == "Pod" else node.name
+    driven = workflow.driven.get(place.removesuffix("-driver")) if place.endswith("-driver") else None
+    if driven and node.state == "SUCCEEDED":
+        patch = "" if driven.cached else json.dumps(_patch(workflow, driven))
+        parameters = [{"name": "pod-spec-patch", "value": patch}, {"name": "cached-decision", "value": "false"}]
+        told["outputs"] = {"parameters": parameters}
+    return told
+
+
+def _patch(workflow: Workflow, driven: Driven) -> dict[str, Any]:
+    places, outputs = workflow.cluster.metadata.places, driven.component.get("outputDefinitions", {})
+    taken = {key: {"artifacts": [{"uri": places[number]}]} for key, number in driven.inputs.artifacts.items()}
+    made = {key: {"artifacts": [{"uri": f"{driven.folder}/{key}"}]} for key in outputs.get("artifacts", {})}
+    given = {"inputs": {"artifacts": taken}, "outputs": {"artifacts": made}}
+    return {"containers": [{"name": "main", "command": ["launch", "--executor_input", json.dumps(given), "--"]}]}
