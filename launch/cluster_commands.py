@@ -20,8 +20,9 @@ from launch.run_display import (
     print_status,
     state_in_words,
 )
-from launch.run_stages import FINISHED, run_progress, run_state
+from launch.run_stages import FINISHED, run_state
 from launch.server import Connection
+from launch.workflow_rows import progress_of
 
 
 def connection_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -111,7 +112,7 @@ def retry(run_name: str, stage: str | None, wait: bool, connection: Connection, 
             )
         if dry_run:
             console.print(f"would retry {run.display_name!r} ({run.run_id}) in place, from its failed stages:")
-            print_stages(console, run_progress(run, cluster.specification(run)))
+            print_stages(console, progress_of(cluster, run, cluster.specification(run)))
             return
         cluster.retry_run(run.run_id)
         console.print(f"retrying {run.display_name!r} in place")
@@ -145,7 +146,7 @@ def status(run_name: str, json_wanted: bool, wait: bool, connection: Connection,
             raise InputError("--wait and --json do not go together: ask for --json when the run has ended")
         follow(console, cluster, run.run_id, wait)
     else:
-        progress = run_progress(run, cluster.specification(run))
+        progress = progress_of(cluster, run, cluster.specification(run))
         if json_wanted:
             click.echo(json.dumps(as_json(cluster, run, progress), indent=2))
         else:
@@ -167,7 +168,8 @@ def cancel(run_name: str, connection: Connection, dry_run: bool) -> None:
         raise InputError(
             f"the run {run.display_name!r} is {state_in_words(run_state(run))}: there is nothing to cancel"
         )
-    at_work = [stage.title for stage in run_progress(run, cluster.specification(run)).stages if stage.state in AT_WORK]
+    progress = progress_of(cluster, run, cluster.specification(run))
+    at_work = [stage.title for stage in progress.stages if stage.state in AT_WORK]
     cut_off = f"cuts off {', '.join(at_work)}" if at_work else "no stage is at work"
     kept = "What has finished stays in the cache; what a long stage kept at store.checkpoint_uri, it goes on from."
     if dry_run:

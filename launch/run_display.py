@@ -9,9 +9,10 @@ from rich.console import Console
 
 from launch.cluster import Cluster
 from launch.rerun import Rerun
-from launch.run_stages import FINISHED, RunProgress, Stage, run_progress
+from launch.run_stages import FINISHED, RunProgress, Stage
 from launch.schedule import Cron
 from launch.server import Unreachable
+from launch.workflow_rows import progress_of
 
 WATCH_SECONDS = 5.0  # between looks at a run
 PENDING_SECONDS = 60.0  # after which a pod that waits is worth a line to those who watch
@@ -58,7 +59,7 @@ def _watch(console: Console, cluster: Cluster, run_id: str) -> int:
     try:
         with console.status("waiting for the first stage") as live:
             while True:
-                progress = run_progress(run, specification)
+                progress = progress_of(cluster, run, specification)
                 for number, stage in enumerate(progress.stages, 1):
                     if shown.get(stage.path) != _news(stage) and _is_news(stage, progress.at):
                         shown[stage.path] = _news(stage)

@@ -5,6 +5,7 @@ import gzip
 import json
 from typing import Any
 
+from launch.run_nodes import node_id
 from tests.launch.kfp_argo import Node
 from tests.launch.kfp_driver import Driven
 from tests.launch.kfp_workflow import Workflow
@@ -16,7 +17,7 @@ def manifest(workflow: Workflow, packed: bool) -> dict[str, Any]:
     """The answer to `GET /apis/v1beta1/runs/ID`."""
     if not workflow.nodes:
         return {"run": {"id": workflow.run_id}, "pipeline_runtime": {}}
-    nodes: dict[str, Any] = {f"{workflow.name}-{i}": _node(workflow, n) for i, n in enumerate(workflow.nodes.values())}
+    nodes: dict[str, Any] = {node_id(workflow.name, n.name): _node(workflow, n) for n in workflow.nodes.values()}
     text = base64.b64encode(gzip.compress(json.dumps(nodes).encode())).decode()
     retries = {"limit": "2", "retryPolicy": workflow.cluster.retry_policy}
     written = {
@@ -32,7 +33,16 @@ def manifest(workflow: Workflow, packed: bool) -> dict[str, Any]:
 
 def _node(workflow: Workflow, node: Node) -> dict[str, Any]:
     phase = "Error" if node.error else _PHASES.get(node.state, "Running")
-    told: dict[str, Any] = {"name": node.name, "type": node.kind, "phase": phase}
+    told: dict[str, Any] = {
+        "id": node_id(workflow.name, node.name),
+        "name": node.name,
+        "displayName": node.name.rpartition(".")[2],
+        "type": node.kind,
+        "phase": phase,
+        "startedAt": f"{node.started:%Y-%m-%dT%H:%M:%SZ}",
+        "finishedAt": f"{node.ended:%Y-%m-%dT%H:%M:%SZ}" if node.ended else None,
+        "children": [node_id(workflow.name, child) for child in node.children],
+    }
     place = node.name.removesuffix(")").rpartition("(")[0] if node.kind == "Pod" else node.name
     driven = workflow.driven.get(place.removesuffix("-driver")) if place.endswith("-driver") else None
     if driven and node.state == "SUCCEEDED":

@@ -167,7 +167,7 @@ class Runs:
         return run
 
     def _older_run(self, run_id: str, query: dict[str, str], body: Any) -> Any:
-        if not self.older_api:
+        if not self.older_api or run_id not in self._rows:  # a recorded run has no workflow here
             raise Refusal(404, "Not Found")
         self._run(run_id)
         return manifest(self.workflow(run_id), self.packs)
