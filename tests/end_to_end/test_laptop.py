@@ -231,23 +231,6 @@ def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
         assert first.wait(30) == 130
 
 
-def test_vanilla_rl_beside_rloop(tmp_path: Path) -> None:
-    output = tmp_path / "run"
-    text = run(output, "--with-vanilla-rl", "--set", "rl.snapshot_every=3", "--set", "eval.curve_samples=4")
-    assert len(stages_that_ran(text)) == 20
-    summary = json.loads((output / "summary.json").read_text())
-    names = [policy["name"] for policy in summary["policies"]]
-    assert names == ["base", "explored-1", "rloop-1", "vanilla-1", "explored-2", "rloop-2", "vanilla-2"]
-    by_name = {policy["name"]: policy for policy in summary["policies"]}
-    assert by_name["vanilla-1"]["policy_id"] == by_name["explored-1"]["policy_id"]
-    steps = [row["step"] for row in summary["iterations"][1]["vanilla"]["exploration"]]
-    assert steps == [6, 7, 8, 9, 10, 11], "as many steps as both iterations together"
-    assert [run["steps"] for run in summary["forgetting"]["on_the_way"]] == [[0, 3, 6], [0, 3, 6], [0, 3, 6, 9, 12]]
-    assert {c["second"] for c in summary["comparisons"]} >= {"base", "explored-2", "vanilla-2"}
-    again = run(output, "--with-vanilla-rl", "--set", "rl.snapshot_every=3", "--set", "eval.curve_samples=4")
-    assert stages_that_ran(again) == []
-
-
 @pytest.mark.parametrize("change", ["rft_from=explored", "rl.learning_rate=0.0"])
 def test_ablations_run(finished: tuple[Path, str], change: str) -> None:
     output, _ = finished
