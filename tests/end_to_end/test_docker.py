@@ -15,6 +15,7 @@ import pytest
 
 from components.shared.policy import check_policy
 from launch import images
+from launch.local_cache import MANIFEST
 from tests.end_to_end.test_laptop import REDUCED, stages_that_ran, start
 
 pytestmark = pytest.mark.docker
@@ -74,7 +75,8 @@ def test_the_images_are_small(built: dict[str, str], base_image: str, capsys: py
             print(f"  {stage:<24} {size:6.0f} MB")
     for stage, image in built.items():
         packages = images.packages_image(images.family(stage, "cpu"))
-        assert megabytes(image) - megabytes(packages) < 1  # the stages of a family share its layers
+        # The stages of a family share its layers; two bring the tiny policies along.
+        assert megabytes(image) - megabytes(packages) < (6 if "recipes" in str(images.stage_files(stage)) else 1)
         if stage not in images.TRAINING_STAGES:
             assert over_base[stage] < CPU_FAMILY_MB
 
@@ -143,7 +145,8 @@ def test_the_loop_runs_in_containers_that_are_not_root(finished: tuple[Path, str
     assert [p["name"] for p in summary["policies"]] == ["base", "explored-1", "rloop-1", "explored-2", "rloop-2"]
     check_policy(output / "policy", "the run's policy")
     made = list((output / "artifacts").glob("rloop-*/*/*"))
-    owners = {file.stat().st_uid for file in made if file.name != "stage.log"}  # the launcher's log
+    launchers = ("stage.log", MANIFEST)
+    owners = {file.stat().st_uid for file in made if file.name not in launchers}
     assert len(made) > 40 and owners == {output.stat().st_uid} and owners != {0}
     assert "container of rloop-rft:" in (output / "logs" / "iteration-1.rft.log").read_text()
     assert containers_of(output) == []
