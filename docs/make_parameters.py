@@ -10,8 +10,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from components.preflight.resolve import OWN_PARAMETERS
 from components.shared.sources import Source
-from launch.parameters import OWN_PARAMETERS
 from launch.pools import Pool
 from launch.recipe import Recipe
 

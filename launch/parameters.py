@@ -8,20 +8,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from components.preflight.resolve import OWN_PARAMETERS
 from launch.recipe import Recipe
 
-# Recipe keys that are pipeline parameters of their own.
-OWN_PARAMETERS = {
-    "data": ("train", "benchmarks"),
-    "rl": ("steps", "learning_rate"),
-    "grading": (),
-    "filter": ("max_success_rate",),
-    "rft": ("learning_rate", "epochs"),
-    "eval": ("samples",),
-    "report": (),
-    "store": (),
-    "tracking": (),
-}
 # Fixed when the pipeline is compiled: the rest of `store` says where pods find it and what is published.
 _COMPILED = {"store": {"publish_uri", "secret", "endpoint"}, "tracking": {"secret"}}
 # Given even where they have their default, since data preparation goes by them.

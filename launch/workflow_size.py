@@ -183,7 +183,7 @@ class _Model:
                 yield from self._tasks(component["dag"], f"{prefix}.{name}(0)", _defaults(component) | arguments)
                 continue
             if name == "preflight":
-                results[name] = _resolved(arguments)
+                results[name] = resolve(arguments) if "advanced" in arguments else {}  # {}: one of another shape
             if "importer" in (executor := self._executors[component["executorLabel"]]):
                 given_to = {"task": task, "component": component, "importer": executor["importer"]}
                 inputs = {key: _compact(value) for key, value in given_to.items()} | {"parent-dag-id": "21"}
@@ -336,20 +336,6 @@ def _pod(
 
 
 _LOGS = {"artifactType": {"schemaTitle": "system.Artifact"}}
-
-
-def _resolved(arguments: dict[str, Any]) -> dict[str, Any]:
-    """What preflight gives to other stages."""
-    if "advanced" not in arguments:  # a pipeline of another shape
-        return {}
-    own = {
-        "data": {"train": arguments["data_train"], "benchmarks": arguments["data_benchmarks"]},
-        "rl": {"steps": arguments["rl_steps"], "learning_rate": arguments["rl_learning_rate"]},
-        "filter": {"max_success_rate": arguments["filter_max_success_rate"]},
-        "rft": {"learning_rate": arguments["rft_learning_rate"], "epochs": arguments["rft_epochs"]},
-        "eval": {"samples": arguments["eval_samples"]},
-    }
-    return resolve(own, arguments["advanced"], arguments["pools"], arguments["seed"])
 
 
 def _compact(value: Any) -> str:

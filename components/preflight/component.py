@@ -68,8 +68,6 @@ def preflight(
         earlier_results: The last results of the run that this one goes on from.
         earlier_iterations: The iterations of that run.
     """
-    from typing import Any
-
     from components.preflight.check import preflight as check
     from components.preflight.check import write_parameter
     from components.preflight.earlier import check_earlier
@@ -80,14 +78,21 @@ def preflight(
     from components.shared.stage import stage
 
     with stage("preflight"):
-        own: dict[str, dict[str, Any]] = {
-            "data": {"train": data_train, "benchmarks": data_benchmarks},
-            "rl": {"steps": rl_steps, "learning_rate": rl_learning_rate},
-            "filter": {"max_success_rate": filter_max_success_rate},
-            "rft": {"learning_rate": rft_learning_rate, "epochs": rft_epochs},
-            "eval": {"samples": eval_samples},
-        }
-        settings = resolve(own, advanced, pools, seed)
+        settings = resolve(
+            {
+                "seed": seed,
+                "data_train": data_train,
+                "data_benchmarks": data_benchmarks,
+                "rl_steps": rl_steps,
+                "rl_learning_rate": rl_learning_rate,
+                "filter_max_success_rate": filter_max_success_rate,
+                "rft_learning_rate": rft_learning_rate,
+                "rft_epochs": rft_epochs,
+                "eval_samples": eval_samples,
+                "pools": pools,
+                "advanced": advanced,
+            }
+        )
         if earlier_results:
             check_earlier(earlier_results.path, earlier_iterations, base_policy_uri, settings)
         version, _ = check(

@@ -9,7 +9,18 @@ from typing import Any
 
 from components.shared.errors import InputError, nearest
 
-SECTIONS = ("data", "rl", "grading", "filter", "rft", "eval", "report", "store", "tracking")
+# Recipe keys that are pipeline parameters of their own, called SECTION_KEY.
+OWN_PARAMETERS = {
+    "data": ("train", "benchmarks"),
+    "rl": ("steps", "learning_rate"),
+    "grading": (),
+    "filter": ("max_success_rate",),
+    "rft": ("learning_rate", "epochs"),
+    "eval": ("samples",),
+    "report": (),
+    "store": (),
+    "tracking": (),
+}
 # The sections that a stage reads: what its settings, and so its cached result, depend on.
 READ_BY = {
     "preparation": ("data", "grading"),
@@ -23,16 +34,12 @@ _SEEDED = ("exploration", "rft", "evaluation")
 POOLS = ("cpu", "training", "inference")
 
 
-def resolve(
-    own: dict[str, dict[str, Any]], advanced: dict[str, Any], pools: dict[str, Any], seed: int
-) -> dict[str, Any]:
+def resolve(parameters: dict[str, Any]) -> dict[str, Any]:
     """The settings of every stage, and where the pods of each pool go.
 
     Args:
-        own: by section, the keys that are pipeline parameters of their own.
-        advanced: by section, the other keys; a key that is left out has its default.
-        pools: by pool, `node_selector`, `tolerations` and `accelerator_memory_gib`.
-        seed: of all sampling and shuffling.
+        parameters: of the pipeline: OWN_PARAMETERS; `seed`; `advanced`, by section, the other keys, where one that is
+            left out has its default; `pools`, by pool, `node_selector`, `tolerations` and `accelerator_memory_gib`.
 
     Returns:
         `STAGE_settings` of each stage: the sections it reads, the seed where it samples or shuffles, and for data
@@ -42,17 +49,18 @@ def resolve(
     Raises:
         InputError: an unknown section or pool, a key that has a parameter of its own, or no limit for completions.
     """
-    _check_names("advanced", advanced, SECTIONS)
+    advanced, pools = parameters["advanced"], parameters["pools"]
+    _check_names("advanced", advanced, tuple(OWN_PARAMETERS))
     _check_names("pools", pools, POOLS)
     settings: dict[str, dict[str, Any]] = {}
-    for section in SECTIONS:
+    for section, own in OWN_PARAMETERS.items():
         others = advanced.get(section) or {}
         if not isinstance(others, dict):
             raise InputError(f"the parameter advanced: {section!r} must hold keys and values, not {others!r}")
         for key in others:
-            if key in own.get(section, {}):
+            if key in own:
                 raise InputError(f"the parameter advanced: {section}.{key} has a parameter of its own, {section}_{key}")
-        settings[section] = {**copy.deepcopy(others), **own.get(section, {})}
+        settings[section] = {**copy.deepcopy(others), **{key: parameters[f"{section}_{key}"] for key in own}}
     settings["store"].pop("cache_generation", None)  # preflight's alone: it takes part in the version of the data
     benchmarks = [benchmark["name"] for benchmark in settings["data"]["benchmarks"]]
     validation = settings["report"].setdefault("validation", benchmarks[0])
@@ -70,7 +78,7 @@ def resolve(
         f"{stage}_settings": {section: settings[section] for section in sections} for stage, sections in READ_BY.items()
     }
     for stage in _SEEDED:
-        stages[f"{stage}_settings"]["seed"] = seed
+        stages[f"{stage}_settings"]["seed"] = parameters["seed"]
     stages["preparation_settings"]["completion_tokens"] = _completion_tokens(settings["rl"], settings["eval"])
     return {**stages, **placement}
 

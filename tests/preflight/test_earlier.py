@@ -8,20 +8,32 @@ import pytest
 from components.data_preparation.settings import DataSettings
 from components.evaluation.settings import EvaluationSettings
 from components.preflight.earlier import check_earlier
-from components.preflight.resolve import resolve
+from components.preflight.resolve import OWN_PARAMETERS, resolve
+from components.rft.settings import RFTSettings
 from components.rl_exploration.settings import ExplorationSettings
 from components.shared.errors import InputError
 from components.shared.stage import write_json
+from components.verification_filtering.settings import FilterSettings
 
 BENCHMARKS = [{"name": "dev", "uri": "dev.jsonl"}, {"name": "test", "uri": "test.jsonl", "limit": 50}]
 OWN = {"data": {"train": [{"uri": "a.jsonl"}], "benchmarks": BENCHMARKS}, "rl": {"steps": 5}, "eval": {"samples": 8}}
+DEFAULTS = {  # of keys that are parameters of their own
+    "rl": {"learning_rate": ExplorationSettings.model_fields["learning_rate"].default},
+    "filter": {"max_success_rate": FilterSettings().max_success_rate},
+    "rft": {name: RFTSettings.model_fields[name].default for name in ("learning_rate", "epochs")},
+}
 ADVANCED = {"rl": {"max_completion_tokens": 64}, "eval": {"max_completion_tokens": 64}}
 
 
 def resolved(**own: dict[str, Any]) -> dict[str, Any]:
     """The settings of a run's stages, with other values of the sections given."""
-    sections = {name: {**values, **own.pop(name, {})} for name, values in OWN.items()}
-    return resolve({**sections, **own}, ADVANCED, {}, seed=1)
+    advanced = {name: dict(values) for name, values in ADVANCED.items()}
+    parameters: dict[str, Any] = {"seed": 1, "pools": {}, "advanced": advanced}
+    for section, names in OWN_PARAMETERS.items():
+        values = {**DEFAULTS.get(section, {}), **OWN.get(section, {}), **own.get(section, {})}
+        parameters |= {f"{section}_{name}": values.pop(name) for name in names}
+        advanced[section] = {**advanced.get(section, {}), **values}
+    return resolve(parameters)
 
 
 @pytest.fixture
