@@ -35,27 +35,27 @@ from components.rft.component import rft
 from components.rl_exploration.component import rl_exploration
 from components.rollout_harvesting.component import rollout_harvesting
 from components.shared.errors import InputError
-from components.shared.processes import ONE_PROCESS
 from components.shared.stage import disk_problem, whole_file
-from components.shared.tracking import CREDENTIALS
+from components.shared.training.processes import ONE_PROCESS
+from components.shared.training.tracking import CREDENTIALS
 from components.verification_filtering.component import verification_filtering
+from launch.analysis.compare import compare
+from launch.analysis.grade import grade
 from launch.check import check
-from launch.cluster import PIPELINE_NAME
-from launch.cluster_commands import cancel, retry, status
-from launch.compare import compare
 from launch.compiled import read_compiled, reduce_compiled
 from launch.continuation import continued_folder
-from launch.grade import grade
 from launch.images import STAGES, VARIANTS, default_variant, image, require_images
 from launch.images_command import images
-from launch.local import run_locally
+from launch.kubeflow.cluster import PIPELINE_NAME
+from launch.kubeflow.commands import cancel, retry, status
+from launch.kubeflow.schedule import schedule
+from launch.kubeflow.submit import submit
+from launch.kubeflow.workflow_size import check_size, workflow_size
+from launch.local.run import run_locally
 from launch.parameters import run_parameters, taken_over
-from launch.plan import plan
+from launch.planning.plan import plan
 from launch.pools import connect, place, pool_parameters
 from launch.recipe import Recipe, load_recipe
-from launch.schedule_commands import schedule
-from launch.submit import submit
-from launch.workflow_size import check_size, workflow_size
 
 
 def variant_of(component: Any, name: str) -> Any:

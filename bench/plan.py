@@ -19,13 +19,13 @@ from typing import Any
 import click
 import psutil
 
+from components.shared.data.schema import read_rows
 from components.shared.policy import load_tokenizer, prompt_token_ids
-from components.shared.reports import CURVE, EVALUATION
-from components.shared.schema import read_rows
+from components.shared.reporting.reports import CURVE, EVALUATION
 from components.shared.stage import read_json
-from launch.costs import Costs, StageCost
-from launch.devices import device_for
-from launch.plan import problems_of, size_of_policy
+from launch.planning.costs import Costs, StageCost
+from launch.planning.devices import device_for
+from launch.planning.plan import problems_of, size_of_policy
 from launch.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -18,7 +18,7 @@ from typing import Any
 import click
 from stages import POLICY, write_problems
 
-from components.shared.schema import BENCHMARK_ORDER
+from components.shared.data.schema import BENCHMARK_ORDER
 from components.shared.stage import write_json
 
 MAX_TOKENS, BATCH = 40, 1024

@@ -20,12 +20,12 @@ from typing import Any, NamedTuple
 
 import click
 
-from components.shared import countdown
-from components.shared.checkpoints import NOWHERE, CheckpointSettings
+from components.shared.data import countdown
+from components.shared.data.schema import BENCHMARK_ORDER, PROBLEMS, write_table
 from components.shared.grading import GradingSettings
-from components.shared.schema import BENCHMARK_ORDER, PROBLEMS, write_table
+from components.shared.progress.checkpoints import NOWHERE, CheckpointSettings
 from components.shared.stage import write_json
-from launch.s3_server import S3Server
+from launch.local.s3_server import S3Server
 
 ROOT = Path(__file__).resolve().parent.parent
 POLICY = ROOT / "recipes" / "tiny" / "countdown"

@@ -23,7 +23,7 @@ from slow_network import distant
 
 from components.shared.object_store import open_store
 from components.shared.object_store.s3 import new_client
-from launch.s3_server import S3Server
+from launch.local.s3_server import S3Server
 
 _BUCKET = "bench"
 

@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from components.preflight.resolve import OWN_PARAMETERS
-from components.shared.sources import Source
+from components.shared.data.sources import Source
 from launch.pools import Pool
 from launch.recipe import Recipe
 

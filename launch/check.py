@@ -7,16 +7,16 @@ from pathlib import Path
 import click
 
 from components.preflight.bucket import check_bucket
-from launch.checking import check_everything
-from launch.cluster_commands import server_options
 from launch.compiled import read_compiled
-from launch.controller import retry_policy, workflows
 from launch.images import VARIANTS, default_variant, require_images
-from launch.inputs import require_visible
+from launch.kubeflow.commands import server_options
+from launch.kubeflow.controller import retry_policy, workflows
+from launch.kubeflow.inputs import require_visible
+from launch.kubeflow.server import Connection, Server
+from launch.kubeflow.workflow_size import check_size, workflow_size
 from launch.recipe import Recipe, recipe_values
-from launch.server import Connection, Server
+from launch.recipe_check import check_everything
 from launch.store import check_apart
-from launch.workflow_size import check_size, workflow_size
 
 
 @click.command("check")

@@ -17,13 +17,13 @@ from typing import Any
 from components.shared.errors import InputError
 from components.shared.policy import policy_id
 from components.shared.stage import read_json
-from launch.cluster import Cluster
 from launch.compiled import read_compiled, stage_paths
-from launch.controller import older_answer, workflow_of
+from launch.kubeflow.cluster import Cluster
+from launch.kubeflow.controller import older_answer, workflow_of
+from launch.kubeflow.server import NotFound
+from launch.kubeflow.status.stages import FINISHED, run_state
 from launch.parameters import taken_over
 from launch.recipe import Recipe
-from launch.run_stages import FINISHED, run_state
-from launch.server import NotFound
 
 _VANILLA, _EXPERTS = "vanilla_state", "experts"
 # The stages of an iteration that take in what is handed on, and under which input.

@@ -7,9 +7,9 @@ from typing import Any
 from kfp import dsl, kubernetes
 from pydantic import Field, field_validator
 
-from components.shared.processes import ONE_PROCESS, ParallelSettings
 from components.shared.settings import Settings
-from components.shared.train_job import NODE_RESOURCES, SHARED
+from components.shared.training.processes import ONE_PROCESS, ParallelSettings
+from components.shared.training.train_job import NODE_RESOURCES, SHARED
 from launch.store import StoreSettings
 
 # The label of nodes and pods, and its value for each pool; the manifests use them too.

@@ -14,14 +14,14 @@ from components.evaluation.settings import EvaluationSettings
 from components.report.settings import ReportSettings
 from components.rft.settings import RFTSettings
 from components.rl_exploration.settings import ExplorationSettings
+from components.shared.data.sources import is_file_source, stored_files
+from components.shared.data.table_files import local_files, local_path
 from components.shared.errors import InputError, nearest
 from components.shared.grading import GradingSettings
 from components.shared.object_store.inputs import is_stored, stored_version
 from components.shared.settings import Settings
-from components.shared.sources import is_file_source, stored_files
 from components.shared.stage import files_digest
-from components.shared.table_files import local_files, local_path
-from components.shared.tracking import NO_TRACKERS, TrackingSettings
+from components.shared.training.tracking import NO_TRACKERS, TrackingSettings
 from components.verification_filtering.settings import FilterSettings
 from launch.pools import Pools
 from launch.store import StoreSettings

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from components.shared.stage import whole_file
-from launch.seeds import Estimate, average, difference, over_seeds_and_problems, relative, values
+from launch.analysis.seeds import Estimate, average, difference, over_seeds_and_problems, relative, values
 from reproduction import kinds
 from reproduction.figures import draw_course, draw_plane
 from reproduction.plan import (

@@ -9,9 +9,9 @@ import numpy as np
 
 from components.report.analysis import lost, vanilla_curve, vanilla_steps
 from components.report.figures import COLOURS, moving_average
-from components.shared import page
+from components.shared.reporting import page
 from components.shared.stage import whole_file
-from launch.seeds import values
+from launch.analysis.seeds import values
 from reproduction.plan import Results
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from launch.seeds import values
+from launch.analysis.seeds import values
 from reproduction.plan import Grid, Results, find_run, last_policy
 
 METHODS = ("rloop", "vanilla")

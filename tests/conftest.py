@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from components.shared import countdown
+from components.shared.data import countdown
+from components.shared.data.schema import PROBLEMS, ROLLOUTS, write_table
 from components.shared.grading import Grader, GradingSettings
 from components.shared.policy import load_tokenizer
-from components.shared.schema import PROBLEMS, ROLLOUTS, write_table
-from launch.s3_server import S3Server
+from launch.local.s3_server import S3Server
 
 ROOT = Path(__file__).resolve().parent.parent
 POLICY = ROOT / "recipes" / "tiny" / "countdown"
@@ -121,7 +121,7 @@ def live_models(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The models in training whose adapters exploration and RFT merge, in order."""
     from components.rft import refine
     from components.rl_exploration import explore
-    from components.shared.lora import merged
+    from components.shared.training.lora import merged
 
     models: list[Any] = []
 

@@ -2,7 +2,7 @@
 
 import json
 
-from components.shared.countdown import apply
+from components.shared.data.countdown import apply
 
 
 def solve(answer: str) -> str:

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from components.shared.grading import Grader, GradingRow, GradingSettings  # noqa: E402
-from tests.shared.hostile import hostile_answers  # noqa: E402
+from tests.shared.grading.hostile import hostile_answers  # noqa: E402
 
 SEEDS = r"""
 \frac{1}{2} | 3x^2-2x+1 | (-\infty, 3] \cup [5, 7) | \{1,2,3\} | x = 5 \text{ cm} | 28\% | \pm\sqrt{2}

@@ -12,13 +12,13 @@ from jinja2.exceptions import TemplateError
 from components.data_preparation.overlap import Overlap
 from components.data_preparation.settings import DataSettings
 from components.data_preparation.text import normalise, problem_id
-from components.shared.batches import batches
-from components.shared.chat import conversation
+from components.shared.data.batches import batches
+from components.shared.data.chat import conversation
+from components.shared.data.sources import RawProblem, Source, read_source
 from components.shared.errors import InputError
 from components.shared.grading import Grader, GradingRow
 from components.shared.grading.verifiers import READS_ANSWERS, REASONING_GYM, accepted_answers
 from components.shared.policy import load_tokenizer, prompt_token_ids, rendered_prompt, vocabulary_size
-from components.shared.sources import RawProblem, Source, read_source
 
 BATCH = 512
 EXAMPLES = 20

@@ -22,8 +22,10 @@ from components.data_preparation.clean import (
 )
 from components.data_preparation.overlap import OverlapIndex
 from components.data_preparation.settings import DataSettings
-from components.shared import page
-from components.shared.batches import batches
+from components.shared.data.batches import batches
+from components.shared.data.schema import BENCHMARK_ORDER, PROBLEMS, read_rows, table_writer, write_table
+from components.shared.data.sources import Source, is_file_source, source_name
+from components.shared.data.table_files import local_files
 from components.shared.errors import InputError
 from components.shared.grading import Grader, GradingSettings, check_verifier
 from components.shared.object_store.inputs import fetch_folder, is_stored
@@ -34,10 +36,8 @@ from components.shared.policy import (
     eos_token_ids,
     template_end_token_id,
 )
-from components.shared.schema import BENCHMARK_ORDER, PROBLEMS, read_rows, table_writer, write_table
-from components.shared.sources import Source, is_file_source, source_name
+from components.shared.reporting import page
 from components.shared.stage import read_json, result, write_json
-from components.shared.table_files import local_files
 from components.shared.weights import check_numbers, local_weights
 
 POLICY_FILES = (".safetensors", ".json", ".model", ".txt", ".jinja")  # what is taken of a model repository

@@ -4,8 +4,8 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
+from components.shared.data.sources import RawProblem, Source, prompt_of, source_name
 from components.shared.settings import Settings
-from components.shared.sources import RawProblem, Source, prompt_of, source_name
 
 
 class DataSettings(Settings):

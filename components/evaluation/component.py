@@ -39,9 +39,9 @@ def evaluation(
     from components.evaluation.curve import evaluate_curve
     from components.evaluation.evaluate import evaluate
     from components.evaluation.settings import EvaluationSettings
-    from components.shared.checkpoints import CheckpointSettings
     from components.shared.grading import GradingSettings
-    from components.shared.reports import CURVE, EVALUATION
+    from components.shared.progress.checkpoints import CheckpointSettings
+    from components.shared.reporting.reports import CURVE, EVALUATION
     from components.shared.stage import log_metrics, stage
 
     with stage("evaluation"):

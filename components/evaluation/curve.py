@@ -8,13 +8,13 @@ from typing import Any
 
 from components.evaluation.evaluate import ProblemTally, check_prompts, judged_samples, sampler_of, summarise
 from components.evaluation.settings import EvaluationSettings
-from components.shared.checkpoints import NOWHERE, Checkpoints, CheckpointSettings
+from components.shared.data.schema import BENCHMARK_ORDER, read_rows
 from components.shared.errors import InputError, nearest
-from components.shared.finished import Outputs
 from components.shared.grading import Grader, GradingSettings
 from components.shared.policy import policy_id, snapshot_files, with_weights
-from components.shared.sampling import chosen_engine
-from components.shared.schema import BENCHMARK_ORDER, read_rows
+from components.shared.progress.checkpoints import NOWHERE, Checkpoints, CheckpointSettings
+from components.shared.progress.finished import Outputs
+from components.shared.sampling.base import chosen_engine
 from components.shared.stage import Progress, note, read_json, write_json
 
 

@@ -10,14 +10,14 @@ from typing import Any
 
 from components.evaluation.pages import write_page
 from components.evaluation.settings import EvaluationSettings
-from components.shared.checkpoints import NOWHERE, Checkpoints, CheckpointSettings
+from components.shared.data.schema import BENCHMARK_ORDER, SAMPLES, count_rows, read_rows, table_writer, write_table
 from components.shared.errors import InputError
-from components.shared.finished import Outputs
 from components.shared.grading import FAILED, TIMED_OUT, Grader, GradingRow, GradingSettings, reason_kind
-from components.shared.pass_at_k import bootstrap_interval, pass_at_k
 from components.shared.policy import check_room, policy_id
-from components.shared.sampling import Completion, Engine, Sampler, chosen_engine, open_sampler
-from components.shared.schema import BENCHMARK_ORDER, SAMPLES, count_rows, read_rows, table_writer, write_table
+from components.shared.progress.checkpoints import NOWHERE, Checkpoints, CheckpointSettings
+from components.shared.progress.finished import Outputs
+from components.shared.reporting.pass_at_k import bootstrap_interval, pass_at_k
+from components.shared.sampling.base import Completion, Engine, Sampler, chosen_engine, open_sampler
 from components.shared.stage import Progress, note, read_json, write_json
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from components.shared import page
+from components.shared.reporting import page
 
 
 def write_page(path: str | Path, evaluation: dict[str, Any], curve: dict[str, Any] | None) -> None:

@@ -18,7 +18,6 @@ from urllib.parse import urlsplit
 from jinja2.exceptions import TemplateError
 
 from components.preflight.base_policy import hub_commit, looked_at_policy
-from components.preflight.engine import EngineMemory, engine_memory, samples_with_vllm
 from components.preflight.estimate import (
     GIB,
     ModelSize,
@@ -31,14 +30,15 @@ from components.preflight.estimate import (
 )
 from components.preflight.settings import RunSize
 from components.preflight.verifiers import TRIED, try_verifier
-from components.shared import page
+from components.preflight.vllm_memory import EngineMemory, engine_memory, samples_with_vllm
+from components.shared.data.sources import RawProblem, Source, is_file_source, prompt_of, read_source, stored_files
+from components.shared.data.table_files import local_files
 from components.shared.errors import InputError
 from components.shared.grading import GradingSettings, check_verifier, is_user_function
 from components.shared.object_store.inputs import is_stored, stored_version
 from components.shared.policy import load_tokenizer, rendered_prompt
-from components.shared.sources import RawProblem, Source, is_file_source, prompt_of, read_source, stored_files
+from components.shared.reporting import page
 from components.shared.stage import files_digest, result, whole_file
-from components.shared.table_files import local_files
 
 _GRADING = GradingSettings()  # where the caller does not know the recipe's
 _LOOKED_AT = 20  # rows of a source

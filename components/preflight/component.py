@@ -73,8 +73,8 @@ def preflight(
     from components.preflight.earlier import check_earlier
     from components.preflight.resolve import resolve
     from components.preflight.settings import RunSize
+    from components.shared.data.sources import keyed_sources
     from components.shared.grading import GradingSettings
-    from components.shared.sources import keyed_sources
     from components.shared.stage import stage
 
     with stage("preflight"):

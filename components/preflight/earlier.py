@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from components.shared.data.sources import Source
 from components.shared.errors import InputError
-from components.shared.sources import Source
 from components.shared.stage import note, read_json
 
 # Of the recipe's section eval: what figures of policies depend on.

@@ -2,9 +2,9 @@
 
 from pydantic import ConfigDict, Field
 
-from components.shared.lora import ALL_WEIGHTS, LoRASettings
-from components.shared.processes import ONE_PROCESS, ParallelSettings
 from components.shared.settings import Settings
+from components.shared.training.lora import ALL_WEIGHTS, LoRASettings
+from components.shared.training.processes import ONE_PROCESS, ParallelSettings
 
 
 class RunSize(Settings):

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
+from components.shared.data.sources import RawProblem
 from components.shared.errors import InputError
 from components.shared.grading import FAILED, TIMED_OUT, Grader, GradingRow, GradingSettings
-from components.shared.sources import RawProblem
 
 TRIED = 5  # problems of a source
 # Ways in which policies write an answer that is right, from which a verifier may know one alone; and what is wrong.

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from components.shared.pass_at_k import paired_comparison, pass_at_k
+from components.shared.reporting.pass_at_k import paired_comparison, pass_at_k
 
 ProblemCounts = dict[str, dict[str, list[int]]]  # benchmark -> samples and correct ones of each problem
 TOGETHER = "test sets together"

@@ -53,7 +53,7 @@ def report(
     from components.report.report import IterationFiles, VanillaFiles
     from components.report.report import report as write_report
     from components.report.settings import ReportSettings
-    from components.shared.reports import (
+    from components.shared.reporting.reports import (
         CURVE,
         EVALUATION,
         EXPLORATION_LOG,

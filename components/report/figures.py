@@ -3,7 +3,7 @@
 from typing import Any
 
 from components.report.analysis import vanilla_curve, vanilla_steps
-from components.shared import page
+from components.shared.reporting import page
 
 COLOURS = {"base": "#6b7280", "rloop": "#15803d", "explored": "#c2410c", "vanilla": "#1d4ed8"}
 _WINDOW = 8  # RL steps of the moving average

@@ -8,7 +8,7 @@ import yaml
 from components.report import figures
 from components.report.advice import advice
 from components.report.figures import evaluation_of
-from components.shared import page
+from components.shared.reporting import page
 
 _KINDS = {
     "base": "the base policy",

@@ -32,9 +32,8 @@ def rft(
 
     from components.rft.refine import refine
     from components.rft.settings import RFTSettings
-    from components.shared.checkpoints import CheckpointSettings
-    from components.shared.processes import on_processes
-    from components.shared.reports import (
+    from components.shared.progress.checkpoints import CheckpointSettings
+    from components.shared.reporting.reports import (
         EXPLORATION_LOG,
         FILTERING_REPORT,
         HARVESTING_REPORT,
@@ -44,7 +43,8 @@ def rft(
         hand_on,
     )
     from components.shared.stage import log_metrics, stage
-    from components.shared.tracking import TrackingSettings
+    from components.shared.training.processes import on_processes
+    from components.shared.training.tracking import TrackingSettings
 
     with stage("RFT"):
         fine_tuning = RFTSettings.check(settings["rft"], "rft")

@@ -11,11 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from components.rft.settings import RFTSettings
-from components.shared import page
-from components.shared.checkpoints import NOWHERE, Checkpoints, CheckpointSettings
+from components.shared.data.schema import earlier_expert_files, parquet_files
 from components.shared.errors import InputError
-from components.shared.finished import Outputs
-from components.shared.lora import load_for_training, merged
 from components.shared.policy import (
     eos_token_ids,
     load_tokenizer,
@@ -24,10 +21,13 @@ from components.shared.policy import (
     save_policy,
     training_precision,
 )
-from components.shared.processes import agreed, allow_sharding, common_folder, join, of_all, sharding_arguments
-from components.shared.schema import earlier_expert_files, parquet_files
+from components.shared.progress.checkpoints import NOWHERE, Checkpoints, CheckpointSettings
+from components.shared.progress.finished import Outputs
+from components.shared.reporting import page
 from components.shared.stage import Progress, note, write_json
-from components.shared.tracking import NO_TRACKERS, TrackingSettings, tensorboard, tracked_at, trackers
+from components.shared.training.lora import load_for_training, merged
+from components.shared.training.processes import agreed, allow_sharding, common_folder, join, of_all, sharding_arguments
+from components.shared.training.tracking import NO_TRACKERS, TrackingSettings, tensorboard, tracked_at, trackers
 
 
 def refine(

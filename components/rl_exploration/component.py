@@ -41,12 +41,12 @@ def rl_exploration(
 
     from components.rl_exploration.explore import explore
     from components.rl_exploration.settings import ExplorationSettings
-    from components.shared.checkpoints import CheckpointSettings
     from components.shared.grading import GradingSettings
-    from components.shared.processes import on_processes
-    from components.shared.reports import EXPLORATION_LOG, TENSORBOARD
+    from components.shared.progress.checkpoints import CheckpointSettings
+    from components.shared.reporting.reports import EXPLORATION_LOG, TENSORBOARD
     from components.shared.stage import log_metrics, stage
-    from components.shared.tracking import TrackingSettings
+    from components.shared.training.processes import on_processes
+    from components.shared.training.tracking import TrackingSettings
 
     with stage("RL exploration"), TemporaryDirectory() as scratch:
         exploration = ExplorationSettings.check(settings["rl"], "rl")

@@ -11,16 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from components.rl_exploration import vllm_on_cpu
-from components.rl_exploration.engine import check_server, trl_arguments
 from components.rl_exploration.recorder import CORRECT, RolloutRecorder, shard_name
 from components.rl_exploration.settings import ExplorationSettings
 from components.rl_exploration.step_log import LOGPROB_DIFFERENCE, STEP_FIGURES, steps_of, write_page
-from components.shared.chat import conversation
-from components.shared.checkpoints import NOWHERE, Checkpoints, CheckpointSettings
+from components.rl_exploration.trl_engine import check_server, trl_arguments
+from components.shared.data.chat import conversation
+from components.shared.data.schema import ROLLOUT_STEPS, count_rows, parquet_files, read_rows
 from components.shared.errors import InputError
-from components.shared.finished import Outputs
 from components.shared.grading import Grader, GradingSettings
-from components.shared.lora import load_for_training, merged
 from components.shared.policy import (
     accelerator,
     check_room,
@@ -33,11 +31,13 @@ from components.shared.policy import (
     snapshot_name,
     training_precision,
 )
-from components.shared.processes import agreed, allow_sharding, common_folder, join, of_all, sharding_arguments
-from components.shared.sampling import chosen_engine
-from components.shared.schema import ROLLOUT_STEPS, count_rows, parquet_files, read_rows
+from components.shared.progress.checkpoints import NOWHERE, Checkpoints, CheckpointSettings
+from components.shared.progress.finished import Outputs
+from components.shared.sampling.base import chosen_engine
 from components.shared.stage import Progress, note, read_json, whole_folder, write_json
-from components.shared.tracking import NO_TRACKERS, TrackingSettings, tensorboard, tracked_at, trackers
+from components.shared.training.lora import load_for_training, merged
+from components.shared.training.processes import agreed, allow_sharding, common_folder, join, of_all, sharding_arguments
+from components.shared.training.tracking import NO_TRACKERS, TrackingSettings, tensorboard, tracked_at, trackers
 
 
 def _recorder_file(rank: int) -> str:

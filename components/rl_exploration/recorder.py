@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from components.shared.data.schema import ROLLOUTS, write_table
 from components.shared.errors import InputError
 from components.shared.grading import Grader, GradingRow
-from components.shared.schema import ROLLOUTS, write_table
 
 CORRECT = "share_correct"  # the name under which TRL logs it
 _STATE = ("recorded", "correct", "_all_truncated", "_no_spread")

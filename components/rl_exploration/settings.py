@@ -8,9 +8,9 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from components.shared.lora import ALL_WEIGHTS, LoRASettings
-from components.shared.processes import ONE_PROCESS, ParallelSettings, check_parallel, share
 from components.shared.settings import Settings
+from components.shared.training.lora import ALL_WEIGHTS, LoRASettings
+from components.shared.training.processes import ONE_PROCESS, ParallelSettings, check_parallel, share
 
 
 class ExplorationSettings(Settings):

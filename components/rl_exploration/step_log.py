@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from components.rl_exploration.recorder import CORRECT
-from components.shared import page
+from components.shared.reporting import page
 
 # What a step's log holds, under which name TRL logs it, and what the figure says of it.
 STEP_FIGURES = {

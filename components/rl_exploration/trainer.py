@@ -7,7 +7,7 @@ import torch
 from trl import GRPOTrainer
 
 from components.rl_exploration.recorder import RolloutRecorder
-from components.shared.processes import of_all
+from components.shared.training.processes import of_all
 
 
 class Rollout(NamedTuple):

@@ -24,7 +24,7 @@ def rollout_harvesting(
     from pathlib import Path
 
     from components.rollout_harvesting.harvest import harvest
-    from components.shared.reports import EXPLORATION_LOG, HARVESTING_REPORT, REPORTS, hand_on
+    from components.shared.reporting.reports import EXPLORATION_LOG, HARVESTING_REPORT, REPORTS, hand_on
     from components.shared.stage import stage
 
     with stage("rollout harvesting"):

@@ -14,9 +14,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from components.rollout_harvesting.similarity import SimilarityTally
-from components.shared import page
+from components.shared.data.schema import ROLLOUT_STEPS, ROLLOUTS, TRAJECTORIES, read_batches, table_writer, write_table
 from components.shared.errors import InputError
-from components.shared.schema import ROLLOUT_STEPS, ROLLOUTS, TRAJECTORIES, read_batches, table_writer, write_table
+from components.shared.reporting import page
 from components.shared.stage import Progress, read_json, result, write_json
 
 _SHARD = re.compile(r"step-(\d+)-rank-(\d+).*\.parquet")

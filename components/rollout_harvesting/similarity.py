@@ -8,7 +8,7 @@ from collections import defaultdict
 from statistics import fmean
 from typing import Any
 
-from components.shared.ngrams import Sketch, similarity, sketch, solution_text
+from components.shared.data.ngrams import Sketch, similarity, sketch, solution_text
 
 _KEPT = 4  # correct rollouts of a problem and step that are compared: at most six pairs
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2.exceptions import TemplateError
 
-from components.shared.batches import batches
-from components.shared.chat import conversation
+from components.shared.data.batches import batches
+from components.shared.data.chat import conversation
 from components.shared.errors import InputError
 from components.shared.stage import whole_file, whole_folder
 from components.shared.weights import WeightFiles, check_weights, local_weights, refuse_adapter

@@ -30,9 +30,15 @@ def verification_filtering(
     """
     from pathlib import Path
 
-    from components.shared.checkpoints import CheckpointSettings
     from components.shared.grading import GradingSettings
-    from components.shared.reports import EXPLORATION_LOG, FILTERING_REPORT, HARVESTING_REPORT, REPORTS, hand_on
+    from components.shared.progress.checkpoints import CheckpointSettings
+    from components.shared.reporting.reports import (
+        EXPLORATION_LOG,
+        FILTERING_REPORT,
+        HARVESTING_REPORT,
+        REPORTS,
+        hand_on,
+    )
     from components.shared.stage import log_metrics, stage
     from components.verification_filtering.filter import filter_trajectories
     from components.verification_filtering.settings import FilterSettings

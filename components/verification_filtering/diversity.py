@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from components.shared.ngrams import Sketch, similarity
+from components.shared.data.ngrams import Sketch, similarity
 
 
 def most_different(candidates: Sequence[tuple[int, Sketch]], count: int) -> list[int]:

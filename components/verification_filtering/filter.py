@@ -15,11 +15,20 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from components.shared import page
-from components.shared.batches import batches
-from components.shared.checkpoints import NOWHERE, Checkpoints, CheckpointSettings
+from components.shared.data.batches import batches
+from components.shared.data.ngrams import Sketch, sketch, solution_text
+from components.shared.data.schema import (
+    EARLIER,
+    TRAJECTORIES,
+    count_rows,
+    earlier_expert_files,
+    parquet_files,
+    read_batches,
+    read_rows,
+    table_writer,
+    write_table,
+)
 from components.shared.errors import InputError
-from components.shared.finished import Outputs
 from components.shared.grading import (
     FAILED,
     HEDGED,
@@ -32,18 +41,9 @@ from components.shared.grading import (
     Verdict,
     reason_kind,
 )
-from components.shared.ngrams import Sketch, sketch, solution_text
-from components.shared.schema import (
-    EARLIER,
-    TRAJECTORIES,
-    count_rows,
-    earlier_expert_files,
-    parquet_files,
-    read_batches,
-    read_rows,
-    table_writer,
-    write_table,
-)
+from components.shared.progress.checkpoints import NOWHERE, Checkpoints, CheckpointSettings
+from components.shared.progress.finished import Outputs
+from components.shared.reporting import page
 from components.shared.stage import Progress, note, whole_file, write_json
 from components.verification_filtering.diversity import most_different
 from components.verification_filtering.settings import FilterSettings

@@ -23,7 +23,7 @@ from typing import Any
 
 import click
 
-from components.shared import countdown
+from components.shared.data import countdown
 
 HERE = Path(__file__).resolve().parent
 # One line a message, the answer on the next; what the assistant says ends with the EOS token.

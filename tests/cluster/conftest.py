@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from launch.server import Connection, Server
+from launch.kubeflow.server import Connection, Server
 from tests.cluster.data import SOURCE, put_problems
 from tests.cluster.product import Product, Said, small_recipe
 

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from components.shared.countdown import generate
+from components.shared.data.countdown import generate
 from components.shared.object_store import open_store
 
 SOURCE = {"verifier": "countdown", "prompt_columns": ["prompt"], "answer_column": "answer"}

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from launch.controller import retry_policy, workflows
-from launch.server import Server
+from launch.kubeflow.controller import retry_policy, workflows
+from launch.kubeflow.server import Server
 from tests.cluster.conftest import Target
 from tests.cluster.data import put_problems
 from tests.cluster.kubectl import Kubectl

@@ -12,8 +12,8 @@ import kfp_server_api as api
 import pytest
 from click.testing import CliRunner
 
+from components.shared.data.sources import Source, read_source
 from components.shared.errors import InputError
-from components.shared.sources import Source, read_source
 from launch.recipe import load_recipe
 from pipeline import main
 from tests.cluster import product as module
@@ -22,7 +22,7 @@ from tests.cluster.data import SOURCE, put_problems
 from tests.cluster.kubectl import running
 from tests.cluster.product import Product, Said, read_status, small_recipe, stage_states, told, what_ran
 from tests.cluster.test_acceptance import next_tick, ticks
-from tests.launch.kfp_server import FakeKfp
+from tests.launch.stand_in.server import FakeKfp
 
 HERE = Path(__file__).resolve().parent
 # `status --json` of recorded runs of a real cluster.

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from components.shared.checkpoints import CheckpointSettings
 from components.shared.grading import GradingSettings
-from components.shared.processes import on_processes
+from components.shared.progress.checkpoints import CheckpointSettings
+from components.shared.training.processes import on_processes
 from tests.stage_outputs import exploration_outputs, rft_outputs
 
 POLICY = Path(__file__).resolve().parents[2] / "recipes" / "tiny" / "countdown"

@@ -15,7 +15,7 @@ import pytest
 
 from components.shared.policy import check_policy
 from launch import images
-from launch.local_cache import MANIFEST
+from launch.local.cache import MANIFEST
 from tests.end_to_end.test_laptop import REDUCED, stages_that_ran, start
 
 pytestmark = pytest.mark.docker

@@ -14,9 +14,9 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from components.shared import countdown
+from components.shared.data import countdown
+from components.shared.data.schema import BENCHMARK_ORDER, PROBLEMS, TRAJECTORIES, write_table
 from components.shared.object_store import open_store
-from components.shared.schema import BENCHMARK_ORDER, PROBLEMS, TRAJECTORIES, write_table
 from components.shared.stage import write_json
 from tests.countdown_solver import solve
 

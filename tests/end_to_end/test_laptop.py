@@ -11,8 +11,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from components.shared.data.schema import ROLLOUTS, TRAJECTORIES
 from components.shared.policy import check_policy
-from components.shared.schema import ROLLOUTS, TRAJECTORIES
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]

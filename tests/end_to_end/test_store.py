@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from components.shared import countdown
+from components.shared.data import countdown
 from components.shared.object_store import open_store
-from launch.s3_server import S3Server
+from launch.local.s3_server import S3Server
 from tests.end_to_end.test_laptop import ROOT, command, run, stages_that_ran
 
 pytestmark = pytest.mark.slow

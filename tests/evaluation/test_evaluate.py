@@ -8,12 +8,12 @@ import pytest
 from components.evaluation.curve import evaluate_curve
 from components.evaluation.evaluate import _in_words, evaluate
 from components.evaluation.settings import EvaluationSettings
-from components.shared import countdown
+from components.shared.data import countdown
+from components.shared.data.schema import BENCHMARK_ORDER, PROBLEMS, SAMPLES, write_table
 from components.shared.errors import InputError
 from components.shared.grading import GradingSettings
-from components.shared.pass_at_k import pass_at_k
 from components.shared.policy import load_model, policy_id, save_weights, snapshot_name
-from components.shared.schema import BENCHMARK_ORDER, PROBLEMS, SAMPLES, write_table
+from components.shared.reporting.pass_at_k import pass_at_k
 from components.shared.stage import write_json
 
 

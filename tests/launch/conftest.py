@@ -11,14 +11,15 @@ from click.testing import CliRunner, Result
 from kfp import compiler, dsl
 
 from components.shared.errors import InputError
-from launch import run_display, server
-from launch.cluster_commands import cancel, retry, status
 from launch.compiled import read_compiled
+from launch.kubeflow import server
+from launch.kubeflow.commands import cancel, retry, status
+from launch.kubeflow.schedule import schedule
+from launch.kubeflow.status import display as run_display
+from launch.kubeflow.submit import submit
 from launch.parameters import run_parameters
 from launch.recipe import Recipe
-from launch.schedule_commands import schedule
-from launch.submit import submit
-from tests.launch.kfp_server import SECRET, FakeKfp
+from tests.launch.stand_in.server import SECRET, FakeKfp
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "laptop.yaml"
 

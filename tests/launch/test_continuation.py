@@ -19,12 +19,12 @@ from components.shared.policy import policy_id
 from components.shared.stage import write_json
 from launch.compiled import check_single_use, read_compiled, stage_paths
 from launch.continuation import Earlier, _Attempts, continued_folder, workflow_nodes
+from launch.kubeflow.workflow_size import workflow_size
 from launch.parameters import run_parameters, taken_over
 from launch.recipe import Recipe, load_recipe
-from launch.workflow_size import workflow_size
 from tests.launch.conftest import RECIPE, Call
-from tests.launch.kfp_server import FakeKfp
 from tests.launch.recordings import FOLDER
+from tests.launch.stand_in.server import FakeKfp
 
 
 def compiled(recipe: Recipe, output: Path, before: int) -> list[dict[str, Any]]:

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from components.shared import checkpoints
 from components.shared.errors import InputError
 from components.shared.imports import stage_code
+from components.shared.progress import checkpoints
 from launch import images
 from launch.images_command import images as images_command
 from launch.recipe import load_recipe
@@ -201,7 +201,7 @@ def test_the_command_lists_images_and_the_files_behind_a_tag() -> None:
         str(file.relative_to(images.ROOT)) for file in images.image_files("rft", "cuda").values()
     }
     assert any(
-        line.split()[1:] == ["components/shared/page.py", "imported", "by", "components/rft/refine.py"]
+        line.split()[1:] == ["components/shared/reporting/page.py", "imported", "by", "components/rft/refine.py"]
         for line in files
     )
     refused = CliRunner().invoke(images_command, ["--why", "rff"])

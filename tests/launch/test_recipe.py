@@ -8,8 +8,8 @@ import pytest
 
 from components.data_preparation.settings import DataSettings
 from components.data_preparation.text import problem_id
+from components.shared.data.sources import read_source
 from components.shared.errors import InputError
-from components.shared.sources import read_source
 from launch.recipe import data_version, load_recipe
 
 ROOT = Path(__file__).resolve().parents[2]

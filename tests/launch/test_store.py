@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from components.shared.checkpoints import Checkpoints, CheckpointSettings
 from components.shared.errors import InputError
-from components.shared.finished import Outputs
 from components.shared.object_store import open_store
-from launch.local import _remove_progress, run_locally
+from components.shared.progress.checkpoints import Checkpoints, CheckpointSettings
+from components.shared.progress.finished import Outputs
+from launch.local.run import _remove_progress, run_locally
 from launch.recipe import load_recipe
 from launch.store import overlap
 from pipeline import main

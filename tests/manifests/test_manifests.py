@@ -65,7 +65,7 @@ CUSTOM = {
 # Pods that others start: those of a run, and those of Kubeflow and the cluster that a run talks to.
 FOREIGN_PODS = [
     {"pipelines.kubeflow.org/v2_component": "true"},
-    {"rloop.dev/training-node": "true"},  # components/shared/train_job.py
+    {"rloop.dev/training-node": "true"},  # components/shared/training/train_job.py
     {"app": "ml-pipeline"},
     {"app": "ml-pipeline-ui"},
     {"component": "metadata-grpc-server"},

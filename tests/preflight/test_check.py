@@ -7,11 +7,11 @@ from safetensors.torch import load_file, save_file
 
 from components.preflight.check import preflight
 from components.preflight.settings import RunSize
-from components.shared import countdown
+from components.shared.data import countdown
+from components.shared.data.sources import keyed_sources
 from components.shared.errors import InputError
 from components.shared.object_store import open_store
 from components.shared.object_store.s3 import new_client
-from components.shared.sources import keyed_sources
 
 TRAIN = [{"uri": "countdown://train?count=512"}]
 BENCHMARKS = [{"name": "dev", "uri": "countdown://dev?count=3"}]

@@ -3,7 +3,6 @@ from pathlib import Path
 
 import pytest
 
-from components.preflight.engine import engine_memory, samples_with_vllm
 from components.preflight.estimate import (
     GIB,
     ModelSize,
@@ -13,9 +12,10 @@ from components.preflight.estimate import (
     training_memory,
     waiting_memory,
 )
-from components.shared.lora import LoRASettings
+from components.preflight.vllm_memory import engine_memory, samples_with_vllm
 from components.shared.policy import named_config
-from components.shared.processes import ParallelSettings
+from components.shared.training.lora import LoRASettings
+from components.shared.training.processes import ParallelSettings
 
 # Qwen2.5-Math-7B's config, as published: 7.62 billion parameters in bfloat16.
 QWEN_7B = {

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from components.publishing.publish import _COLUMNS, publish
+from components.shared.data.schema import TRAJECTORIES, write_table
 from components.shared.object_store import Store, open_store
 from components.shared.policy import check_policy, policy_id
-from components.shared.schema import TRAJECTORIES, write_table
 from components.shared.stage import write_json
 
 

@@ -8,11 +8,11 @@ import pytest
 
 from components.rft.refine import refine
 from components.rft.settings import RFTSettings
-from components.shared import countdown
+from components.shared.data import countdown
+from components.shared.data.schema import EARLIER, TRAJECTORIES, write_table
 from components.shared.errors import InputError
 from components.shared.policy import check_policy, load_model, load_tokenizer, policy_id, prompt_token_ids
-from components.shared.processes import on_processes
-from components.shared.schema import EARLIER, TRAJECTORIES, write_table
+from components.shared.training.processes import on_processes
 from tests.countdown_solver import solve
 from tests.merging import assert_merged_once
 from tests.stage_outputs import rft_outputs
@@ -103,7 +103,7 @@ def test_the_loss_is_that_of_the_completions_tokens_with_their_eos(
 
 
 def test_the_policy_still_ends_its_answers(tiny_policy: Path, experts: Path, tmp_path: Path) -> None:
-    from components.shared.sampling import TransformersSampler
+    from components.shared.sampling.base import TransformersSampler
 
     out = run(tiny_policy, experts, tmp_path / "out")
     prompts = ["Use 3 7 2 to make 13.", "Use 1 2 3 to make 6."]

@@ -8,6 +8,7 @@ import pytest
 
 from components.rl_exploration.explore import explore
 from components.rl_exploration.settings import ExplorationSettings
+from components.shared.data.schema import read_rows
 from components.shared.errors import InputError
 from components.shared.grading import GradingSettings
 from components.shared.policy import (
@@ -18,7 +19,6 @@ from components.shared.policy import (
     snapshot_files,
     with_weights,
 )
-from components.shared.schema import read_rows
 from tests.merging import assert_merged_once, layout
 from tests.stage_outputs import exploration_outputs
 

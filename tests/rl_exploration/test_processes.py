@@ -10,11 +10,11 @@ import pytest
 
 from components.rl_exploration.explore import explore
 from components.rl_exploration.settings import ExplorationSettings
+from components.shared.data.schema import read_rows
 from components.shared.errors import InputError
 from components.shared.grading import GradingSettings
 from components.shared.policy import check_policy, load_model, policy_id, snapshot_files
-from components.shared.processes import on_processes
-from components.shared.schema import read_rows
+from components.shared.training.processes import on_processes
 from tests.rl_exploration.fixed_rollouts import explore_fixed
 from tests.stage_outputs import exploration_outputs
 

@@ -9,9 +9,9 @@ import pytest
 from components.rl_exploration import recorder as recorder_module
 from components.rl_exploration.recorder import RolloutRecorder
 from components.rl_exploration.settings import ExplorationSettings
+from components.shared.data.schema import ROLLOUTS
 from components.shared.errors import InputError
 from components.shared.grading import Grader
-from components.shared.schema import ROLLOUTS
 
 ANSWER = '{"numbers": [3, 7, 2], "target": 13}'
 RIGHT, WRONG = "3*2=6,6+7=13.", "3*2=6,6+7=14."

@@ -9,10 +9,10 @@ import pytest
 from components.rl_exploration import vllm_on_cpu
 from components.rl_exploration.explore import explore
 from components.rl_exploration.settings import ExplorationSettings
+from components.shared.data.schema import read_rows
 from components.shared.errors import InputError
 from components.shared.grading import GradingSettings
 from components.shared.policy import eos_token_ids, load_tokenizer
-from components.shared.schema import read_rows
 from tests.stage_outputs import exploration_outputs
 
 pytestmark = pytest.mark.vllm

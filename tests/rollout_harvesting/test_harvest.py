@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.rollout_harvesting.harvest import harvest
+from components.shared.data.schema import ROLLOUT_STEPS, TRAJECTORIES
 from components.shared.errors import InputError
-from components.shared.schema import ROLLOUT_STEPS, TRAJECTORIES
 from components.shared.stage import write_json
 
 

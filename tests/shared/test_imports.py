@@ -12,7 +12,7 @@ from components.shared.imports import stage_code
 from launch.images import ROOT, STAGES
 
 # Started as programs, by name.
-PROGRAMS = ("components.shared.grading.worker", "components.shared.node")
+PROGRAMS = ("components.shared.grading.worker", "components.shared.training.node")
 
 
 def write(root: Path, **files: str) -> None:

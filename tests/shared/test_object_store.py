@@ -20,7 +20,7 @@ from components.shared.object_store import Store, open_store
 from components.shared.object_store.inputs import fetched_file, stored_bytes, stored_objects
 from components.shared.object_store.s3 import new_client
 from components.shared.object_store.store import MARKER, PART, digest_of
-from launch.s3_server import S3Server
+from launch.local.s3_server import S3Server
 
 
 @pytest.fixture(params=["folder", "s3"])

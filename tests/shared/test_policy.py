@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from components.shared.chat import conversation
+from components.shared.data.chat import conversation
 from components.shared.errors import InputError
 from components.shared.policy import (
     accelerator,

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.shared.ngrams import similarity, sketch, solution_text
+from components.shared.data.ngrams import similarity, sketch, solution_text
 from components.verification_filtering.diversity import most_different
 
 texts = st.text(alphabet="ab1+= .", max_size=40)

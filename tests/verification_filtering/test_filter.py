@@ -9,10 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from components.shared.checkpoints import NOWHERE, CheckpointSettings
+from components.shared.data.schema import PROBLEMS, TRAJECTORIES, earlier_expert_files, write_table
 from components.shared.errors import InputError
 from components.shared.grading import GradingSettings
-from components.shared.schema import PROBLEMS, TRAJECTORIES, earlier_expert_files, write_table
+from components.shared.progress.checkpoints import NOWHERE, CheckpointSettings
 from components.verification_filtering.filter import GATES, filter_trajectories
 from components.verification_filtering.settings import FilterSettings
 

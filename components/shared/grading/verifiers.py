@@ -110,7 +110,7 @@ def verdict(verifier: str, gold: str, answer: str, settings: GradingSettings) ->
         scored = [one for one in found if one[0] is not None] or found
         return max(scored, key=lambda one: bool(one[0]))
     if verifier == "math":
-        from components.shared.grading.mathematics import math_verdict
+        from components.shared.grading.mathematics.verdict import math_verdict
 
         return math_verdict(gold, answer, settings)
     if verifier == "exact":
@@ -151,14 +151,14 @@ def _exact_verdict(gold: str, answer: str) -> bool | None:
 
 
 def _choice_verdict(gold: str, answer: str) -> bool | None:
-    from components.shared.grading.mathematics import choice_of
+    from components.shared.grading.mathematics.verdict import choice_of
 
     letter = choice_of(gold)
     return None if letter is None else choice_of(answer) == letter
 
 
 def _countdown_verdict(answer: str, completion: str) -> bool | None:
-    from components.shared import countdown
+    from components.shared.data import countdown
 
     try:
         return countdown.score(answer, completion)

@@ -58,7 +58,7 @@ def main() -> None:
 
 def _judge(settings: Any, replies: Any) -> None:
     from components.shared.errors import InputError
-    from components.shared.grading import units
+    from components.shared.grading.mathematics import units
     from components.shared.grading.verifiers import verdict, warm_up
 
     memory = settings.memory_mib << 20

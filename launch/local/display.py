@@ -1,0 +1,158 @@
+"""What a local run shows on the screen: a line a stage, progress while it works, a table at the end."""
+
+import json
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from components.shared.stage import NOTE_MARK, PROGRESS_MARK
+from launch.local.stage_log import last_error
+
+_PROGRESS = re.compile(r"(\d+)/(\d+) (.*)")
+_LINE_SECONDS = 20.0  # between progress lines where there is no live display
+
+
+class Display:
+    """Shows a run's stages as they happen.
+
+    On a terminal, the running stage has a live line with its progress; elsewhere, progress is printed as a
+    line every twenty seconds.
+    """
+
+    def __init__(self, console: Console, total: int, title: str, output_dir: Path) -> None:
+        self._console, self._total, self._output_dir = console, total, output_dir
+        self._number, self._began, self._run_began = 0, 0.0, time.monotonic()
+        self._path, self._last_line = "", 0.0
+        self._live: Progress | None = None
+        self._task: TaskID | None = None
+        console.print(f"[bold]rloop[/bold]  {title}; output in {output_dir}", soft_wrap=True)
+
+    def stage_begins(self, path: str) -> None:
+        """A stage starts, or turns out to be cached."""
+        self._number += 1
+        self._began = self._last_line = time.monotonic()
+        self._path = path
+        if self._console.is_terminal:
+            self._live = Progress(
+                TextColumn(f"[{self._number:>2}/{self._total}] {_title(path)}"),
+                BarColumn(bar_width=24),
+                TextColumn("{task.description}"),
+                TimeElapsedColumn(),
+                console=self._console,
+                transient=True,
+                redirect_stdout=False,
+            )
+            self._task = self._live.add_task("starting", total=None)
+            self._live.start()
+
+    def stage_says(self, line: str) -> None:
+        """A line of the stage's output."""
+        if line.startswith(NOTE_MARK):
+            self._console.print(f"         {_title(self._path)}: {line.removeprefix(NOTE_MARK).strip()}", markup=False)
+            return
+        if line.startswith(PROGRESS_MARK) and (match := _PROGRESS.match(line.removeprefix(PROGRESS_MARK).strip())):
+            done, total, text = int(match[1]), int(match[2]), match[3]
+            if self._live and self._task is not None:
+                self._live.update(self._task, completed=done, total=total, description=f"{done}/{total} {text}")
+            elif time.monotonic() - self._last_line > _LINE_SECONDS:
+                self._last_line = time.monotonic()
+                self._console.print(f"         {_title(self._path)}: {done}/{total} {text}")
+
+    def stage_ends(self, path: str, cached: bool, result: str) -> None:
+        """The stage is done; its outputs are from now or from the cache."""
+        self._close_live()
+        took = " cached" if cached else f"{time.monotonic() - self._began:6.1f} s"
+        self._console.print(
+            f"[{self._number:>2}/{self._total}] {_title(path):<41} {took:>9}  {result}",
+            markup=False,
+            soft_wrap=True,
+        )
+
+    def stage_fails(self, path: str) -> None:
+        """The stage ended with an error."""
+        self._close_live()
+        took = f"{time.monotonic() - self._began:6.1f} s"
+        self._console.print(f"[{self._number:>2}/{self._total}] {_title(path):<41} {took:>9}  FAILED", markup=False)
+
+    def stopped(self, stage: str) -> None:
+        """`--until` is reached."""
+        self._console.print(
+            f"stopped after {stage}, as asked; its output: {self._output_dir / 'stages'}", soft_wrap=True
+        )
+
+    def interrupted(self) -> None:
+        """Ctrl-C, or a polite kill."""
+        self._close_live()
+        self._console.print(
+            "interrupted. Finished stages are kept: the same command again goes on from here.", soft_wrap=True
+        )
+
+    def failed(self, stages: dict[str, Path]) -> None:
+        """The run ended with failed stages: says what they said and what to do."""
+        for path, log in stages.items():
+            self._console.print(f"\n{_title(path)} failed:", style="bold")
+            self._console.print(last_error(log), markup=False, soft_wrap=True)
+            self._console.print(f"its log: {log}", soft_wrap=True)
+        self._console.print(
+            "\nFinished stages are kept: the same command again runs only what failed and what follows it.",
+            soft_wrap=True,
+        )
+
+    def _close_live(self) -> None:
+        if self._live:
+            self._live.stop()
+            self._live = None
+
+
+def _title(path: str) -> str:
+    """`iteration-2/evaluation-rloop` as a person would say it."""
+    *parents, name = path.split("/")
+    words = name.replace("vanilla-rl", "vanilla RL")
+    words = words.replace("rl-exploration", "RL exploration").replace("rft", "RFT").replace("-", " ", 3)
+    words = re.sub(r"^evaluation (\w+)$", r"evaluation of \1", words)
+    return f"{parents[0].replace('-', ' ')}: {words}" if parents else words
+
+
+def print_summary(console: Console, output_dir: Path) -> None:
+    """Prints the table of policies and where everything lies."""
+    summary = json.loads((output_dir / "summary.json").read_text())
+    benchmarks = [e["benchmark"] for e in summary["policies"][0]["evaluations"]]
+    table = Table(title="", box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    table.add_column("policy")
+    for evaluation in summary["policies"][0]["evaluations"]:
+        most = list(evaluation["pass_at_k"])[-1]
+        table.add_column(f"{evaluation['benchmark']}\navg@{evaluation['n']}", justify="right")
+        table.add_column(f"\npass@{most}", justify="right")
+    for policy in summary["policies"]:
+        chosen = policy["name"] == summary["chosen_policy"]
+        table.add_row(
+            policy["name"] + (" *" if chosen else ""),
+            *_cells(policy, benchmarks),
+            style="bold" if chosen else "",
+        )
+    by = summary["chosen_by"]
+    console.print()
+    console.print(table)
+    console.print(f"\n* the run's policy: the best on {by['benchmark']} by {by['figure'].replace('_', ' ')}\n")
+    for what, where in (
+        ("report", "report.html"),
+        ("numbers", "summary.json"),
+        ("policy", "policy/"),
+        ("stages", "stages/"),
+        ("logs", "logs/"),
+    ):
+        console.print(f"{what:<8} {output_dir / where}{'/' if where.endswith('/') else ''}", soft_wrap=True)
+
+
+def _cells(policy: dict[str, Any], benchmarks: list[str]) -> list[str]:
+    by_name = {e["benchmark"]: e for e in policy["evaluations"]}
+    cells = []
+    for benchmark in benchmarks:
+        e = by_name[benchmark]
+        cells += [f"{e['avg']:.3f}", f"{list(e['pass_at_k'].values())[-1]:.3f}"]
+    return cells

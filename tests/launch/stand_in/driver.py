@@ -1,0 +1,100 @@
+"""The stand-in's driver: what a task takes in, and whether the cache has its result, as in KFP's source.
+
+The cache's key is made of the inputs (artifacts by id, values of parameters), the outputs' names and types, image,
+command and arguments, and the names of mounted volumes. Without caching for the task there is no key.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.launch.stand_in.metadata import Execution, Metadata, Outputs
+
+
+@dataclass
+class Dag:
+    """A pipeline that is running: what it was given, and what its tasks have made so far."""
+
+    spec: dict[str, Any]
+    inputs: Outputs
+    made: dict[str, Outputs] = field(default_factory=dict)
+
+    def outputs(self) -> Outputs:
+        """What the pipeline hands on."""
+        found = Outputs()
+        declared = self.spec.get("outputs", {})
+        for key, output in declared.get("artifacts", {}).items():
+            (selector,) = output["artifactSelectors"]
+            found.artifacts[key] = self.made[selector["producerSubtask"]].artifacts[selector["outputArtifactKey"]]
+        for key, output in declared.get("parameters", {}).items():
+            source = output["valueFromParameter"]
+            found.parameters[key] = self.made[source["producerSubtask"]].parameters[source["outputParameterKey"]]
+        return found
+
+
+@dataclass
+class Driven:
+    """A stage that its driver has prepared."""
+
+    task: dict[str, Any]
+    component: dict[str, Any]
+    execution: Execution
+    fingerprint: str
+    cached: bool
+    inputs: Outputs
+    folder: str = ""  # where its outputs go
+
+
+def taken_in(task: dict[str, Any], dag: Dag) -> Outputs:
+    """What a task takes in."""
+    found = Outputs()
+    for kind, into in (("Artifact", found.artifacts), ("Parameter", found.parameters)):
+        outer: dict[str, Any] = getattr(dag.inputs, f"{kind.lower()}s")
+        for key, source in task.get("inputs", {}).get(f"{kind.lower()}s", {}).items():
+            if made := source.get(f"taskOutput{kind}"):
+                of_task: dict[str, Any] = getattr(dag.made[made["producerTask"]], f"{kind.lower()}s")
+                into[key] = of_task[made[f"output{kind}Key"]]
+            elif (name := source.get(f"componentInput{kind}")) is not None:
+                if name in outer:
+                    into[key] = outer[name]
+            else:
+                into[key] = source["runtimeValue"]["constant"]
+    return found
+
+
+def drive_container(
+    pipeline: dict[str, Any], platform: dict[str, Any], task: dict[str, Any], dag: Dag, metadata: Metadata
+) -> Driven:
+    """What the driver of a stage does.
+
+    Raises:
+        AlreadyExists: the stage takes one artifact twice.
+    """
+    component = pipeline["components"][task["componentRef"]["name"]]
+    label = component["executorLabel"]
+    container = pipeline["deploymentSpec"]["executors"][label]["container"]
+    inputs = taken_in(task, dag)
+    key = ""
+    if task.get("cachingOptions", {}).get("enableCache"):
+        key = fingerprint(inputs, component, container, platform.get(label, {}))
+    found = metadata.cached(key) if key else None
+    execution = metadata.execution(list(inputs.artifacts.values()))
+    if found:
+        execution.outputs = found.outputs
+    return Driven(task, component, execution, key, found is not None, inputs)
+
+
+def fingerprint(inputs: Outputs, component: dict[str, Any], container: dict[str, Any], platform: dict[str, Any]) -> str:
+    """The key under which the cache keeps a result."""
+    outputs = component.get("outputDefinitions", {})
+    parts = [
+        inputs.artifacts,
+        inputs.parameters,
+        {name: each["artifactType"] for name, each in outputs.get("artifacts", {}).items()},
+        {name: each["parameterType"] for name, each in outputs.get("parameters", {}).items()},
+        [*container.get("command", []), *container.get("args", [])],
+        container["image"],
+        sorted(json.dumps(mount, sort_keys=True) for mount in platform.get("pvcMount", [])),
+    ]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

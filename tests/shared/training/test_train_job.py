@@ -1,0 +1,363 @@
+"""A TrainJob as a stage makes and follows it. The client is Kubernetes' own, the cluster a stand-in."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import pytest
+from kubernetes.client import ApiClient, Configuration
+
+from components.rft.refine import refine
+from components.rft.settings import RFTSettings
+from components.rl_exploration.explore import _check_state
+from components.shared.data import countdown
+from components.shared.data.schema import TRAJECTORIES, write_table
+from components.shared.errors import InputError
+from components.shared.training import train_job
+from components.shared.training.node import node_failed
+from components.shared.training.processes import MESSAGE, ParallelSettings, join, on_processes, share
+from launch.pools import Pool, _resources
+from tests.countdown_solver import solve
+from tests.shared.training.trainer_stand_in import TrainerStandIn
+from tests.stage_outputs import rft_outputs
+
+TWO_NODES = ParallelSettings(nodes=2, volume="shared")
+SECRET_KEY = {
+    "name": "AWS_SECRET_ACCESS_KEY",
+    "valueFrom": {"secretKeyRef": {"name": "rloop-object-store", "key": "secretkey"}},
+}
+POOL = Pool(cpu="8", memory="96Gi", accelerators=4, shared_memory="16Gi")
+
+
+def stage_pod(mount: Path) -> dict[str, Any]:
+    """The pod of a training stage as the Kubernetes API has it: what KFP makes of the task, with Argo's parts."""
+    return {
+        "metadata": {
+            "name": "run-1-impl-7",
+            "uid": "5d0e8c1a-aaaa",
+            "labels": {
+                "workflows.argoproj.io/workflow": "run-1",
+                "pipelines.kubeflow.org/v2_component": "true",
+                "rloop.dev/pool": "gpu-training",
+            },
+            "annotations": {train_job.NODE_RESOURCES: json.dumps(_resources(POOL))},
+        },
+        "spec": {
+            "serviceAccountName": "rloop",
+            "nodeSelector": {"rloop.dev/pool": "gpu-training"},
+            "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
+            "imagePullSecrets": [{"name": "registry"}],
+            "securityContext": {},
+            "volumes": [
+                {"name": "var-run-argo", "emptyDir": {}},
+                {"name": "shared", "persistentVolumeClaim": {"claimName": "shared"}},
+                {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "16Gi"}},
+                {"name": "kube-api-access", "projected": {"sources": []}},
+            ],
+            "containers": [
+                {"name": "wait", "image": "argoexec"},
+                {
+                    "name": "main",
+                    "image": "registry.example.com/me/rloop-rft:0123456789ab",
+                    "env": [
+                        {"name": "KFP_POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+                        {"name": "ARGO_TEMPLATE", "value": "{}"},
+                        {"name": "AWS_ENDPOINT_URL_S3", "value": "http://seaweedfs:8333"},
+                        SECRET_KEY,
+                    ],
+                    "securityContext": {"runAsUser": 10001, "runAsNonRoot": True},
+                    "volumeMounts": [
+                        {"name": "var-run-argo", "mountPath": "/var/run/argo"},
+                        {"name": "shared", "mountPath": str(mount)},
+                        {"name": "shm", "mountPath": "/dev/shm"},
+                        {"name": "kube-api-access", "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount"},
+                    ],
+                },
+            ],
+        },
+    }
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TrainerStandIn]:
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    stand_in = TrainerStandIn(stage_pod(volume))
+    client = ApiClient(Configuration(host=stand_in.url))
+    monkeypatch.setattr(train_job, "SHARED", volume)
+    monkeypatch.setattr(train_job, "POLL_SECONDS", 0.2)
+    monkeypatch.setattr(train_job, "connect", lambda _: train_job.Cluster(client, "team", "run-1-impl-7"))
+    yield stand_in
+    stand_in.close()
+
+
+def made(cluster: TrainerStandIn, function: Callable[[dict[str, Any], Path], None]) -> None:
+    """Has a TrainJob run by a function instead of nodes; it gets the job and its folder."""
+    cluster.runs_nodes, create = False, cluster.create
+
+    def created(job: dict[str, Any]) -> tuple[int, Any]:
+        answer = create(job)
+        function(job, Path(job["spec"]["trainer"]["command"][-1]))
+        return answer
+
+    cluster.create = created  # type: ignore[method-assign]
+
+
+# The fields that are used, as the CRD trainjobs.trainer.kubeflow.org of Kubeflow Trainer 2.2 and 2.3 has them; what is
+# of a pod is checked against Kubernetes' own schema.
+TEXT, NUMBER = {"type": "string", "minLength": 1}, {"type": "integer", "minimum": 1}
+
+
+def fields(required: bool = True, **properties: Any) -> dict[str, Any]:
+    """A mapping of exactly these keys."""
+    return {
+        "type": "object",
+        "properties": properties,
+        "additionalProperties": False,
+        "required": sorted(properties) if required else [],
+    }
+
+
+LABELS = {"type": "object", "additionalProperties": {"type": "string", "maxLength": 63}}
+LIST = {"type": "array"}
+CONTAINER = fields(False, name={"const": "node"}, volumeMounts=LIST, securityContext={"type": "object"})
+POD_PATCH = fields(
+    False,
+    serviceAccountName=TEXT,
+    nodeSelector=LABELS,
+    tolerations=LIST,
+    imagePullSecrets=LIST,
+    securityContext={"type": "object"},
+    volumes=LIST,
+    containers={"type": "array", "items": CONTAINER},
+)
+POD_TEMPLATE = fields(metadata=fields(labels=LABELS), spec=POD_PATCH)
+REPLICATED_JOB = fields(name={"const": "node"}, template=fields(spec=fields(template=POD_TEMPLATE)))
+RUNTIME_PATCH = fields(
+    manager={"type": "string", "pattern": r"^[a-z.]+/[a-z]+$"},  # with a domain, says the admission webhook
+    trainingRuntimeSpec=fields(
+        template=fields(spec=fields(replicatedJobs={"type": "array", "items": REPLICATED_JOB, "maxItems": 1}))
+    ),
+)
+TRAIN_JOB = fields(
+    apiVersion={"const": "trainer.kubeflow.org/v1alpha1"},
+    kind={"const": "TrainJob"},
+    metadata=fields(
+        name={"type": "string", "pattern": "^[a-z]([-a-z0-9]*[a-z0-9])?$", "maxLength": 63 - len("-node-0-0")},
+        labels=LABELS,
+        ownerReferences=LIST,
+    ),
+    spec=fields(
+        runtimeRef=fields(apiGroup=TEXT, kind=TEXT, name=TEXT),
+        trainer=fields(
+            image={**TEXT, "maxLength": 500},
+            command={"type": "array", "items": TEXT},
+            numNodes=NUMBER,
+            numProcPerNode=NUMBER,
+            resourcesPerNode=fields(requests={"type": "object"}, limits={"type": "object"}),
+            env={"type": "array", "items": {"type": "object", "required": ["name"]}},
+        ),
+        runtimePatches={"type": "array", "items": RUNTIME_PATCH, "maxItems": 16},
+    ),
+)
+
+
+def test_the_train_job_is_valid_and_its_pods_are_like_the_stages(tmp_path: Path) -> None:
+    name = train_job.job_name("run-1", refine, {"iteration": 1})
+    job = train_job.train_job(stage_pod(train_job.SHARED), name, train_job.SHARED / name, TWO_NODES)
+    jsonschema.validate(job, TRAIN_JOB)
+    trainer = job["spec"]["trainer"]
+    replicated = job["spec"]["runtimePatches"][0]["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"][0]
+    patch = replicated["template"]["spec"]["template"]
+    container = {key: trainer[key] for key in ("image", "command", "env")} | patch["spec"]["containers"][0]
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, **patch["metadata"]},
+        "spec": patch["spec"] | {"containers": [container | {"resources": trainer["resourcesPerNode"]}]},
+    }
+    kubernetes_validate.validate(pod, "1.33", strict=True)
+    assert [variable["name"] for variable in container["env"]] == ["AWS_ENDPOINT_URL_S3", "AWS_SECRET_ACCESS_KEY"]
+    assert container["env"][1] == SECRET_KEY  # by reference
+    assert {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]} == {
+        "shared": "/rloop-shared",
+        "shm": "/dev/shm",
+    }
+    assert [volume["name"] for volume in pod["spec"]["volumes"]] == ["shared", "shm"]
+    assert trainer["resourcesPerNode"]["limits"] == {"memory": "96Gi", "nvidia.com/gpu": "4"}
+    assert (trainer["numNodes"], trainer["numProcPerNode"]) == (2, 1)
+    assert pod["spec"]["nodeSelector"] == {"rloop.dev/pool": "gpu-training"} and pod["spec"]["tolerations"]
+    assert pod["metadata"]["labels"]["pipelines.kubeflow.org/v2_component"] == "true"  # for the network policies
+
+
+def test_a_stage_has_one_name_for_its_train_job_and_no_other_stage_has_it() -> None:
+    first = train_job.job_name("run-1", refine, {"iteration": 1, "policy_out": Path("/some/where")})
+    assert first == train_job.job_name("run-1", refine, {"iteration": 1, "policy_out": Path("/else/where")})
+    others = [
+        ("run-2", refine, {"iteration": 1}),
+        ("run-1", join, {"iteration": 1}),
+        ("run-1", refine, {"iteration": 2}),
+    ]
+    assert len({first, *(train_job.job_name(*other) for other in others)}) == 4
+
+
+def test_an_earlier_attempts_train_job_is_ended_and_its_folder_removed(cluster: TrainerStandIn) -> None:
+    name = train_job.job_name("run-1", join, {})
+    cluster.runs_nodes = False
+    cluster.create(train_job.train_job(cluster.pod, name, Path("/gone"), TWO_NODES))
+    left = train_job.SHARED / f"{name}-0"
+    left.mkdir()
+    seen = []
+
+    def fails(job: dict[str, Any], folder: Path) -> None:
+        seen.append((list(cluster.jobs), left.exists()))
+        (folder / MESSAGE).write_text("too few problems")
+
+    made(cluster, fails)
+    with pytest.raises(InputError, match="too few problems"):
+        on_processes(TWO_NODES, "rl", join)
+    assert seen == [([name], False)]
+    deleted, created = f"DELETE {cluster.calls[1].split(' ')[1]}", [c for c in cluster.calls if c.startswith("POST")]
+    assert cluster.calls[1] == deleted and cluster.calls.index(created[0]) > 1
+    assert not cluster.jobs and not list(train_job.SHARED.iterdir())
+
+
+def test_a_node_that_failed_ends_the_stage_with_the_end_of_its_log(
+    cluster: TrainerStandIn, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(job: dict[str, Any], folder: Path) -> None:
+        (folder / "node-0.log").write_text("[progress] 1/4 steps\nnot a whole li")
+        (folder / "node-1.log").write_text("Traceback\nZeroDivisionError")
+        (folder / node_failed(1)).write_text("ZeroDivisionError")
+
+    made(cluster, fails)
+    with pytest.raises(RuntimeError, match="a node failed; node 1: ZeroDivisionError"):
+        on_processes(TWO_NODES, "rl", join)
+    printed = capsys.readouterr().out
+    assert "[progress] 1/4 steps\n" in printed and "the log of node 1 ends with:\nTraceback\n" in printed
+    assert not cluster.jobs
+
+
+def test_another_attempts_train_job_is_left_alone(cluster: TrainerStandIn) -> None:
+    def replaced(job: dict[str, Any], folder: Path) -> None:
+        name = job["metadata"]["name"]
+        cluster.jobs[name] = job | {"metadata": job["metadata"] | {"uid": "another"}}
+
+    made(cluster, replaced)
+    with pytest.raises(RuntimeError, match="Deleted"):
+        on_processes(TWO_NODES, "rl", join)
+    assert len(cluster.jobs) == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "answer", "message"),
+    [
+        ("GET", (403, "pods is forbidden"), "get pods: pods is forbidden.*manifests/components/train-jobs"),
+        ("POST", (404, "the server could not find it"), "install Kubeflow Trainer 2.2"),
+        ("POST", (422, "no such runtime"), "refuses to create trainjobs: no such runtime"),
+    ],
+)
+def test_what_the_cluster_refuses_is_told(
+    cluster: TrainerStandIn, method: str, answer: tuple[int, str], message: str
+) -> None:
+    cluster.refuses[method] = answer
+    with pytest.raises(InputError, match=message):
+        on_processes(TWO_NODES, "rl", join)
+    assert not list(train_job.SHARED.iterdir())
+
+
+def test_a_train_job_that_does_not_go_is_waited_for_within_limits(
+    cluster: TrainerStandIn, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(train_job, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(train_job, "GONE_SECONDS", 0.3)
+    monkeypatch.setattr(cluster, "remove", lambda _: None)  # a finalizer whose controller is gone
+
+    def completes(job: dict[str, Any], folder: Path) -> None:
+        cluster.jobs[job["metadata"]["name"]]["metadata"]["finalizers"] = ["example.com/stuck"]
+        (folder / "result.json").write_text("[0, 2]")
+        cluster.status = lambda _: {"conditions": [{"type": "Complete", "status": "True"}]}  # type: ignore[method-assign]
+
+    made(cluster, completes)
+    assert on_processes(TWO_NODES, "rl", join) == [0, 2], "what the nodes made is not lost by it"
+    said = capsys.readouterr().out
+    assert "[note] waiting until TrainJob" in said and "finalizers (example.com/stuck)" in said
+    with pytest.raises(InputError, match=r"is not gone 0 s after it was deleted: .*example.com/stuck.*kubectl -n team"):
+        on_processes(TWO_NODES, "rl", join)
+    cluster.jobs.clear()
+
+
+def test_a_cluster_that_is_away_for_a_while_is_waited_for(cluster: TrainerStandIn) -> None:
+    def completes(job: dict[str, Any], folder: Path) -> None:
+        (folder / "result.json").write_text("[0, 2]")
+        cluster.status = lambda _: {"conditions": [{"type": "Complete", "status": "True"}]}  # type: ignore[method-assign]
+
+    answer, asked = cluster.answer, []
+
+    def away_at_first(method: str, path: str, body: Any) -> tuple[int, Any]:
+        asked.append(method)
+        times = asked.count(method)
+        return answer(method, path, body) if method == "POST" or times == 1 or times >= 4 else (503, "away")
+
+    cluster.answer = away_at_first  # type: ignore[method-assign]
+    made(cluster, completes)
+    assert on_processes(TWO_NODES, "rl", join) == [0, 2]
+    assert asked.count("GET") == 4 and not cluster.jobs
+
+
+def test_without_a_cluster_or_a_volume_it_says_so(cluster: TrainerStandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train_job, "SHARED", Path("/not/mounted"))
+    with pytest.raises(InputError, match="compile it again"):
+        on_processes(TWO_NODES, "rl", join)
+    monkeypatch.undo()
+    with pytest.raises(InputError, match="set it to 1 for a run here"):
+        on_processes(TWO_NODES, "rl", join)
+
+
+@pytest.mark.slow
+def test_what_goes_wrong_in_the_nodes_ends_the_stage(
+    cluster: TrainerStandIn, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(RuntimeError, match=r"node [01]: process [01] ended with exit code 1"):
+        on_processes(TWO_NODES, "rl", share, 3, 2, "rl.prompts_per_step")
+    assert "must be a multiple of the 2 processes" in capsys.readouterr().out
+    with pytest.raises(InputError, match="holds no training state"):
+        on_processes(TWO_NODES, "rl", _check_state, Path(__file__).parent, 1)
+    assert not cluster.jobs and not list(train_job.SHARED.iterdir())
+
+
+@pytest.mark.slow
+def test_two_nodes_fine_tune_as_two_processes_do(
+    cluster: TrainerStandIn, tmp_path: Path, tiny_policy: Path, rollout: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    rows = []
+    for i, problem in enumerate(countdown.generate("train", 3, 1, 9, 32, seed=1)):
+        row = rollout(f"p{i}", completion=solve(problem.answer), prompt=problem.text)
+        rows.append(row | {"verdict": True, "success_rate": 0.5, "dropped_because": None})
+    write_table(tmp_path / "experts" / "experts.parquet", TRAJECTORIES, rows)
+    figures = {}
+    for name, parallel in (("processes", {"processes": 2}), ("nodes", {"nodes": 2, "volume": "shared"})):
+        values = {"learning_rate": 3e-4, "epochs": 2, "batch_size": 16, "parallel": parallel}
+        settings = RFTSettings.check(values, "rft")
+        out = tmp_path / name
+        figures[name] = on_processes(
+            settings.parallel,
+            "rft",
+            refine,
+            tiny_policy,
+            tmp_path / "experts",
+            settings,
+            iteration=1,
+            seed=1,
+            **rft_outputs(out),
+        )
+    assert figures["nodes"] == figures["processes"]
+    files = {p.relative_to(tmp_path / "processes"): p for p in (tmp_path / "processes" / "policy").rglob("*")}
+    assert all((tmp_path / "nodes" / name).read_bytes() == file.read_bytes() for name, file in files.items())
+    updates = [json.loads((tmp_path / name / "log.json").read_text())["updates"] for name in figures]
+    assert updates[0] == updates[1] and list((tmp_path / "nodes" / "tensorboard").iterdir())
+    assert not cluster.jobs and not list(train_job.SHARED.iterdir())
