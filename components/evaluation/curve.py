@@ -68,7 +68,7 @@ def evaluate_curve(
     kept_policies |= snapshot_files(snapshots)
     samples = sum(len(rows) * own[benchmark].samples for benchmark, rows in problems.items())
     progress = Progress(samples * len(kept_policies), f"samples of {len(kept_policies)} policies on the way")
-    course = {
+    parameters = {
         "settings": settings.model_dump(),
         "engine": engine,
         "grading": grading.model_dump(),
@@ -79,7 +79,7 @@ def evaluate_curve(
     outputs = Outputs({"curve": curve_out}, {"kind": kind, "iteration": iteration})
     with (
         tempfile.TemporaryDirectory() as work,
-        Checkpoints(checkpointing, "evaluation", course, [policy, snapshots, benchmarks]) as checkpoints,
+        Checkpoints(checkpointing, "evaluation", parameters, [policy, snapshots, benchmarks]) as checkpoints,
         Grader(grading) as grader,
     ):
         if (figures := checkpoints.hand_over(outputs)) is not None:

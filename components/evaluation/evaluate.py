@@ -91,7 +91,7 @@ def evaluate(
     length = check_prompts(policy, problems, own)
     samples = sum(len(rows) * own[benchmark].samples for benchmark, rows in problems.items())
     progress = Progress(samples, f"samples of {name}")
-    course = {"settings": settings.model_dump(), "engine": engine, "grading": grading.model_dump(), "seed": seed}
+    parameters = {"settings": settings.model_dump(), "engine": engine, "grading": grading.model_dump(), "seed": seed}
     reasons: Counter[str] = Counter()
     evaluations = []
     outputs = Outputs(
@@ -101,7 +101,7 @@ def evaluate(
     )
     with contextlib.ExitStack() as stack:
         judged = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        checkpoints = stack.enter_context(Checkpoints(checkpointing, "evaluation", course, [policy, benchmarks]))
+        checkpoints = stack.enter_context(Checkpoints(checkpointing, "evaluation", parameters, [policy, benchmarks]))
         if (figures := checkpoints.hand_over(outputs)) is not None:
             return figures
         sampler = stack.enter_context(contextlib.closing(sampler_of(policy, engine, settings, length)))

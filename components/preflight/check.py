@@ -234,7 +234,7 @@ def _estimates(model: ModelSize, context: int, size: RunSize, engine: EngineMemo
     prompt, tokens = _lengths(context, size)
     training = training_memory(
         model,
-        size.forward_completions,
+        size.micro_batch_completions,
         tokens,
         checkpointing=size.gradient_checkpointing,
         mixed=size.mixed,
@@ -254,12 +254,12 @@ def _estimates(model: ModelSize, context: int, size: RunSize, engine: EngineMemo
             parallel=size.parallel,
         )
     else:
-        if not size.engine_sleeps:
+        if not size.sleep_mode:
             training = dataclasses.replace(training, engine=engine.share)
         sampling = waiting_memory(
             model, engine.share, reference=size.reference, lora=size.lora, mixed=size.mixed, parallel=size.parallel
         )
-    rollouts = rollout_bytes(size.steps * size.completions * (1 + size.refill_rounds), size.max_completion_tokens)
+    rollouts = rollout_bytes(size.steps * size.completions * (1 + size.resample_rounds), size.max_completion_tokens)
     # The launcher copies a stage's inputs to the pod's disk and its outputs from there: the rollouts, two policies, and
     # those kept on the way. Checkpoints lie there too, where progress is kept.
     disk = (2 + size.snapshots) * policy_bytes(model) + rollouts + checkpoints_disk(model)
@@ -276,13 +276,13 @@ def _too_large(
             f"prompt included; lower it"
         )
     training = (
-        "lower rl.completions_per_forward, turn on rl.gradient_checkpointing, train adapters alone (rl.lora.rank), "
+        "lower rl.micro_batch_size, turn on rl.gradient_checkpointing, train adapters alone (rl.lora.rank), "
         "spread the policy over several GPUs (rl.parallel)"
     )
     sampling = "lower rl.prompts_per_step or rl.max_completion_tokens"
     if engine is not None:
         sampling = "lower rl.gpu_memory_utilization"
-        training += "" if size.engine_sleeps else ", let vLLM give its memory back (rl.engine_sleeps)"
+        training += "" if size.sleep_mode else ", let vLLM give its memory back (rl.sleep_mode)"
         if engine.needed > engine.share:
             yield (
                 f"vLLM has {engine.share / GIB:.1f} GiB of an accelerator (rl.gpu_memory_utilization), but weights and "

@@ -13,11 +13,16 @@ class RunSize(Settings):
     model_config = ConfigDict(
         extra="ignore", frozen=True, allow_inf_nan=False
     )  # the other keys are the stages' to check
+    renamed = {  # as in the `rl` section
+        "completions_per_forward": "micro_batch_size",
+        "engine_sleeps": "sleep_mode",
+        "refill_rounds": "resample_rounds",
+    }
 
     steps: int = Field(ge=1, description="rl.steps")
     prompts_per_step: int = Field(512, ge=1, description="rl.prompts_per_step")
     group_size: int = Field(16, ge=1, description="rl.group_size")
-    completions_per_forward: int | None = Field(None, description="rl.completions_per_forward")
+    micro_batch_size: int | None = Field(None, description="rl.micro_batch_size")
     prompts_per_update: int | None = Field(None, description="rl.prompts_per_update")
     max_completion_tokens: int = Field(8192, ge=1, description="rl.max_completion_tokens")
     gradient_checkpointing: bool = Field(False, description="rl.gradient_checkpointing")
@@ -27,9 +32,9 @@ class RunSize(Settings):
     parallel: ParallelSettings = Field(ONE_PROCESS, description="rl.parallel")
     engine: str = Field("auto", description="rl.engine")
     gpu_memory_utilization: float = Field(0.3, gt=0, le=1, description="rl.gpu_memory_utilization")
-    engine_sleeps: bool = Field(False, description="rl.engine_sleeps")
+    sleep_mode: bool = Field(False, description="rl.sleep_mode")
     snapshot_every: int = Field(0, ge=0, description="rl.snapshot_every")
-    refill_rounds: int = Field(0, ge=0, description="rl.refill_rounds")
+    resample_rounds: int = Field(0, ge=0, description="rl.resample_rounds")
 
     @property
     def completions(self) -> int:
@@ -57,7 +62,7 @@ class RunSize(Settings):
         return self.steps // self.snapshot_every if self.snapshot_every else 0
 
     @property
-    def forward_completions(self) -> int:
+    def micro_batch_completions(self) -> int:
         """Completions of one forward and backward pass of a process."""
         update = (self.prompts_per_update or self.prompts_per_step) * self.group_size
-        return self.completions_per_forward or max(1, update // self.parallel.world)
+        return self.micro_batch_size or max(1, update // self.parallel.world)

@@ -26,7 +26,14 @@ from components.shared.progress.finished import Outputs
 from components.shared.reporting import page
 from components.shared.stage import Progress, note, write_json
 from components.shared.training.lora import load_for_training, merged
-from components.shared.training.processes import agreed, allow_sharding, common_folder, join, of_all, sharding_arguments
+from components.shared.training.processes import (
+    all_gather,
+    allow_sharding,
+    broadcast,
+    common_folder,
+    init_processes,
+    sharding_arguments,
+)
 from components.shared.training.tracking import NO_TRACKERS, TrackingSettings, tensorboard, tracked_at, trackers
 
 
@@ -85,15 +92,15 @@ def refine(
             "labels": [[-100] * len(p) + c for p, c in zip(prompts, rows["completion_ids"], strict=True)],
         }
 
-    rank, _ = join()
-    course = {"settings": settings.model_dump(), "iteration": iteration, "seed": seed}
+    rank, _ = init_processes()
+    parameters = {"settings": settings.model_dump(), "iteration": iteration, "seed": seed}
     outputs = Outputs({"policy": policy_out, "log": log_out, "page": page_out, "tensorboard": tensorboard_out})
     with (
         tempfile.TemporaryDirectory() as own,
         common_folder() as work,
-        Checkpoints(checkpointing if rank == 0 else NOWHERE, "rft", course, [policy, experts]) as checkpoints,
+        Checkpoints(checkpointing if rank == 0 else NOWHERE, "rft", parameters, [policy, experts]) as checkpoints,
     ):
-        if (figures := agreed(checkpoints.hand_over(outputs))) is not None:
+        if (figures := broadcast(checkpoints.hand_over(outputs))) is not None:
             return figures
         files = [*parquet_files(experts), *earlier_expert_files(experts)]
         dataset = Dataset.from_parquet([str(file) for file in files], cache_dir=own)
@@ -110,10 +117,10 @@ def refine(
                     progress.advance(1, f"loss {float(logs['loss']):.4f}")
 
             def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-                control.should_save = state.global_step < state.max_steps and agreed(checkpoints.due())
+                control.should_save = state.global_step < state.max_steps and broadcast(checkpoints.due())
 
             def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-                of_all(None)  # all have written what is theirs
+                all_gather(None)  # all have written what is theirs
                 if rank > 0:
                     return
                 folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
@@ -129,8 +136,8 @@ def refine(
             warmup_steps=int(updates * settings.warmup_share),
             weight_decay=settings.weight_decay,
             max_grad_norm=settings.max_grad_norm,
-            per_device_train_batch_size=settings.forward_trajectories,
-            gradient_accumulation_steps=settings.process_trajectories // settings.forward_trajectories,
+            per_device_train_batch_size=settings.micro_batch_trajectories,
+            gradient_accumulation_steps=settings.process_trajectories // settings.micro_batch_trajectories,
             max_length=None,  # nothing is cut: a trajectory without its end teaches never to stop
             gradient_checkpointing=settings.gradient_checkpointing,
             seed=seed,
@@ -152,7 +159,7 @@ def refine(
         )
         trainer.remove_callback(PrinterCallback)
         resume = Path(work) / "resume"
-        if (done := agreed(checkpoints.restore(resume))) is not None:
+        if (done := broadcast(checkpoints.restore(resume))) is not None:
             progress.resume(done)
             if rank == 0:
                 note(f"goes on after update {done} of {updates}")

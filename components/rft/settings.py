@@ -16,10 +16,12 @@ class RFTSettings(Settings):
     a learning rate that is usual for fine-tuning models of billions of parameters.
     """
 
+    renamed = {"trajectories_per_forward": "micro_batch_size"}
+
     learning_rate: float = Field(1e-5, gt=0, description="Of AdamW, at its highest.")
     epochs: float = Field(3, gt=0, description="Passes over the experts.")
     batch_size: int = Field(64, ge=1, description="Trajectories of one optimiser update.")
-    trajectories_per_forward: int | None = Field(
+    micro_batch_size: int | None = Field(
         None,
         ge=1,
         description="Trajectories of one forward and backward pass of a process; its share of the batch if left out. "
@@ -40,9 +42,9 @@ class RFTSettings(Settings):
 
     @model_validator(mode="after")
     def _batches_divide(self) -> Self:
-        if self.process_trajectories % self.forward_trajectories:
+        if self.process_trajectories % self.micro_batch_trajectories:
             raise ValueError(
-                f"rft.trajectories_per_forward ({self.forward_trajectories}) must divide a process's share of a batch, "
+                f"rft.micro_batch_size ({self.micro_batch_trajectories}) must divide a process's share of a batch, "
                 f"{self.process_trajectories} trajectories (rft.batch_size / processes of rft.parallel)"
             )
         check_parallel(self.parallel, self.lora)
@@ -54,6 +56,6 @@ class RFTSettings(Settings):
         return share(self.batch_size, self.parallel.world, "rft.batch_size")
 
     @property
-    def forward_trajectories(self) -> int:
+    def micro_batch_trajectories(self) -> int:
         """Trajectories of one forward and backward pass of a process."""
-        return self.trajectories_per_forward or self.process_trajectories
+        return self.micro_batch_size or self.process_trajectories

@@ -36,7 +36,14 @@ from components.shared.progress.finished import Outputs
 from components.shared.sampling.base import chosen_engine
 from components.shared.stage import Progress, note, read_json, whole_folder, write_json
 from components.shared.training.lora import load_for_training, merged
-from components.shared.training.processes import agreed, allow_sharding, common_folder, join, of_all, sharding_arguments
+from components.shared.training.processes import (
+    all_gather,
+    allow_sharding,
+    broadcast,
+    common_folder,
+    init_processes,
+    sharding_arguments,
+)
 from components.shared.training.tracking import NO_TRACKERS, TrackingSettings, tensorboard, tracked_at, trackers
 
 
@@ -106,7 +113,7 @@ def explore(
 
     from components.rl_exploration.trainer import ExplorationTrainer
 
-    rank, processes = join()
+    rank, processes = init_processes()
     if (available := count_rows(problems)) < settings.prompts_per_step:
         raise InputError(
             f"{available} training problems are fewer than rl.prompts_per_step ({settings.prompts_per_step}); "
@@ -134,7 +141,7 @@ def explore(
                 raise InputError(
                     f"vLLM and the trainer disagree about the sampled tokens' log-probabilities by {difference:.3f} on "
                     f"average (rl.max_logprob_difference is {settings.max_logprob_difference:g}): vLLM has not got the "
-                    f"weights that are trained. Set rl.engine to transformers, or rl.engine_sleeps to false"
+                    f"weights that are trained. Set rl.engine to transformers, or rl.sleep_mode to false"
                 )
             if logs and CORRECT in logs:
                 progress.advance(1, f"reward {float(logs[CORRECT]):.3f}, entropy {float(logs['entropy']):.2f}")
@@ -153,12 +160,12 @@ def explore(
                     save_weights(weights, snapshot)
                     checkpoints.add(snapshot)
             # At the end the stage's outputs follow at once.
-            control.should_save = agreed(checkpoints.due()) if step < end else keep_state
+            control.should_save = broadcast(checkpoints.due()) if step < end else keep_state
 
         def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             write_json(folder / _recorder_file(rank), recorder.state())
-            of_all(None)  # all have written theirs
+            all_gather(None)  # all have written theirs
             if rank > 0:
                 return
             (folder / "training_args.bin").unlink()  # a pickle that nothing reads
@@ -168,7 +175,7 @@ def explore(
                 with whole_folder(state_out) as final:
                     shutil.copytree(folder, final, dirs_exist_ok=True)
 
-    course = {
+    parameters = {
         "settings": settings.model_dump(),
         "grading": grading.model_dump(),
         "iteration": iteration,
@@ -193,12 +200,12 @@ def explore(
         Checkpoints(
             checkpointing if rank == 0 else NOWHERE,
             "rl_exploration",
-            course,
+            parameters,
             [policy, problems, *([state] if state else [])],
         ) as checkpoints,
         Grader(grading) as grader,
     ):
-        if (figures := agreed(checkpoints.hand_over(outputs))) is not None:
+        if (figures := broadcast(checkpoints.hand_over(outputs))) is not None:
             return figures
         dataset = Dataset.from_parquet([str(file) for file in parquet_files(problems)], cache_dir=own).map(
             lambda row: {"prompt": conversation(row["prompt"]), "question": row["prompt"]},
@@ -215,19 +222,19 @@ def explore(
             max_completion_tokens=settings.max_completion_tokens,
             overlong_tokens=settings.overlong_tokens,
             patience=min(settings.patience, settings.steps),  # a short run must not pass for one that learnt
-            of_all=of_all,
+            all_gather=all_gather,
         )
         resume = Path(work) / "resume"
-        updates_done = agreed(checkpoints.restore(resume))
+        updates_done = broadcast(checkpoints.restore(resume))
         if updates_done is not None:
             done = updates_done // settings.updates_per_step
-            # Shards of later steps are of a course that ends here: those steps are sampled again.
+            # Shards of later steps are of a run that ends here: those steps are sampled again.
             shards = [shard_name(s, process) for s in range(first, done) for process in range(processes)]
             checkpoints.restore_shards(rollouts_out, shards)
             checkpoints.restore_shards(snapshots_out, [snapshot_name(s) for s in range(first + 1, done + 1)])
             recorder.resume(read_json(resume / _recorder_file(rank)))
             progress.resume(done - first)
-            recorded = sum(of_all(recorder.recorded))
+            recorded = sum(all_gather(recorder.recorded))
             if rank == 0:
                 note(f"goes on after step {done - first} of {settings.steps}, with {recorded} rollouts")
         elif state is not None:
@@ -243,8 +250,8 @@ def explore(
             weight_decay=settings.weight_decay,
             max_grad_norm=settings.max_grad_norm,
             num_generations=settings.group_size,
-            per_device_train_batch_size=settings.forward_completions,
-            gradient_accumulation_steps=settings.process_completions // settings.forward_completions,
+            per_device_train_batch_size=settings.micro_batch_completions,
+            gradient_accumulation_steps=settings.process_completions // settings.micro_batch_completions,
             generation_batch_size=settings.prompts_per_step * settings.group_size,
             max_completion_length=settings.max_completion_tokens,
             temperature=settings.temperature,
@@ -270,7 +277,7 @@ def explore(
         allow_sharding(settings.parallel)
         trainer = ExplorationTrainer(
             recorder=recorder,
-            refill_rounds=settings.refill_rounds,
+            resample_rounds=settings.resample_rounds,
             model=model,
             peft_config=adapters,
             processing_class=load_tokenizer(policy),
@@ -282,7 +289,7 @@ def explore(
         if adapted:
             vllm_on_cpu.hand_over_whole(trainer.vllm_generation)
         trainer.train(resume_from_checkpoint=str(resume) if resume.is_dir() else None)
-        totals = of_all((recorder.recorded, recorder.correct, recorder.timed_out, recorder.failed))
+        totals = all_gather((recorder.recorded, recorder.correct, recorder.timed_out, recorder.failed))
         recorded, correct, timed_out, failed = (sum(values) for values in zip(*totals, strict=True))
         explored = merged(trainer.model, policy)
 

@@ -49,7 +49,7 @@ class RolloutRecorder:
         max_completion_tokens: of a completion.
         overlong_tokens: before that, over which the penalty on a completion grows; 0 for none.
         patience: steps in a row without anything to learn from after which to stop.
-        of_all: gathers a value from all processes.
+        all_gather: gathers a value from all processes.
     """
 
     __name__ = "correct"  # what TRL logs the reward as
@@ -67,14 +67,14 @@ class RolloutRecorder:
         max_completion_tokens: int,
         patience: int,
         overlong_tokens: int = 0,
-        of_all: Callable[[Any], list[Any]] = lambda value: [value],
+        all_gather: Callable[[Any], list[Any]] = lambda value: [value],
     ) -> None:
         self._folder, self._grader = Path(folder), grader
         self._iteration, self.rank, self._policy_id, self._eos_ids = iteration, rank, policy_id, eos_ids
         self._updates_per_step, self._max_tokens, self._patience = updates_per_step, max_completion_tokens, patience
         self._overlong_tokens = overlong_tokens
         self._all_truncated = self._no_spread = 0
-        self._of_all = of_all
+        self._all_gather = all_gather
         self._timed_out_before = self._failed_before = 0
         self._aside: list[tuple[str, str, str, list[int], float | None]] = []
         self.recorded = 0
@@ -202,7 +202,7 @@ class RolloutRecorder:
                 spread.setdefault(identity, set()).add(reward)
         signs = (any(finished), any(len(values) > 1 for values in spread.values()), solved)
         # What this process has is no more than a part of the step.
-        any_finished, any_spread, any_solved = map(any, zip(*self._of_all(signs), strict=True))
+        any_finished, any_spread, any_solved = map(any, zip(*self._all_gather(signs), strict=True))
         self._all_truncated = 0 if any_finished else self._all_truncated + 1
         self._no_spread = 0 if any_spread else self._no_spread + 1
         if self._all_truncated >= self._patience:

@@ -16,6 +16,12 @@ from components.shared.training.processes import ONE_PROCESS, ParallelSettings, 
 class ExplorationSettings(Settings):
     """One iteration's RL run."""
 
+    renamed = {
+        "completions_per_forward": "micro_batch_size",
+        "engine_sleeps": "sleep_mode",
+        "refill_rounds": "resample_rounds",
+    }
+
     steps: int = Field(ge=1, description="RL steps of an iteration; each samples one batch of prompts.")
     learning_rate: float = Field(1e-6, ge=0, description="Of AdamW, constant after the warm-up.")
     prompts_per_step: int = Field(
@@ -27,7 +33,7 @@ class ExplorationSettings(Settings):
     prompts_per_update: int | None = Field(
         None, ge=1, description="Prompts of one optimiser update; all of the step's if left out (on-policy)."
     )
-    completions_per_forward: int | None = Field(
+    micro_batch_size: int | None = Field(
         None,
         ge=1,
         description="Completions of one forward and backward pass of a process; its share of an update's if left out. "
@@ -49,7 +55,7 @@ class ExplorationSettings(Settings):
     gpu_memory_utilization: float = Field(
         0.3, gt=0, le=1, description="Share of a GPU's memory that vLLM takes beside the trainer: TRL's default."
     )
-    engine_sleeps: bool = Field(
+    sleep_mode: bool = Field(
         False,
         description="Let vLLM give its memory back while the policy is trained; costs some time at each step.",
     )
@@ -69,7 +75,7 @@ class ExplorationSettings(Settings):
         description="Tokens before max_completion_tokens over which a penalty on the reward rises from 0 to 1: DAPO's "
         "soft overlong punishment; 0: none.",
     )
-    refill_rounds: int = Field(
+    resample_rounds: int = Field(
         0,
         ge=0,
         description="DAPO's dynamic sampling: times in a step that prompts whose completions all have the same reward "
@@ -99,9 +105,9 @@ class ExplorationSettings(Settings):
                 f"({self.update_prompts})"
             )
         share(self.prompts_per_step, self.parallel.world, "rl.prompts_per_step")
-        if self.process_completions % self.forward_completions:
+        if self.process_completions % self.micro_batch_completions:
             raise ValueError(
-                f"rl.completions_per_forward ({self.forward_completions}) must divide a process's share of an update, "
+                f"rl.micro_batch_size ({self.micro_batch_completions}) must divide a process's share of an update, "
                 f"{self.process_completions} completions (rl.prompts_per_update x rl.group_size / "
                 f"processes of rl.parallel)"
             )
@@ -126,9 +132,9 @@ class ExplorationSettings(Settings):
         return share(self.update_prompts, self.parallel.world, "rl.prompts_per_update") * self.group_size
 
     @property
-    def forward_completions(self) -> int:
+    def micro_batch_completions(self) -> int:
         """Completions of one forward and backward pass of a process."""
-        return self.completions_per_forward or self.process_completions
+        return self.micro_batch_size or self.process_completions
 
     @property
     def updates_per_step(self) -> int:

@@ -7,7 +7,7 @@ import torch
 from trl import GRPOTrainer
 
 from components.rl_exploration.recorder import RolloutRecorder
-from components.shared.training.processes import of_all
+from components.shared.training.processes import all_gather
 
 
 class Rollout(NamedTuple):
@@ -31,13 +31,13 @@ class ExplorationTrainer(GRPOTrainer):  # type: ignore[misc]
 
     Args:
         recorder: the reward function.
-        refill_rounds: times that groups are replaced in one step; 0 for none.
+        resample_rounds: times that groups are replaced in one step; 0 for none.
         others: as of GRPOTrainer.
     """
 
-    def __init__(self, *, recorder: RolloutRecorder, refill_rounds: int, **others: Any) -> None:
+    def __init__(self, *, recorder: RolloutRecorder, resample_rounds: int, **others: Any) -> None:
         super().__init__(reward_funcs=recorder, **others)
-        self._recorder, self._refill_rounds = recorder, refill_rounds
+        self._recorder, self._refill_rounds = recorder, resample_rounds
         self._sampled: list[Rollout] | None = None
 
     def _get_train_sampler(self, dataset: Any = None) -> Any:
@@ -84,7 +84,7 @@ class ExplorationTrainer(GRPOTrainer):  # type: ignore[misc]
         process, processes = self.accelerator.process_index, self.accelerator.num_processes
         # Of the step alone, so that a resumed run draws the same.
         draw = random.Random(f"{self.args.seed} {self.state.global_step} {process}")
-        taken = set().union(*of_all({problem["problem_id"] for problem in inputs}))
+        taken = set().union(*all_gather({problem["problem_id"] for problem in inputs}))
         others = [i for i, identity in enumerate(self.train_dataset["problem_id"]) if identity not in taken]
         others = others[process::processes][: len(others) // processes]  # each process draws from its own, as many
         useful, flat = self._sample(inputs)

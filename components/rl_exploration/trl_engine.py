@@ -20,7 +20,7 @@ def trl_arguments(engine: Engine, settings: ExplorationSettings, length: int, eo
         **common,
         "vllm_mode": "colocate",
         "vllm_gpu_memory_utilization": settings.gpu_memory_utilization,
-        "vllm_enable_sleep_mode": settings.engine_sleeps,
+        "vllm_enable_sleep_mode": settings.sleep_mode,
         "vllm_max_model_length": length,
     }
 

@@ -1,8 +1,10 @@
 """Settings of the stages: pydantic models whose errors name the key and suggest the nearest known one."""
 
-from typing import Any, Self
+import sys
+from functools import cache
+from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from components.shared.errors import InputError, nearest
 
@@ -11,6 +13,21 @@ class Settings(BaseModel):
     """Base of every section of a recipe. Keys are documented at their fields; an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    renamed: ClassVar[dict[str, str]] = {}  # former name of a key to its present one, accepted for one release
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_former_names(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or not (former := values.keys() & cls.renamed.keys()):
+            return values
+        values = dict(values)
+        for name in sorted(former):
+            present = cls.renamed[name]
+            if present in values:
+                raise ValueError(f"{name} is the former name of {present}, which is set too; remove {name}")
+            _warn_about_former_name(name, present)
+            values[present] = values.pop(name)
+        return values
 
     @classmethod
     def check(cls, values: dict[str, Any], section: str) -> Self:
@@ -27,6 +44,14 @@ class Settings(BaseModel):
             return cls.model_validate(values)
         except ValidationError as error:
             raise InputError("\n".join(_explain(cls, problem, section) for problem in error.errors())) from None
+
+
+@cache  # once per key: settings are validated many times
+def _warn_about_former_name(name: str, present: str) -> None:
+    print(
+        f"warning: the recipe key {name!r} is now called {present!r}; the next release will not accept the old name",
+        file=sys.stderr,
+    )
 
 
 def _explain(model: type[BaseModel], problem: Any, section: str) -> str:

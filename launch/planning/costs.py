@@ -76,7 +76,7 @@ class Costs:
         self._policy = policy_bytes(model)
         rl = recipe.rl
         self._completions = rl.prompts_per_step * rl.group_size
-        self._rollouts = rl.steps * self._completions * (1 + rl.refill_rounds)  # if every round replaces every group
+        self._rollouts = rl.steps * self._completions * (1 + rl.resample_rounds)  # if every round replaces every group
         self._rollout_bytes = rollout_bytes(self._rollouts, rl.max_completion_tokens)
         self._snapshots = rl.steps // rl.snapshot_every if rl.snapshot_every else 0
 
@@ -123,7 +123,7 @@ class Costs:
         device = self._training.of(rl.parallel.processes)
         memories = {
             "sampling": self.memory.rl_sampling(self.memory.process_completions),
-            "training": self.memory.rl_training(rl.forward_completions),
+            "training": self.memory.rl_training(rl.micro_batch_completions),
         }
         sampling = self._rl_sampling_seconds()
         flops = TRAINING + (RECOMPUTING if rl.gradient_checkpointing else 0)
@@ -131,9 +131,9 @@ class Costs:
         flops += FORWARD * (rl.updates_per_step > 1 or self.memory.rl_engine is not None)
         flops += FORWARD * (rl.kl_coefficient > 0)
         step = self._completions * tokens
-        passes = math.ceil(self._completions / rl.forward_completions)
+        passes = math.ceil(self._completions / rl.micro_batch_completions)
         training = training_seconds(device, model, step, flops, passes, processes)
-        seconds = device.start_seconds + rl.steps * (sampling * (1 + rl.refill_rounds) + training)
+        seconds = device.start_seconds + rl.steps * (sampling * (1 + rl.resample_rounds) + training)
         trained = rl.steps * step
         saved = 0
         if self._recipe.store.checkpoint_uri:
@@ -157,7 +157,7 @@ class Costs:
             seconds=seconds,
             how=(
                 f"{rl.steps} steps x ({self._completions} completions x {rl.max_completion_tokens} tokens"
-                f"{_with_vllm(self.memory.rl_engine)} in {_seconds(sampling)}{_rounds(rl.refill_rounds)}, then "
+                f"{_with_vllm(self.memory.rl_engine)} in {_seconds(sampling)}{_rounds(rl.resample_rounds)}, then "
                 f"{flops} FLOPs x {_count(model.parameters)} parameters x {_count(step)} tokens of prompts and "
                 f"completions in {_seconds(training)}){_by(processes)}"
             ),
@@ -188,7 +188,7 @@ class Costs:
     def refinement(self, times: int) -> StageCost:
         """RFT on as many experts as there can be."""
         rft, model, tokens = self._recipe.rft, self._model, self.memory.rl_lengths[1]
-        per_forward, processes = rft.forward_trajectories, rft.parallel.world
+        per_forward, processes = rft.micro_batch_trajectories, rft.parallel.world
         device = self._training.of(rft.parallel.processes)
         flops = TRAINING + (RECOMPUTING if rft.gradient_checkpointing else 0)
         trained = math.ceil(self.experts * rft.epochs) * tokens

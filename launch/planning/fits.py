@@ -89,14 +89,14 @@ def _batches(recipe: Recipe, costs: Costs) -> Iterator[_Batch]:
             remedies[section].append(f"turn on {section}.gradient_checkpointing")
         if settings.parallel.world > 1 and settings.parallel.sharding == "none" and not settings.lora.rank:
             remedies[section].append(f"set {section}.parallel.sharding to full")
-    if memory.rl_engine and not rl.engine_sleeps:
-        remedies["rl"].append("set rl.engine_sleeps to true")
+    if memory.rl_engine and not rl.sleep_mode:
+        remedies["rl"].append("set rl.sleep_mode to true")
     yield _Batch(
         "RL exploration, training",
         "training",
-        "rl.completions_per_forward",
-        rl.forward_completions,
-        _divisors(rl.process_completions, rl.forward_completions),
+        "rl.micro_batch_size",
+        rl.micro_batch_completions,
+        _divisors(rl.process_completions, rl.micro_batch_completions),
         memory.rl_training,
         remedies["rl"],
     )
@@ -114,9 +114,9 @@ def _batches(recipe: Recipe, costs: Costs) -> Iterator[_Batch]:
     yield _Batch(
         "RFT",
         "training",
-        "rft.trajectories_per_forward",
-        rft.forward_trajectories,
-        _divisors(rft.process_trajectories, rft.forward_trajectories),
+        "rft.micro_batch_size",
+        rft.micro_batch_trajectories,
+        _divisors(rft.process_trajectories, rft.micro_batch_trajectories),
         memory.rft,
         remedies["rft"],
     )

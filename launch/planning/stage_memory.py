@@ -95,7 +95,7 @@ class StageMemory:
             lora=rl.lora,
             parallel=rl.parallel,
         )
-        return replace(trainer, engine=self.rl_engine.share if self.rl_engine and not rl.engine_sleeps else 0)
+        return replace(trainer, engine=self.rl_engine.share if self.rl_engine and not rl.sleep_mode else 0)
 
     def rl_sampling(self, completions: int) -> Memory:
         """Of sampling in RL: by transformers so many completions at once, by vLLM as many as its share allows."""

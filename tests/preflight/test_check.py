@@ -53,14 +53,14 @@ def test_vllm_takes_its_share_beside_the_trainer(check: Any) -> None:
     """On a GPU vLLM samples; without one, or as it is asked for, transformers does, with all completions at once."""
 
     def figures(**changes: Any) -> tuple[float, float]:
-        found = check(completions_per_forward=1, memory=10.0, **changes)[1]
+        found = check(micro_batch_size=1, memory=10.0, **changes)[1]
         return found["rl_training_gib"], found["rl_sampling_gib"]
 
     alone, at_once = figures(engine="transformers")
     training, sampling = figures(gpu_memory_utilization=0.2)
     assert training == pytest.approx(alone + 0.2 * 10) and sampling == pytest.approx(0.2 * 10, abs=0.01)
-    assert figures(gpu_memory_utilization=0.2, engine_sleeps=True) == pytest.approx((alone, sampling))
-    assert check(completions_per_forward=1)[1]["rl_sampling_gib"] == pytest.approx(at_once)
+    assert figures(gpu_memory_utilization=0.2, sleep_mode=True) == pytest.approx((alone, sampling))
+    assert check(micro_batch_size=1)[1]["rl_sampling_gib"] == pytest.approx(at_once)
 
 
 def test_processes_share_the_completions(check: Any) -> None:
@@ -121,15 +121,15 @@ def test_everything_wrong_is_named_at_once(check: Any) -> None:
     ("changes", "message"),
     [
         ({"memory": 1.0, "engine": "transformers"},
-         "training is estimated at 3 GiB, .* has 1 GiB .*lower rl.completions_per_forward"),
+         "training is estimated at 3 GiB, .* has 1 GiB .*lower rl.micro_batch_size"),
         ({"max_completion_tokens": 2048}, "the model's context is 2048 tokens, prompt included; lower it"),
-        ({"memory": 2.0, "prompts_per_step": 4096, "completions_per_forward": 1, "engine": "transformers"},
+        ({"memory": 2.0, "prompts_per_step": 4096, "micro_batch_size": 1, "engine": "transformers"},
          "sampling a step.s completions"),
         ({"memory": 2.0, "engine": "vllm"},
-         r"training is .*, spread .*, let vLLM give its memory back \(rl.engine_sleeps\), or"),
-        ({"memory": 0.7, "completions_per_forward": 1, "gpu_memory_utilization": 0.01, "engine_sleeps": True},
+         r"training is .*, spread .*, let vLLM give its memory back \(rl.sleep_mode\), or"),
+        ({"memory": 0.7, "micro_batch_size": 1, "gpu_memory_utilization": 0.01, "sleep_mode": True},
          r"vLLM has 0.0 GiB of an accelerator \(rl.gpu_memory_utilization\), but .* take .* GiB; raise it"),
-        ({"memory": 0.7, "completions_per_forward": 1, "gpu_memory_utilization": 1.0, "engine_sleeps": True},
+        ({"memory": 0.7, "micro_batch_size": 1, "gpu_memory_utilization": 1.0, "sleep_mode": True},
          "sampling is estimated at 1 GiB, .*; lower rl.gpu_memory_utilization"),
     ],
 )  # fmt: skip

@@ -179,7 +179,7 @@ def test_two_processes_learn_what_one_does(
     logs, weights = [], []
     for name, changes in (
         ("one", {}),
-        ("two", {"function": function, "parallel": parallel, "trajectories_per_forward": 4}),
+        ("two", {"function": function, "parallel": parallel, "micro_batch_size": 4}),
     ):
         out = run(tiny_policy, experts, tmp_path / name, epochs=2, **changes)
         check_policy(out / "policy", name)

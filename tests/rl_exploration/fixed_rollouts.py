@@ -9,7 +9,7 @@ from tests.countdown_solver import solve
 
 
 def explore_fixed(*args: Any, **kwargs: Any) -> dict[str, float]:
-    """As `explore` with rl.refill_rounds: of each group the first are right, as many as its problem says."""
+    """As `explore` with rl.resample_rounds: of each group the first are right, as many as its problem says."""
 
     def rollouts(self: ExplorationTrainer, inputs: list[dict[str, Any]]) -> list[Rollout]:
         tokenizer, size = self.processing_class, self.num_generations

@@ -59,7 +59,7 @@ def run(tmp_path: Path, tiny_policy: Path, problems_folder: Path) -> Any:
 @pytest.mark.parametrize("updates", [1, 2])
 def test_every_completion_of_every_step_is_kept(run: Any, tiny_policy: Path, updates: int) -> None:
     before = {file.name: file.read_bytes() for file in tiny_policy.iterdir()}
-    out = run(prompts_per_update=4 // updates, completions_per_forward=4)
+    out = run(prompts_per_update=4 // updates, micro_batch_size=4)
     rows = list(read_rows(out / "rollouts"))
     assert len(rows) == 3 * 4 * 4
     assert sorted({row["step"] for row in rows}) == [0, 1, 2]
@@ -113,7 +113,7 @@ def test_too_few_problems_is_an_error(run: Any) -> None:
 
 @pytest.mark.parametrize("rounds", [0, 2])
 def test_a_run_in_segments_is_the_run_in_one_piece(run: Any, rounds: int) -> None:
-    common = {"snapshot_every": 1, "refill_rounds": rounds}
+    common = {"snapshot_every": 1, "resample_rounds": rounds}
     whole = run("whole", steps=4, **common)
     first = run("first", steps=2, keep_state=True, **common)
     second = run("second", steps=2, segment=2, state=first / "state", **common)
@@ -141,7 +141,7 @@ def groups_by_step(out: Path) -> dict[int, dict[str, set[float]]]:
 
 
 def test_groups_without_spread_are_replaced_and_kept(run: Any) -> None:
-    out = run(group_size=8, refill_rounds=10)
+    out = run(group_size=8, resample_rounds=10)
     steps = {step["step"]: step for step in json.loads((out / "log.json").read_text())["steps"]}
     replaced = 0
     for step, groups in groups_by_step(out).items():
@@ -161,7 +161,7 @@ def test_groups_without_spread_are_replaced_and_kept(run: Any) -> None:
 def test_rounds_are_a_bound(run: Any) -> None:
     """Where no group ever has spread, each round is used, and the run ends with the message for that."""
     with pytest.raises(InputError, match="nothing to learn from"):
-        run(steps=2, max_completion_tokens=2, refill_rounds=2, patience=2)
+        run(steps=2, max_completion_tokens=2, resample_rounds=2, patience=2)
 
 
 def test_a_snapshot_is_the_policy_of_its_step(run: Any, tiny_policy: Path, tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ def test_lora_in_segments_is_lora_in_one_piece(run: Any) -> None:
 
 
 def test_lora_with_a_kl_penalty_and_gradient_checkpointing_learns(run: Any, tiny_policy: Path) -> None:
-    out = run(kl_coefficient=0.01, gradient_checkpointing=True, completions_per_forward=4, **LORA)
+    out = run(kl_coefficient=0.01, gradient_checkpointing=True, micro_batch_size=4, **LORA)
     assert policy_id(out / "policy") != policy_id(tiny_policy)
 
 

@@ -25,7 +25,7 @@ VALUES = {
     "group_size": 4,
     "max_completion_tokens": 40,
     "warmup_steps": 0,
-    "refill_rounds": 1,
+    "resample_rounds": 1,
 }
 TWO = {"processes": 2}
 SPREAD = {"processes": 2, "sharding": "full"}
@@ -122,7 +122,7 @@ def test_two_processes_in_segments_are_two_processes_in_one_piece(run: Any) -> N
 @pytest.mark.slow
 def test_what_a_process_has_to_say_reaches_the_user(run: Any) -> None:
     with pytest.raises(InputError, match="in the last 2 steps every completion was cut at 3 tokens"):
-        run("cut", max_completion_tokens=3, patience=2, refill_rounds=0, parallel=TWO)
+        run("cut", max_completion_tokens=3, patience=2, resample_rounds=0, parallel=TWO)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_what_a_process_has_to_say_reaches_the_user(run: Any) -> None:
     [
         ({"parallel": {"processes": 3}}, r"rl.prompts_per_step \(4\) must be a multiple of the 3 processes"),
         ({"parallel": TWO, "prompts_per_update": 1}, r"rl.prompts_per_update \(1\) must be a multiple of the 2"),
-        ({"parallel": TWO, "completions_per_forward": 16}, "must divide a process's share of an update, 8 completions"),
+        ({"parallel": TWO, "micro_batch_size": 16}, "must divide a process's share of an update, 8 completions"),
         ({"parallel": {"sharding": "full"}}, "sharding: full needs at least 2 processes"),
         ({"parallel": SPREAD, "lora": {"rank": 4}}, "lora and parallel.sharding: full do not go together"),
         ({"parallel": {"process": 2}}, "processes"),

@@ -154,7 +154,7 @@ def test_one_useful_step_starts_the_count_again(make: Any) -> None:
         ({"group_size": 1}, "rl.group_size.*greater than or equal to 2"),
         ({"prompts_per_step": 16, "prompts_per_update": 5}, "must be a multiple of rl.prompts_per_update"),
         (
-            {"prompts_per_step": 2, "group_size": 4, "completions_per_forward": 3},
+            {"prompts_per_step": 2, "group_size": 4, "micro_batch_size": 3},
             "must divide a process's share of an update, 8 completions",
         ),
     ],

@@ -35,7 +35,7 @@ def settings(**changes: Any) -> ExplorationSettings:
 def test_trl_takes_what_it_is_told_of_vllm() -> None:
     from trl import GRPOConfig
 
-    beside = engine.trl_arguments("vllm", settings(gpu_memory_utilization=0.4, engine_sleeps=True), 64, {2, 1})
+    beside = engine.trl_arguments("vllm", settings(gpu_memory_utilization=0.4, sleep_mode=True), 64, {2, 1})
     apart = engine.trl_arguments("vllm", settings(vllm_server="http://vllm:8000"), 64, {2})
     for arguments, mode in ((beside, "colocate"), (apart, "server")):
         taken = GRPOConfig(output_dir="unused", use_cpu=True, bf16=False, report_to="none", **arguments)

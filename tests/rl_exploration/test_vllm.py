@@ -45,7 +45,7 @@ def run(tmp_path: Path, tiny_policy: Path, problems_folder: Path) -> Any:
 
 
 def test_sampler_and_trainer_agree_after_each_update(run: Any, tiny_policy: Path) -> None:
-    out = run(refill_rounds=1)
+    out = run(resample_rounds=1)
     steps = json.loads((out / "log.json").read_text())["steps"]
     assert len(steps) == 4 and all(0 < step["logprob_difference"] < 0.02 for step in steps)
     assert steps[-1]["grad_norm"] > 0

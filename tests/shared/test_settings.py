@@ -1,6 +1,9 @@
 import pytest
 from pydantic import Field
 
+from components.preflight.settings import RunSize
+from components.rft.settings import RFTSettings
+from components.rl_exploration.settings import ExplorationSettings
 from components.shared.errors import InputError
 from components.shared.settings import Settings
 
@@ -32,3 +35,26 @@ def test_errors_name_the_key(values: dict, message: str) -> None:
 
 def test_whole_numbers_survive_kfp_which_makes_them_floats() -> None:
     assert Outer.check({"rl": {}, "seed": 3.0}, "").seed == 3
+
+
+class Renamed(Settings):
+    renamed = {"completions_per_forward": "micro_batch_size"}
+
+    micro_batch_size: int = 1
+
+
+def test_a_former_name_is_accepted_and_says_the_present_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert Renamed.check({"completions_per_forward": 8}, "rl").micro_batch_size == 8
+    assert "'completions_per_forward' is now called 'micro_batch_size'" in capsys.readouterr().err
+    with pytest.raises(InputError, match="is the former name of micro_batch_size, which is set too"):
+        Renamed.check({"completions_per_forward": 8, "micro_batch_size": 4}, "rl")
+    with pytest.raises(InputError, match="unknown recipe key 'rl.completion_per_forward'"):
+        Renamed.check({"completion_per_forward": 8}, "rl")
+
+
+def test_no_former_name_is_in_use_and_every_present_one_is_a_key() -> None:
+    for settings in (ExplorationSettings, RFTSettings, RunSize):
+        assert settings.renamed
+        assert not settings.renamed.keys() & settings.model_fields.keys()
+        assert set(settings.renamed.values()) <= settings.model_fields.keys()
+    assert RunSize.renamed == ExplorationSettings.renamed

@@ -2,7 +2,7 @@
 
 The stage's own process starts them with PyTorch's elastic launcher and waits; where several pods train, `train_job`
 has it started in each of them. Each process runs the stage's function as a whole and has its share of every batch; what
-all need to agree on goes through `agreed` and `of_all`.
+all need to agree on goes through `broadcast` and `all_gather`.
 """
 
 import contextlib
@@ -235,7 +235,7 @@ def _state() -> Any:
     return PartialState(cpu=accelerator() == "cpu", timeout=timedelta(hours=2))
 
 
-def join() -> tuple[int, int]:
+def init_processes() -> tuple[int, int]:
     """Joins the other processes of the stage, if there are any; returns this one's number, from 0, and how many."""
     import torch
 
@@ -250,7 +250,7 @@ def _restore_on_cpu(storage: Any, location: str) -> Any:
     return storage if location.startswith("cpu:") else None
 
 
-def agreed(value: Value) -> Value:
+def broadcast(value: Value) -> Value:
     """The value that the first process has, in all of them."""
     from accelerate.utils import broadcast_object_list
 
@@ -258,7 +258,7 @@ def agreed(value: Value) -> Value:
     return agreed_on
 
 
-def of_all(value: Value) -> list[Value]:
+def all_gather(value: Value) -> list[Value]:
     """The values of all processes, in their order, in each of them; it waits for the slowest."""
     from accelerate.utils import gather_object
 
@@ -270,4 +270,4 @@ def common_folder() -> Iterator[str]:
     """A folder for files that the processes have in common; it goes when the first of them leaves the block."""
     # On a network's file system, a file that is still open somewhere keeps its folder.
     with tempfile.TemporaryDirectory(dir=os.environ.get(COMMON_FOLDER), ignore_cleanup_errors=True) as own:
-        yield agreed(own)
+        yield broadcast(own)

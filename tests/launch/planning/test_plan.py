@@ -188,12 +188,12 @@ def test_the_qwen_recipe_fits_one_gpu(qwen: Path) -> None:
     [
         (["rl.prompts_per_step=64", "rl.prompts_per_update=null"],
          "RL exploration, sampling takes .* GiB, .* has 79 GiB; lower rl.prompts_per_step from 64 to 20"),
-        (["rl.completions_per_forward=64"],
-         "RL exploration, training takes .*; lower rl.completions_per_forward from 64 to 32"),
-        (["rl.completions_per_forward=32", "rl.gradient_checkpointing=false"],
-         "lower rl.completions_per_forward from 32 to 3 or turn on rl.gradient_checkpointing"),
-        (["rft.gradient_checkpointing=false", "rft.trajectories_per_forward=null"],
-         "RFT takes .*; lower rft.trajectories_per_forward from 64 to 2 or turn on rft.gradient_checkpointing"),
+        (["rl.micro_batch_size=64"],
+         "RL exploration, training takes .*; lower rl.micro_batch_size from 64 to 32"),
+        (["rl.micro_batch_size=32", "rl.gradient_checkpointing=false"],
+         "lower rl.micro_batch_size from 32 to 3 or turn on rl.gradient_checkpointing"),
+        (["rft.gradient_checkpointing=false", "rft.micro_batch_size=null"],
+         "RFT takes .*; lower rft.micro_batch_size from 64 to 2 or turn on rft.gradient_checkpointing"),
         (["eval.sequences_per_batch=1024"],
          "evaluation takes .*; lower eval.sequences_per_batch from 1024 to 588 or lower eval.max_completion_tokens"),
         (["pools.training.accelerator_memory_gib=20"],
@@ -212,7 +212,7 @@ def test_what_does_not_fit_says_which_key_to_change(qwen: Path, changes: list[st
 
 
 def test_what_a_warning_advises_fits(qwen: Path) -> None:
-    for advice in ("rl.prompts_per_step=20", "rl.completions_per_forward=32", "eval.sequences_per_batch=588"):
+    for advice in ("rl.prompts_per_step=20", "rl.micro_batch_size=32", "eval.sequences_per_batch=588"):
         others = ["rl.engine=transformers", "eval.engine=transformers"]
         others += ["rl.prompts_per_update=null"] if "prompts" in advice else []
         overrides = [part for change in (f"base_policy={qwen}", advice, *others) for part in ("--set", change)]
@@ -318,7 +318,7 @@ def size(folder: Path) -> int:
 
 
 def test_dynamic_sampling_samples_more_and_trains_the_same() -> None:
-    plain, refilled = (by_name((f"rl.refill_rounds={rounds}",))["RL exploration"] for rounds in (0, 3))
+    plain, refilled = (by_name((f"rl.resample_rounds={rounds}",))["RL exploration"] for rounds in (0, 3))
     assert refilled.sampled == 4 * plain.sampled and refilled.trained == plain.trained
     assert refilled.seconds > plain.seconds and refilled.disk > plain.disk
 
@@ -367,9 +367,9 @@ def test_the_7b_recipe_fits_eight_gpus(qwen_7b: Path) -> None:
         (["rl.gpu_memory_utilization=0.95"],
          "the trainer keeps 12.7 GiB and vLLM takes 75.0 GiB, .*; lower rl.gpu_memory_utilization from 0.95 to at most "
          "0.83$"),
-        (["rl.engine_sleeps=false"], "RL exploration, training takes 9.* GiB, .*; set rl.engine_sleeps to true or"),
-        (["rl.engine_sleeps=false", "rl.gpu_memory_utilization=0.6"],
-         "training takes .*; lower rl.completions_per_forward from 4 to 2 or set rl.engine_sleeps to true"),
+        (["rl.sleep_mode=false"], "RL exploration, training takes 9.* GiB, .*; set rl.sleep_mode to true or"),
+        (["rl.sleep_mode=false", "rl.gpu_memory_utilization=0.6"],
+         "training takes .*; lower rl.micro_batch_size from 4 to 2 or set rl.sleep_mode to true"),
         (["rl.parallel.sharding=none"], "RL exploration, training takes .*; set rl.parallel.sharding to full or"),
         (["rl.parallel.sharding=none"],
          "the trainer keeps 113.5 GiB of .* beside vLLM, .*; spread the policy .*rl.parallel.sharding: full"),
@@ -400,7 +400,7 @@ def test_what_such_a_warning_advises_fits(qwen_7b: Path) -> None:
     for changes in (
         ["rl.gpu_memory_utilization=0.23"],
         ["rl.gpu_memory_utilization=0.83"],
-        ["rl.engine_sleeps=false", "rl.gpu_memory_utilization=0.6", "rl.completions_per_forward=2"],
+        ["rl.sleep_mode=false", "rl.gpu_memory_utilization=0.6", "rl.micro_batch_size=2"],
         ["eval.gpu_memory_utilization=0.23", "eval.tensor_parallel_size=1", "pools.inference.accelerators=1"],
     ):
         long = [f"pools.{pool}.timeout_hours=1000" for pool in ("training", "inference")]

@@ -12,7 +12,7 @@ import pytest
 
 from components.shared.errors import InputError
 from components.shared.training.node import RESULT, node_failed, node_log, run, wait_until_left, write_call
-from components.shared.training.processes import MESSAGE, ParallelSettings, join, of_all
+from components.shared.training.processes import MESSAGE, ParallelSettings, all_gather, init_processes
 from tests.shared.training.trainer_stand_in import ROOT, free_port, start_node
 
 TWO_NODES = ParallelSettings(nodes=2, volume="shared")
@@ -20,7 +20,7 @@ TWO_NODES = ParallelSettings(nodes=2, volume="shared")
 
 @pytest.mark.slow
 def test_two_nodes_are_one_training(tmp_path: Path) -> None:
-    write_call(tmp_path, TWO_NODES, "rl", of_all, {"value": {"settings of": "nobody"}})
+    write_call(tmp_path, TWO_NODES, "rl", all_gather, {"value": {"settings of": "nobody"}})
     port, command = free_port(), ["python", "-m", "components.shared.training.node", str(tmp_path)]
     nodes = [start_node(command, 2, node, port) for node in range(2)]
     assert [node.wait(120) for node in nodes] == [0, 0]
@@ -32,7 +32,7 @@ def test_two_nodes_are_one_training(tmp_path: Path) -> None:
 def test_a_runtime_that_starts_other_numbers_is_told_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nodes: str, processes: str
 ) -> None:
-    write_call(tmp_path, TWO_NODES, "rl", join, {})
+    write_call(tmp_path, TWO_NODES, "rl", init_processes, {})
     for name, value in (("PET_NODE_RANK", "0"), ("PET_NNODES", nodes), ("PET_NPROC_PER_NODE", processes)):
         monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit):
@@ -42,8 +42,8 @@ def test_a_runtime_that_starts_other_numbers_is_told_of(
 
 def test_a_process_that_finds_no_other_does_not_train_alone(tmp_path: Path) -> None:
     code = (
-        "from components.shared.training.processes import in_process, join; "
-        f"in_process({str(tmp_path)!r}, 2, join, (), {{}})"
+        "from components.shared.training.processes import in_process, init_processes; "
+        f"in_process({str(tmp_path)!r}, 2, init_processes, (), {{}})"
     )
     environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment).returncode == 1
