@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Self
 
 from components.shared.errors import InputError
 from components.shared.grading.answer import committed_answer
-from components.shared.grading.memory import Remembered
+from components.shared.grading.cache import Remembered
 from components.shared.grading.settings import GradingSettings
 from components.shared.grading.user_function import FAILED
 from components.shared.grading.verifiers import READS_ANSWERS, fast_verdict, is_user_function

@@ -7,8 +7,8 @@ from fractions import Fraction
 from typing import Any
 
 from components.shared.grading.mathematics.expressions import proportional, same, terminates
-from components.shared.grading.mathematics.reading import rational, readings
-from components.shared.grading.mathematics.regions import Piece
+from components.shared.grading.mathematics.intervals import Piece
+from components.shared.grading.mathematics.readings import rational, readings
 from components.shared.grading.mathematics.units import conversion, is_unit
 from components.shared.grading.mathematics.values import (
     Based,

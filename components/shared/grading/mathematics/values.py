@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from components.shared.grading.mathematics.regions import Piece, union
+from components.shared.grading.mathematics.intervals import Piece, union
 
 
 @dataclass(frozen=True)

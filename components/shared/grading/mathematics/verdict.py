@@ -33,11 +33,11 @@ from itertools import combinations
 from typing import Any, NamedTuple
 
 from components.shared.grading.answer import committed_answer
-from components.shared.grading.latex.plain import to_latex
+from components.shared.grading.latex.normalize import to_latex
 from components.shared.grading.mathematics.equality import equal
 from components.shared.grading.mathematics.explanations import explanation
 from components.shared.grading.mathematics.expressions import TooLargeError, check_size
-from components.shared.grading.mathematics.reading import readings
+from components.shared.grading.mathematics.readings import readings
 from components.shared.grading.mathematics.values import Group, Quantity, Value, is_usable
 from components.shared.grading.settings import GradingSettings
 

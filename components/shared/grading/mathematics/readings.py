@@ -10,11 +10,10 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import Any, TypeGuard
 
-from components.shared.grading.latex.numerals import COMPUTING
-from components.shared.grading.latex.plain import closing, to_latex
+from components.shared.grading.latex.normalize import closing, to_latex
+from components.shared.grading.latex.number_words import COMPUTING
 from components.shared.grading.mathematics.expressions import linear_root, solutions
-from components.shared.grading.mathematics.reals import reals_in_words
-from components.shared.grading.mathematics.regions import (
+from components.shared.grading.mathematics.intervals import (
     EVERYTHING,
     INFINITY,
     Piece,
@@ -22,7 +21,8 @@ from components.shared.grading.mathematics.regions import (
     union,
     without_points,
 )
-from components.shared.grading.mathematics.trees import DECIMAL, named, tree_of
+from components.shared.grading.mathematics.sets_in_words import reals_in_words
+from components.shared.grading.mathematics.sympy_parser import DECIMAL, named, tree_of
 from components.shared.grading.mathematics.units import conversion, is_unit
 from components.shared.grading.mathematics.values import (
     Based,

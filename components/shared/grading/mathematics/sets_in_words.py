@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from sympy import Integer
 
-from components.shared.grading.mathematics.regions import EVERYTHING, INFINITY, Piece, intersection, without_points
+from components.shared.grading.mathematics.intervals import EVERYTHING, INFINITY, Piece, intersection, without_points
 from components.shared.grading.mathematics.values import Group, Quantity, Region, Value, as_region
 
 _REALS = re.compile(

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.shared.grading import Grader, GradingRow
-from components.shared.grading.memory import REMEMBERED_BYTES, Remembered
+from components.shared.grading.cache import REMEMBERED_BYTES, Remembered
 
-SCORER = "tests.shared.grading.test_grading_memory:ends_well"
+SCORER = "tests.shared.grading.test_grading_cache:ends_well"
 
 
 def ends_well(answer: str, completion: str) -> bool:

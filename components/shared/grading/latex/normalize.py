@@ -10,7 +10,7 @@ from itertools import pairwise
 
 from components.shared.grading.latex import notations
 from components.shared.grading.latex.characters import TO_LATEX
-from components.shared.grading.latex.numerals import in_figures
+from components.shared.grading.latex.number_words import in_figures
 
 _SUPERSCRIPTS = re.compile(r"(\^\d)((?:\^\d)+)")
 _FUNCTIONS = (
