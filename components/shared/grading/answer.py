@@ -100,9 +100,9 @@ _TEXT = re.compile(r"\\(?:text|mathrm|textbf|mbox|textit|operatorname)\s*\{[^{}]
 _BOLD = re.compile(r"(?<![\w)\]}])\*\*(?=\S)([^*\n]+)(?<=\S)\*\*(?![\w(])")
 _MARK_UP = re.compile(r"^(?:\*\*|__|`|\$\$?(?!\d[\d,.]*$)|\\\(|\\\[)\s*|\s*(?:\*\*|__|`|(?<!\\)\$\$?|\\\)|\\\]|[.,;])$")
 # Where an answer without a box may stand: at the end.
-_TAIL = 2000
-_LONGEST_BARE = 1000
-_BARE_WORDS = 3
+_TAIL_CHARACTERS = 2000
+_MAX_BARE_CHARACTERS = 1000
+_MAX_BARE_WORDS = 3
 
 
 def committed_answer(completion: str) -> Committed:
@@ -121,12 +121,12 @@ def committed_answer(completion: str) -> Committed:
         return Committed(None, "unfinished")
     if "\\boxed" in completion or "\\fbox" in completion:
         return _boxed(completion)
-    tail = completion.strip()[-_TAIL:]
+    tail = completion.strip()[-_TAIL_CHARACTERS:]
     if "####" in tail:
-        return _checked(tail.rsplit("####", 1)[1].strip().split("\n", 1)[0])
+        return _commit(tail.rsplit("####", 1)[1].strip().split("\n", 1)[0])
     if "<answer>" in tail:
         answer, closed, _ = tail.rsplit("<answer>", 1)[1].partition("</answer>")
-        return _checked(answer) if closed else Committed(None, "unfinished")
+        return _commit(answer) if closed else Committed(None, "unfinished")
     tail = tail.removesuffix("</answer>").rstrip()
     phrases = [*_ANSWER_IS.finditer(tail), *_ANSWER_HEADING.finditer(tail)]
     phrases += [match for match in _CLOSING.finditer(tail) if _is_bare(_after(tail, match.end()))]
@@ -134,11 +134,11 @@ def committed_answer(completion: str) -> Committed:
         last = max(phrases, key=lambda match: match.end())
         if _DENIED_CLAIM.search(tail[max(0, last.start() - 100) : last.start()]):
             return Committed(None, "no answer")
-        return _checked(_after(tail, last.end()))
+        return _commit(_after(tail, last.end()))
     if (line := _last_line(tail)) and _is_bare(line):
-        return _checked(line)
-    if len(completion.strip()) <= _LONGEST_BARE and _is_bare(tail):
-        return _checked(tail)
+        return _commit(line)
+    if len(completion.strip()) <= _MAX_BARE_CHARACTERS and _is_bare(tail):
+        return _commit(tail)
     found = _last_sentence(tail)
     if found.answer is None and found.reason == "no answer" and (match := _VERDICT.match(completion)):
         return Committed(match[1], "answered")  # No, because ...
@@ -203,7 +203,7 @@ def _boxed(text: str) -> Committed:
     if "answer" in text[end:].lower():
         stated = [match.end() for match in _STATED.finditer(text, end)]
         if stated and _is_bare(_after(text, stated[-1])):
-            return _checked(_after(text, stated[-1]))
+            return _commit(_after(text, stated[-1]))
     before = text[max(0, start - 60) : start]
     if not answer or (any(word in before for word in _DENIALS) and _DENIED_BOX.search(before)):
         return Committed(None, "no answer")
@@ -223,7 +223,7 @@ def _boxed(text: str) -> Committed:
     return Committed(", ".join(parts), "joined") if len(parts) > 1 else Committed(answer, "answered")
 
 
-def _checked(answer: str) -> Committed:
+def _commit(answer: str) -> Committed:
     answer = _IN_ALL.sub("", _undecorated(_BOLD.sub(r"\1", answer)))
     if not answer:
         return Committed(None, "no answer")
@@ -252,7 +252,7 @@ def _is_bare(text: str) -> bool:
     if re.fullmatch(r"\S+", text):
         return True
     plain = _TEXT.sub(" ", text)
-    return len(_WORD.findall(plain)) <= _BARE_WORDS and not _PROSE.search(plain)
+    return len(_WORD.findall(plain)) <= _MAX_BARE_WORDS and not _PROSE.search(plain)
 
 
 def _last_sentence(text: str) -> Committed:
@@ -266,7 +266,7 @@ def _last_sentence(text: str) -> Committed:
     if len(sentences) == 1 and (match := _VERDICT.match(sentence)):
         return Committed(match[1], "answered")
     if match := _CHOSEN.search(sentence):
-        return _checked(match[1] or match[2])
+        return _commit(match[1] or match[2])
     clause = _CLAUSE.split(re.sub(r"(?<=\d),(?=\d)", "", sentence))[-1]
     if _DENIED.search(clause):
         return Committed(None, "no answer")  # it cannot be 5
@@ -275,13 +275,13 @@ def _last_sentence(text: str) -> Committed:
     if match := re.search(r"\*\*([^*]{1,200})\*\*\W*$", sentence) or re.search(
         r"\$([^$]{1,300}\$(?:\s*(?:,?\s*(?:and|or)|,)\s*\$[^$]{1,300}\$){0,9})\W*$", sentence
     ):
-        return _checked(match[1].rsplit("=", 1)[-1] if match[1].count("=") == 1 and len(match[1]) > 40 else match[1])
+        return _commit(match[1].rsplit("=", 1)[-1] if match[1].count("=") == 1 and len(match[1]) > 40 else match[1])
     # It is not 5, so it is 7. The statement is false because n is even.
     for part in (_CONCLUSION.split(sentence)[-1], sentence, _AFTERTHOUGHT.sub("", sentence)):
         if (match := _LAST_WORDS.search(part)) and _is_bare(match[1]):
-            return _checked(match[1])
+            return _commit(match[1])
     results = _RESULT.findall(sentence)
     if results and _NUMBER.findall(sentence)[-1].strip() == results[-1]:
-        return _checked(results[-1])  # Tom has 20 + 13 = 33 coins altogether in June and July.
+        return _commit(results[-1])  # Tom has 20 + 13 = 33 coins altogether in June and July.
     numbers = _NUMBER.findall(sentence)
-    return _checked(numbers[0]) if len(numbers) == 1 else Committed(None, "no answer")
+    return _commit(numbers[0]) if len(numbers) == 1 else Committed(None, "no answer")

@@ -4,13 +4,13 @@ import sys
 from collections.abc import Hashable, Mapping
 from typing import Generic, TypeVar
 
-REMEMBERED_BYTES = 64 << 20
+CACHE_BYTES = 64 << 20
 
 Key = TypeVar("Key", bound=tuple[Hashable, ...])
 Value = TypeVar("Value")
 
 
-class Remembered(Generic[Key, Value]):
+class BoundedCache(Generic[Key, Value]):
     """Values by keys that are tuples of texts; the oldest are forgotten when they all take too many bytes.
 
     A key may be a whole completion, so that a bound on their number would be none on their memory.
@@ -19,7 +19,7 @@ class Remembered(Generic[Key, Value]):
         limit: bytes.
     """
 
-    def __init__(self, limit: int = REMEMBERED_BYTES) -> None:
+    def __init__(self, limit: int = CACHE_BYTES) -> None:
         self._values: dict[Key, Value] = {}
         self._limit, self.bytes = limit, 0
 

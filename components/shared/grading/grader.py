@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Self
 
 from components.shared.errors import InputError
 from components.shared.grading.answer import committed_answer
-from components.shared.grading.cache import Remembered
+from components.shared.grading.cache import BoundedCache
 from components.shared.grading.settings import GradingSettings
 from components.shared.grading.user_function import FAILED
 from components.shared.grading.verifiers import READS_ANSWERS, fast_verdict, is_user_function
@@ -76,8 +76,8 @@ class Grader:
         self._workers = [_Worker(self.settings) for _ in range(count)]
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="grader")
         self._lock = Lock()
-        self._remembered: Remembered[_Question, Verdict] = Remembered()
-        self._by_users = 0  # rows that users' functions judged
+        self._cache: BoundedCache[_Question, Verdict] = BoundedCache()
+        self._graded_by_users = 0  # rows that users' functions judged
 
     def __enter__(self) -> Self:
         return self
@@ -119,30 +119,30 @@ class Grader:
             asked: list[tuple[int, _Question, str]] = []  # row, question, how the answer was committed
             for row in rows:
                 verdict, question, how = _prepare(row)
-                if question and (known := self._remembered.get(question)):
-                    verdict = _told(known, how)._replace(seconds=0.0)
+                if question and (known := self._cache.get(question)):
+                    verdict = _with_reason(known, how)._replace(seconds=0.0)
                 elif question:
                     asked.append((len(verdicts), question, how))
                 verdicts.append(verdict)
             judged = self._ask(list(dict.fromkeys(question for _, question, _ in asked)))
             told: set[_Question] = set()
             for number, question, how in asked:
-                verdict = _told(judged[question], how)
+                verdict = _with_reason(judged[question], how)
                 verdicts[number] = verdict._replace(seconds=0.0) if question in told else verdict
                 told.add(question)
-            self._remembered.add(judged)
+            self._cache.add(judged)
             done = [verdict for verdict in verdicts if verdict]
             self.counts.update(reason_kind(verdict.reason) for verdict in done)
             self._check_failures(rows, done)
             return done
 
     def _check_failures(self, rows: Sequence[GradingRow], verdicts: Sequence[Verdict]) -> None:
-        self._by_users += sum(is_user_function(row.verifier) and not row.truncated for row in rows)
-        if self.failed <= self.settings.max_failed_share * max(self._by_users, _COUNTED_FROM):
+        self._graded_by_users += sum(is_user_function(row.verifier) and not row.truncated for row in rows)
+        if self.failed <= self.settings.max_failed_share * max(self._graded_by_users, _COUNTED_FROM):
             return
         row, verdict = next(pair for pair in zip(rows, verdicts, strict=True) if pair[1].reason.startswith(FAILED))
         raise InputError(
-            f"verifier {row.verifier!r} failed on {self.failed} of {self._by_users} completions, more than "
+            f"verifier {row.verifier!r} failed on {self.failed} of {self._graded_by_users} completions, more than "
             f"grading.max_failed_share ({self.settings.max_failed_share:g}) allows. The last failure: "
             f"{verdict.reason.removeprefix(f'{FAILED}: ')}; on the answer {row.answer[:80]!r} and the completion "
             f"{row.completion[-80:]!r}. Mend the function"
@@ -186,7 +186,7 @@ def _prepare(row: GradingRow) -> tuple[Verdict | None, _Question | None, str]:
     return None, _Question(row.verifier, row.answer, answer or ""), how if answer is None or how == "joined" else ""
 
 
-def _told(verdict: Verdict, how: str) -> Verdict:
+def _with_reason(verdict: Verdict, how: str) -> Verdict:
     """A verdict with the reason that a user looks for: why there was no answer, or that it was a hedge."""
     if how and verdict.correct is False and verdict.reason != TIMED_OUT:
         return verdict._replace(reason=HEDGED if how == "joined" else how)
@@ -201,9 +201,9 @@ class _Worker:
     def __init__(self, settings: GradingSettings) -> None:
         self._settings = settings
         self._process: subprocess.Popen[bytes] | None = None
-        self._judging = 0  # process id of the fork that judges
+        self._fork = 0  # process id of the fork that judges
         self._unread = b""
-        self._asked = 0
+        self._question_number = 0
         self._loading = 0.0  # seconds in which the last answer waited for a library
         self._warm: set[str] = set()
 
@@ -225,9 +225,9 @@ class _Worker:
         """The worker's verdict and reason; None where it died or had to be killed."""
         process = self._start()
         assert process.stdin
-        self._asked += 1
+        self._question_number += 1
         try:
-            process.stdin.write(json.dumps([self._asked, *question]).encode() + b"\n")
+            process.stdin.write(json.dumps([self._question_number, *question]).encode() + b"\n")
             process.stdin.flush()
         except BrokenPipeError:
             self.stop()
@@ -235,7 +235,7 @@ class _Worker:
         began, self._loading = time.monotonic(), 0.0
         deadline = began + seconds
         while (reply := self._reply(deadline)) is not None:
-            if reply[0] == self._asked:
+            if reply[0] == self._question_number:
                 return reply[1:]
             if reply[0] == "loading":  # what many answers need is not on this one's time
                 began = time.monotonic()
@@ -244,7 +244,7 @@ class _Worker:
                 self._loading += time.monotonic() - began
                 deadline = time.monotonic() + seconds
             if reply[0] == "judging":  # the fork died and the next one says hello
-                self._judging, self._warm = reply[1], set()
+                self._fork, self._warm = reply[1], set()
                 return None
         if self._process:
             self._kill_fork()
@@ -270,18 +270,18 @@ class _Worker:
 
     def _kill_fork(self) -> None:
         with contextlib.suppress(ProcessLookupError):  # it has just died by itself
-            os.kill(self._judging, signal.SIGKILL)
+            os.kill(self._fork, signal.SIGKILL)
         deadline = time.monotonic() + self._START_SECONDS
         while reply := self._reply(deadline):
             if reply[0] == "judging":
-                self._judging, self._warm = reply[1], set()
+                self._fork, self._warm = reply[1], set()
                 return
         self.stop()
 
     def _start(self) -> subprocess.Popen[bytes]:
         while self._process and (reply := self._reply(0)):
             if reply[0] == "judging":  # the fork died between two questions
-                self._judging, self._warm = reply[1], set()
+                self._fork, self._warm = reply[1], set()
         if self._process is None:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "components.shared.grading.worker", self._settings.model_dump_json()],
@@ -296,18 +296,18 @@ class _Worker:
                 raise RuntimeError(
                     "the grading worker does not start: try `python -m components.shared.grading.worker {}`"
                 )
-            self._judging = hello[1]
+            self._fork = hello[1]
         return self._process
 
     def stop(self) -> None:
         if self._process is not None:
             assert self._process.stdin and self._process.stdout
             self._process.kill()
-            if self._judging:
+            if self._fork:
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(self._judging, signal.SIGKILL)
+                    os.kill(self._fork, signal.SIGKILL)
             self._process.wait()
             with contextlib.suppress(BrokenPipeError):  # the worker died with a question unread
                 self._process.stdin.close()
             self._process.stdout.close()
-        self._process, self._judging, self._unread, self._warm = None, 0, b"", set()
+        self._process, self._fork, self._unread, self._warm = None, 0, b"", set()

@@ -74,7 +74,7 @@ def _judge(settings: Any, replies: Any) -> None:
         signal.setitimer(signal.ITIMER_REAL, _LOADING_SECONDS if begins else settings.seconds + 5)
 
     sys.addaudithook(guard)
-    units.tell(loading)
+    units.report_loading(loading)
     replies.write(json.dumps(["judging", os.getpid()]) + "\n")
     for line in sys.stdin.buffer:
         number, verifier, gold, answer = json.loads(line)

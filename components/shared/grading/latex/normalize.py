@@ -10,7 +10,7 @@ from itertools import pairwise
 
 from components.shared.grading.latex import notations
 from components.shared.grading.latex.characters import TO_LATEX
-from components.shared.grading.latex.number_words import in_figures
+from components.shared.grading.latex.number_words import replace_number_words
 
 _SUPERSCRIPTS = re.compile(r"(\^\d)((?:\^\d)+)")
 _FUNCTIONS = (
@@ -70,7 +70,7 @@ _SHORT_WORD = re.compile(
 _LOGIC = {"and": " and ", "or": " or ", "or equivalently": " or ", "&": " and "}
 
 
-def to_latex(text: str) -> str:
+def to_plain_latex(text: str) -> str:
     """An answer in plain LaTeX, words marked."""
     text = text.translate(TO_LATEX)
     text = _SUPERSCRIPTS.sub(lambda m: "^{" + (m[1] + m[2]).replace("^", "") + "}", text)
@@ -154,7 +154,7 @@ def _words(text: str) -> str:
         r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-zA-Z]))|\\degree(?![a-zA-Z])|\\circ(?![a-zA-Z])", "⟦degree⟧", text
     )
     text = _SPACING.sub(lambda m: "" if m[0] == "\\!" else " ", text)
-    text = in_figures(text)
+    text = replace_number_words(text)
     text = re.sub(r"⟦degree⟧\s*([CF])(?![a-zA-Z])", r"⟦degree⟧⟦\1⟧", text)
     text = re.sub(r"(?<=\d)\s*\\mu\s*(?:⟦([a-zA-Z]+)⟧|([mgsFAVLCTW])(?![a-zA-Z]))", _micro, text)
     text = re.sub(r"(?<=[\d)}])\s*(?:⟦([kMmG])⟧|([kMmG]))?\s*\\Omega(?![a-zA-Z_])", _ohm, text)

@@ -47,9 +47,9 @@ def _any_of(words: Iterable[str]) -> str:
 
 
 _VOCABULARY = _any_of({*_NUMBER_WORDS, *_OPERATIONS})
-_TOO_USUAL = {"a", "an", "and", "the", "of", "by", "to", "every"}
-_WORTH_A_LOOK = re.compile(
-    rf"(?<![\\a-zA-Z])(?:{_any_of({*_NUMBER_WORDS, *_OPERATIONS} - _TOO_USUAL)})(?![a-zA-Z])", re.IGNORECASE
+_TOO_COMMON = {"a", "an", "and", "the", "of", "by", "to", "every"}
+_HAS_NUMBER_WORD = re.compile(
+    rf"(?<![\\a-zA-Z])(?:{_any_of({*_NUMBER_WORDS, *_OPERATIONS} - _TOO_COMMON)})(?![a-zA-Z])", re.IGNORECASE
 )
 _MARKED = re.compile(rf"⟦((?:{_VOCABULARY})(?:[- ](?:{_VOCABULARY}))*)⟧", re.IGNORECASE)
 _NUMBER = r"\d{1,3}(?:,\d{3})+(?![\d,])|\d+(?:\.\d+)?|\\frac\{\d+\}\{\d+\}"
@@ -58,27 +58,27 @@ _TOKEN = (
     rf"|(?<![\\a-zA-Z⟦])(?:{_any_of({*_NUMBER_WORDS, 'and', 'a', 'an'})})(?![a-zA-Z⟧]))"
 )
 _RUN = re.compile(rf"{_TOKEN}(?:[\s~-]+{_TOKEN})*", re.IGNORECASE)
-_WORD_AGAIN = re.compile(
+_LEFT_OVER = re.compile(
     rf"(?<![\\a-zA-Z⟦])(?:{_any_of(word for word in COMPUTING if len(word) > 3)})(?![a-zA-Z⟧])", re.IGNORECASE
 )
 _OPERAND = r"(?:\\frac\{[^{}]*\}\{[^{}]*\}|\\sqrt\{[^{}]*\}|\d+(?:\.\d+)?|(?<![a-zA-Z\\])[a-zA-Z](?![a-zA-Z])|\\pi)"
-_LONGEST_RUN = 200  # characters
+_MAX_RUN = 200  # characters
 
 
-def in_figures(text: str) -> str:
+def replace_number_words(text: str) -> str:
     """A text with its numbers and calculations in words as LaTeX."""
-    if len(text) > 2000 or not _WORTH_A_LOOK.search(text):
+    if len(text) > 2000 or not _HAS_NUMBER_WORD.search(text):
         return text
     text = re.sub(r" {2,}", " ", _MARKED.sub(r" \1 ", text))
-    text = _RUN.sub(_run, text)
+    text = _RUN.sub(_replace_run, text)
     text = _calculations(text)
-    return _WORD_AGAIN.sub(lambda m: f"⟦{m[0]}⟧", text)
+    return _LEFT_OVER.sub(lambda m: f"⟦{m[0]}⟧", text)
 
 
-def _run(match: re.Match[str]) -> str:
+def _replace_run(match: re.Match[str]) -> str:
     """A run of number words and figures; what is no number stays."""
     words = re.findall(rf"{_NUMBER}|[a-zA-Z]+", match[0])
-    if len(match[0]) > _LONGEST_RUN or not any(word.lower() in _NUMBER_WORDS for word in words):
+    if len(match[0]) > _MAX_RUN or not any(word.lower() in _NUMBER_WORDS for word in words):
         return match[0]
     lowered = [word.lower() for word in words]
     # "two and a half" is one number, "two and three" are two, "and a half" is none.

@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import Any
 
 from components.shared.grading.mathematics.expressions import proportional, same, terminates
-from components.shared.grading.mathematics.intervals import Piece
+from components.shared.grading.mathematics.intervals import Interval
 from components.shared.grading.mathematics.readings import rational, readings
 from components.shared.grading.mathematics.units import conversion, is_unit
 from components.shared.grading.mathematics.values import (
@@ -16,11 +16,11 @@ from components.shared.grading.mathematics.values import (
     Matrix,
     Quantity,
     Ratio,
-    Region,
+    RealSet,
     Relation,
     Value,
     Words,
-    as_region,
+    as_real_set,
 )
 from components.shared.grading.settings import GradingSettings
 
@@ -39,8 +39,8 @@ def equal(gold: Value, answer: Value, settings: GradingSettings) -> bool:
     if isinstance(gold, Words) or isinstance(answer, Words):
         a, b = _words(gold), _words(answer)
         return a is not None and b is not None and _letters(a) == _letters(b)
-    if isinstance(gold, Region) or isinstance(answer, Region):
-        return _regions(gold, answer)
+    if isinstance(gold, RealSet) or isinstance(answer, RealSet):
+        return _real_sets(gold, answer)
     if isinstance(gold, Matrix) or isinstance(answer, Matrix):
         return _matrices(gold, answer, settings)
     if isinstance(gold, Group) and isinstance(answer, Group):
@@ -215,16 +215,16 @@ def _clock(text: str) -> list[int] | str:
     return [int(part) for part in text.split(":")] if re.fullmatch(r"[\d:]+", text) else text
 
 
-def _regions(gold: Value, answer: Value) -> bool:
-    a, b = as_region(gold), as_region(answer)
-    if a is None or b is None or len(a.pieces) != len(b.pieces):
+def _real_sets(gold: Value, answer: Value) -> bool:
+    a, b = as_real_set(gold), as_real_set(answer)
+    if a is None or b is None or len(a.intervals) != len(b.intervals):
         return False
     if a.variable and b.variable and a.variable != b.variable:
         return False
-    return all(_same_piece(p, q) for p, q in zip(a.pieces, b.pieces, strict=True))
+    return all(_same_interval(p, q) for p, q in zip(a.intervals, b.intervals, strict=True))
 
 
-def _same_piece(a: Piece, b: Piece) -> bool:
+def _same_interval(a: Interval, b: Interval) -> bool:
     return a[2:] == b[2:] and same(a.low, b.low) and same(a.high, b.high)
 
 

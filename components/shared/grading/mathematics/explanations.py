@@ -7,14 +7,14 @@ from components.shared.grading.mathematics.values import (
     Matrix,
     Quantity,
     Ratio,
-    Region,
+    RealSet,
     Relation,
     Value,
     Words,
 )
 from components.shared.grading.settings import GradingSettings
 
-_LONGEST = 40
+_MAX_CHARACTERS = 40
 
 
 def explanation(gold: Value, answer: Value, settings: GradingSettings) -> str:
@@ -24,7 +24,7 @@ def explanation(gold: Value, answer: Value, settings: GradingSettings) -> str:
 
 def _short(text: str) -> str:
     text = " ".join(text.replace("⟦", "").replace("⟧", "").split())
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
+    return text if len(text) <= _MAX_CHARACTERS else text[: _MAX_CHARACTERS - 3] + "..."
 
 
 def _described(value: Value) -> str:
@@ -43,7 +43,7 @@ def _described(value: Value) -> str:
         return f"matrix of {len(value.rows)} x {len(value.rows[0]) if value.rows else 0}"
     if isinstance(value, Based):
         return f"numeral in base {value.base}"
-    return "set of real numbers" if isinstance(value, Region) else f"ratio {_short(value.text)}"
+    return "set of real numbers" if isinstance(value, RealSet) else f"ratio {_short(value.text)}"
 
 
 def _rule(gold: Value, answer: Value, settings: GradingSettings) -> str:
@@ -53,7 +53,7 @@ def _rule(gold: Value, answer: Value, settings: GradingSettings) -> str:
         return "the same name and value, or one a multiple of the other" if both else "what is named, by its value"
     if any(isinstance(value, Words) for value in kinds):
         return "as words"
-    if any(isinstance(value, Region) for value in kinds):
+    if any(isinstance(value, RealSet) for value in kinds):
         return "as sets, ends included"
     if any(isinstance(value, Matrix) for value in kinds):
         return "entry by entry"

@@ -8,9 +8,9 @@ end; what cannot be compared so goes to math-verify.
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-_LARGEST = 200_000  # decimal digits of a number that is still worked out
-_ZERO = 1e-75  # beside numbers of size 1: evalf raises its precision to 100 digits to find one that differs
-_POINTS = 10  # at which expressions are compared
+_MAX_DIGITS = 200_000  # decimal digits of a number that is still worked out
+_TOLERANCE = 1e-75  # beside numbers of size 1: evalf raises its precision to 100 digits to find one that differs
+_POINT_COUNT = 10  # at which expressions are compared
 
 
 class TooLargeError(ValueError):
@@ -28,11 +28,11 @@ def same(a: Any, b: Any) -> bool:
         return True
     check_size(b)
     if a.free_symbols or b.free_symbols:
-        return _same_everywhere(*_without_unknown_functions(a, b))
+        return _same_everywhere(*_with_unknowns_as_symbols(a, b))
     return _same_number(a, b)
 
 
-def _without_unknown_functions(a: Any, b: Any) -> tuple[Any, Any]:
+def _with_unknowns_as_symbols(a: Any, b: Any) -> tuple[Any, Any]:
     """Two expressions with u(t), dM/dt and the like as symbols: they have no value at a point, but are themselves."""
     from sympy import Derivative, DiracDelta, Heaviside, Symbol
     from sympy.core.function import AppliedUndef
@@ -55,7 +55,7 @@ def _same_number(a: Any, b: Any) -> bool:
     difference = (a - b).evalf(10)
     if not difference.is_number or difference.is_finite is not True:
         return _math_verify(a, b)
-    return bool(abs(difference) <= _ZERO * (1 + abs(a.evalf(10))))
+    return bool(abs(difference) <= _TOLERANCE * (1 + abs(a.evalf(10))))
 
 
 def _same_everywhere(a: Any, b: Any) -> bool:
@@ -66,12 +66,12 @@ def _same_everywhere(a: Any, b: Any) -> bool:
     a, b = a.doit(), b.doit()
     real = not (a.has(I) or b.has(I))
     compared, elsewhere = 0, []  # agreement at points where a root or logarithm is not real
-    for point in _points(symbols):
+    for point in _sample_points(symbols):
         left, right = a.subs(point), b.subs(point)
         value, difference = left.evalf(10), (left - right).evalf(10)
         if not difference.is_number or difference.is_finite is not True:
             continue
-        agree = bool(abs(difference) <= _ZERO * (1 + abs(value)))
+        agree = bool(abs(difference) <= _TOLERANCE * (1 + abs(value)))
         if real and not (value.is_real and difference.is_real):
             elsewhere.append(agree)
         elif not agree:
@@ -109,12 +109,12 @@ def proportional(a: Any, b: Any, positive: bool) -> bool:
 
     check_size(a)
     check_size(b)
-    a, b = _without_unknown_functions(a, b)
+    a, b = _with_unknowns_as_symbols(a, b)
     a, b = a.doit(), b.doit()
     if not positive:
         a, b = fraction(together(a))[0], fraction(together(b))[0]
     first, real = None, not (a.has(I) or b.has(I))
-    for point in _points(sorted(a.free_symbols | b.free_symbols, key=str)):
+    for point in _sample_points(sorted(a.free_symbols | b.free_symbols, key=str)):
         x, y = a.subs(point), b.subs(point)
         if not y.evalf(10).is_number:
             return False
@@ -128,29 +128,29 @@ def proportional(a: Any, b: Any, positive: bool) -> bool:
         value = ratio.evalf(10)
         if not value.is_comparable or value == 0 or (positive and value < 0):
             return False
-        if first is not None and abs((ratio - first).evalf(10)) > _ZERO * (1 + abs(value)):
+        if first is not None and abs((ratio - first).evalf(10)) > _TOLERANCE * (1 + abs(value)):
             return False
         first = ratio
     return first is not None
 
 
-def _between(dice: Any, sign: int) -> Any:
+def _random_fraction(rng: Any, sign: int) -> Any:
     from sympy import Rational
 
-    denominator = dice.choice((7, 11, 13, 17, 19, 23))
-    numerator = dice.randint(1, 400)
+    denominator = rng.choice((7, 11, 13, 17, 19, 23))
+    numerator = rng.randint(1, 400)
     return Rational(sign * (numerator + (numerator % denominator == 0)), denominator)  # never a whole number
 
 
-def _points(symbols: Sequence[Any]) -> Iterator[dict[Any, Any]]:
+def _sample_points(symbols: Sequence[Any]) -> Iterator[dict[Any, Any]]:
     """Exact points between the special ones: signs alike and mixed, in every order of size, small and large."""
     from random import Random
 
-    for number in range(_POINTS):
-        dice = Random(number)  # the same points every time
+    for number in range(_POINT_COUNT):
+        rng = Random(number)  # the same points every time
         # The first three in the positive, where logarithms and roots are real, then all negative, then mixed.
         signs = (1,) if number < 3 else (-1,) if number == 3 else (1, -1)
-        yield {s: _between(dice, dice.choice(signs)) for s in symbols}
+        yield {s: _random_fraction(rng, rng.choice(signs)) for s in symbols}
 
 
 def _math_verify(a: Any, b: Any) -> bool:
@@ -191,15 +191,15 @@ def solutions(relation: Any) -> list[tuple[Any, Any, bool, bool]] | None:
         found = solveset(relation.doit(), symbol, S.Reals)
     except (NotImplementedError, ValueError, TypeError):  # what SymPy cannot solve
         return None
-    pieces = []
+    intervals = []
     for part in found.args if isinstance(found, Union) else [found]:
         if isinstance(part, Interval):
-            pieces.append((part.start, part.end, not part.left_open, not part.right_open))
+            intervals.append((part.start, part.end, not part.left_open, not part.right_open))
         elif isinstance(part, FiniteSet):
-            pieces += [(point, point, True, True) for point in part]
+            intervals += [(point, point, True, True) for point in part]
         else:
             return None
-    return pieces
+    return intervals
 
 
 def terminates(number: Any) -> bool:
@@ -216,7 +216,7 @@ def terminates(number: Any) -> bool:
 
 def check_size(tree: Any) -> None:
     """Raises TooLargeError if working an expression out would make a number of more than 200,000 digits."""
-    if _digits(tree) > _LARGEST:
+    if _digits(tree) > _MAX_DIGITS:
         raise TooLargeError("a number has more than 200,000 digits")
 
 
@@ -228,7 +228,7 @@ def _digits(tree: Any) -> float:
         return float(max(tree.p.bit_length(), tree.q.bit_length())) * 0.30103
     inner = [_digits(argument) for argument in tree.args]
     largest = max(inner, default=0.0)
-    if largest > _LARGEST:
+    if largest > _MAX_DIGITS:
         return largest
     if tree.is_Pow and not tree.exp.free_symbols:
         if inner[1] > 9:

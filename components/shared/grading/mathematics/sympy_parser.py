@@ -20,10 +20,10 @@ _SYMBOL = re.compile(
     r"(?:_\s?(\{[^{}]*\}|\w)('*)|('+)(?!\())|\\(?:hbar|ell|odot)(?![a-zA-Z])|\\(?:vec|hat|bar|dot|ddot|tilde)\s?\{[^{}]*\}"
 )
 _DEGREES = re.compile(r"(\d+(?:\.\d+)?|[a-z]|\\[a-z]+)\s?⟦degree⟧")
-_LONGEST = 2000
+_MAX_CHARACTERS = 2000
 
 
-def tree_of(text: str) -> Any:
+def parse_expression(text: str) -> Any:
     """A SymPy expression of a LaTeX text, nothing evaluated, decimals exact; None if it is none."""
     from sympy import Abs, Expr, Float, I, Integer, Product, Rational, Sum, Symbol, sign
 
@@ -43,9 +43,9 @@ def tree_of(text: str) -> Any:
         return None
     if re.search(r"(?<![\^\d])\d+\s?_", text):  # latex2sympy takes 5_{11} for 5
         return None
-    if "⟦" in text or len(text) > _LONGEST:
+    if "⟦" in text or len(text) > _MAX_CHARACTERS:
         return None
-    text = _SYMBOL.sub(lambda m: named(m[0]), text)
+    text = _SYMBOL.sub(lambda m: symbol_latex(m[0]), text)
     try:
         tree = _parsed(text)
     except Exception:  # latex2sympy raises plain Exception on what it cannot read, and whatever SymPy raises
@@ -100,7 +100,7 @@ def _is_odd_root(tree: Any) -> bool:
     return bool(exponent.is_Rational and exponent.p == 1 and exponent.q % 2)
 
 
-def named(name: str) -> str:
+def symbol_latex(name: str) -> str:
     """A symbol that latex2sympy reads, the same for the same name."""
     plain = re.sub(r"[\s{}]|\\(?:text|rm|mathrm)", "", name).encode()
     return f" v_{{{int.from_bytes(hashlib.blake2b(plain, digest_size=6).digest(), 'big')}}} "

@@ -75,22 +75,22 @@ _GENERIC = frozenset({
     "unit", "each", "long", "tall", "wide", "high", "deep", "old", "away", "apart", "total", "in", "of", "the", "a",
     "an", "all", "altogether",
 })  # fmt: skip
-_LONGEST = 60
+_MAX_CHARACTERS = 60
 _STERLING = Measure((("gbp", 1),), Fraction(1))
 
 
-_tell: Callable[[bool], None] = lambda begins: None  # noqa: E731
+_report_loading: Callable[[bool], None] = lambda begins: None  # noqa: E731
 
 
-def tell(loading: Callable[[bool], None]) -> None:
+def report_loading(loading: Callable[[bool], None]) -> None:
     """Names a function to call before (True) and after (False) pint is loaded, a third of a second."""
-    global _tell
-    _tell = loading
+    global _report_loading
+    _report_loading = loading
 
 
 @cache
 def _registry() -> Any:
-    _tell(True)
+    _report_loading(True)
     import pint
 
     registry: Any = pint.UnitRegistry(non_int_type=Fraction)
@@ -98,7 +98,7 @@ def _registry() -> Any:
     for definition in ("whole_acre = 43560 * foot ** 2", "whole_furlong = 660 * foot", "whole_fathom = 6 * foot"):
         registry.define(definition)
     registry.get_root_units("meter")  # what it puts off
-    _tell(False)
+    _report_loading(False)
     return registry
 
 
@@ -162,7 +162,7 @@ def _singular(word: str) -> str:
 @lru_cache(4096)
 def measure_of(unit: str) -> Measure | None:
     """A unit's dimension and size; None for none or for one that is not known."""
-    if not unit or len(unit) > _LONGEST:
+    if not unit or len(unit) > _MAX_CHARACTERS:
         return None
     text = re.sub(r"\\cdot(?![a-z])|·", "*", re.sub(r"[{}()]", "", unit))
     text = re.sub(r"(?<!\^)-", " ", re.sub(r"\^\s*(-?)\s*", r"^\1", text))
@@ -192,7 +192,7 @@ def _parsed(tokens: list[str]) -> Measure | None:
         if token.lower() in ("square", "sq", "cubic"):
             power = 3 if token.lower() == "cubic" else 2
             continue
-        measure = _named(token)
+        measure = _named_unit(token)
         if measure is None:
             return None
         if (
@@ -213,23 +213,23 @@ def _parsed(tokens: list[str]) -> Measure | None:
 
 
 @lru_cache(4096)
-def _named(word: str) -> Measure | None:
+def _named_unit(word: str) -> Measure | None:
     """The unit of one name."""
     singular = _singular(word.lower())
     if currency := _CURRENCIES.get(singular):
         return Measure(((currency[0], 1),), Fraction(currency[1]))
     for spelling in (word, word.lower(), singular):
         if spelling in _SPELLINGS:
-            return _of_pint(_SPELLINGS[spelling])
+            return _from_pint(_SPELLINGS[spelling])
         long = spelling.replace("metre", "meter").replace("litre", "liter")
         if long in _WORDS or _PREFIX_WORDS.sub("", long) in _WORDS:
-            return _of_pint(long)
+            return _from_pint(long)
         if _PREFIXED.fullmatch(spelling) and (len(word) > 1 or spelling == word):
-            return _of_pint(spelling)
+            return _from_pint(spelling)
     return None
 
 
-def _of_pint(name: str) -> Measure | None:
+def _from_pint(name: str) -> Measure | None:
     if name in ("degree", "arcminute", "arcsecond", "revolutions_per_minute"):  # pint has them in radians, a decimal
         degrees = {"degree": Fraction(1), "arcminute": Fraction(1, 60), "arcsecond": Fraction(1, 3600)}
         if name in degrees:

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from components.shared.grading.mathematics.intervals import Piece, union
+from components.shared.grading.mathematics.intervals import Interval, union
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,11 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Region:
+class RealSet:
     """Real numbers: intervals and points."""
 
     variable: str | None
-    pieces: tuple[Piece, ...]
+    intervals: tuple[Interval, ...]
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Based:
     base: int
 
 
-Value = Quantity | Words | Group | Region | Relation | Ratio | Matrix | Based
+Value = Quantity | Words | Group | RealSet | Relation | Ratio | Matrix | Based
 
 
 def is_usable(value: Value) -> bool:
@@ -102,15 +102,15 @@ def is_usable(value: Value) -> bool:
     return not isinstance(value, Words) or value.is_usable
 
 
-def as_region(value: Value) -> Region | None:
+def as_real_set(value: Value) -> RealSet | None:
     """An interval or a set of numbers as a region; None if it is neither."""
-    if isinstance(value, Region):
+    if isinstance(value, RealSet):
         return value
     if not isinstance(value, Group) or not all(isinstance(item, Quantity) for item in value.items):
         return None
     trees = [item.tree for item in value.items if isinstance(item, Quantity)]
     if value.kind in ("set", "list"):
-        return Region(None, union([[Piece(tree, tree, True, True)] for tree in trees]))
+        return RealSet(None, union([[Interval(tree, tree, True, True)] for tree in trees]))
     if len(trees) == 2 and value.kind != "list":
-        return Region(None, (Piece(trees[0], trees[1], value.kind[0] == "[", value.kind[1] == "]"),))
+        return RealSet(None, (Interval(trees[0], trees[1], value.kind[0] == "[", value.kind[1] == "]"),))
     return None

@@ -33,7 +33,7 @@ from itertools import combinations
 from typing import Any, NamedTuple
 
 from components.shared.grading.answer import committed_answer
-from components.shared.grading.latex.normalize import to_latex
+from components.shared.grading.latex.normalize import to_plain_latex
 from components.shared.grading.mathematics.equality import equal
 from components.shared.grading.mathematics.explanations import explanation
 from components.shared.grading.mathematics.expressions import TooLargeError, check_size
@@ -55,7 +55,7 @@ _WORD_WITH_REASON = re.compile(
     rf"\W*({'|'.join(_WORDS)})(?:\s*[,.;:!\u2013\u2014-].*|\s+(?:because|since|as|for)\b.*)?", re.I | re.DOTALL
 )
 _TOLERANCE = re.compile(r"(-?\d+(?:\.\d+)?)\s*(?:\\pm|±|\+/-|\+-)\s*(\d*\.\d+|\d+)")
-_LONGEST = 5000  # characters of an answer that is still read
+_MAX_CHARACTERS = 5000  # characters of an answer that is still read
 _WRAPPING = re.compile(r"\\(?:text|mathrm|textbf|mathbf|mbox)\s*\{([^{}]*)\}|\\left|\\right|[$*]|\\[\[\]() ,;]")
 
 
@@ -94,26 +94,26 @@ def math_verdict(gold: str, answer: str, settings: GradingSettings) -> Judged:
         return Judged(None, "not scorable")
     if not answer:
         return Judged(False, "no answer")
-    if _plain(answer) in {_plain(text) for text in (gold, *known.texts)}:
+    if _without_spaces(answer) in {_without_spaces(text) for text in (gold, *known.texts)}:
         return Judged(True, "the same text")
-    if len(answer) > _LONGEST:
+    if len(answer) > _MAX_CHARACTERS:
         return Judged(False, "longer than an answer")
     try:
-        return _compared(known, answer, settings)
+        return _compare(known, answer, settings)
     except TooLargeError:
         return Judged(False, "too large to work out")
 
 
-def _compared(known: _Gold, answer: str, settings: GradingSettings) -> Judged:
+def _compare(known: _Gold, answer: str, settings: GradingSettings) -> Judged:
     if known.choice and (chosen := choice_of(answer)):
         right = chosen == known.choice and not _contradicts(known, answer, settings)
         return Judged(right, "choice", f"choice {known.choice} and choice {chosen}: by letter")
     answers = [answer]
-    if match := _CHOICE_WITH_TEXT.fullmatch(_plain_text(answer)):
+    if match := _CHOICE_WITH_TEXT.fullmatch(_unwrapped(answer)):
         answers.append((match[2] or match[4] or "").strip())  # of (B) 12 the 12
-    if known.word and (match := _WORD_WITH_REASON.fullmatch(_plain_text(answer))):
+    if known.word and (match := _WORD_WITH_REASON.fullmatch(_unwrapped(answer))):
         return Judged(match[1].casefold() == known.word, "word", f"words {known.word!r} and {match[1]!r}: as words")
-    if _normal(answer) in {_normal(text) for text in known.texts}:
+    if _normalized(answer) in {_normalized(text) for text in known.texts}:
         return Judged(True, "the same text", "the same but for the way of writing")
     found = [value for text in answers if text for value in readings(text)]
     if known.within:
@@ -128,7 +128,7 @@ def _compared(known: _Gold, answer: str, settings: GradingSettings) -> Judged:
 
 def _contradicts(known: _Gold, answer: str, settings: GradingSettings) -> bool:
     """Whether the right letter stands with another number than the gold answer's."""
-    match = _CHOICE_WITH_TEXT.fullmatch(_plain_text(answer))
+    match = _CHOICE_WITH_TEXT.fullmatch(_unwrapped(answer))
     found = readings((match[2] or match[4] or "").strip()) if match else []
     golds = [value for alternative in known.alternatives for value in alternative]
     if not all(isinstance(value, Quantity) and not value.tree.free_symbols for value in (*found, *golds)):
@@ -138,22 +138,22 @@ def _contradicts(known: _Gold, answer: str, settings: GradingSettings) -> bool:
 
 def choice_of(answer: str) -> str | None:
     """The letter of a multiple choice that an answer names, with or without the choice's text; None for none."""
-    text = _plain_text(answer)
+    text = _unwrapped(answer)
     if _SEVERAL_CHOICES.search(text):
         return None
     chosen = _CHOSEN.fullmatch(text)
     return (chosen[1] or chosen[2]).upper() if chosen else None
 
 
-def _normal(text: str) -> str:
-    return _plain(to_latex(text))
+def _normalized(text: str) -> str:
+    return _without_spaces(to_plain_latex(text))
 
 
-def _plain(text: str) -> str:
+def _without_spaces(text: str) -> str:
     return re.sub(r"(?<![0-9A-Za-z])\s+|\s+(?![0-9A-Za-z])", "", text)  # 1 1/2 is not 11/2
 
 
-def _plain_text(text: str) -> str:
+def _unwrapped(text: str) -> str:
     return _WRAPPING.sub(lambda m: m[1] or " ", text).strip()
 
 
@@ -177,7 +177,7 @@ def _read_gold(text: str) -> _Gold | None:
         return _all_of(value) if different else _one_of([str(item) for item in value])
     if "####" in text or ("\\boxed" in text and not text.strip().startswith("\\boxed")):  # a worked solution
         text = committed_answer(text).answer or ""
-    match = _TOLERANCE.fullmatch(_plain_text(text.replace("\\pm", "±")))
+    match = _TOLERANCE.fullmatch(_unwrapped(text.replace("\\pm", "±")))
     if match and "." in match[1] + match[2]:  # of whole numbers, 3 ± 1 is 2 and 4
         return _read_object({"value": match[1], "tolerance": match[2]})
     return _one_of([text])
@@ -228,20 +228,20 @@ def _number(text: str) -> Any:
 def _one_of(texts: list[str]) -> _Gold | None:
     choice, alternatives, kept = None, [], []
     for text in texts:
-        plain = _plain_text(text)
+        plain = _unwrapped(text)
         if match := _CHOICE.fullmatch(plain):
             choice = match[1]
         elif match := _CHOICE_WITH_TEXT.fullmatch(plain):
             choice = match[1] or match[3]
             if rest := (match[2] or match[4] or "").strip():
                 text = rest
-        if to_latex(text).count("⟦") > 8:
+        if to_plain_latex(text).count("⟦") > 8:
             continue  # a sentence, whatever its parts may be
         found = tuple(value for value in readings(text) if is_usable(value))
         if found or choice:
             alternatives.append(found)
             kept.append(text)
-    word = _plain_text(kept[0]).strip(" .").casefold() if len(kept) == 1 else ""
+    word = _unwrapped(kept[0]).strip(" .").casefold() if len(kept) == 1 else ""
     return _Gold(tuple(kept), tuple(alternatives), choice, word if word in _WORDS else None) if kept else None
 
 
