@@ -1,4 +1,4 @@
-"""Sets of real numbers as intervals: union, intersection, and taking points away."""
+"""Sets of real numbers as intervals: union, intersection, and removing points."""
 
 from collections.abc import Sequence
 from itertools import product
@@ -10,7 +10,7 @@ INFINITY = oo
 
 
 class Interval(NamedTuple):
-    """One interval, or a point where both ends are the same and closed. The ends are SymPy expressions."""
+    """One interval, or a point if both ends are equal and closed. The ends are SymPy expressions."""
 
     low: Any
     high: Any
@@ -34,7 +34,7 @@ def _is_ordered(intervals: Sequence[Interval]) -> bool:
 
 
 def union(parts: Sequence[Sequence[Interval]]) -> tuple[Interval, ...]:
-    """The union, as few intervals as can be, in order; intervals whose ends hold symbols stay as they are."""
+    """Returns the union in as few intervals as possible, in order; unchanged if an end contains symbols."""
     intervals = [interval for part in parts for interval in part]
     if not _is_ordered(intervals):
         return tuple(intervals)
@@ -53,7 +53,7 @@ def union(parts: Sequence[Sequence[Interval]]) -> tuple[Interval, ...]:
 
 
 def intersection(parts: Sequence[Sequence[Interval]]) -> tuple[Interval, ...]:
-    """The intersection; of intervals whose ends hold symbols, all of them."""
+    """Returns the intersection, or all intervals if an end contains symbols."""
     if not _is_ordered([interval for part in parts for interval in part]):
         return tuple(interval for part in parts for interval in part)
     found = []
@@ -67,6 +67,6 @@ def intersection(parts: Sequence[Sequence[Interval]]) -> tuple[Interval, ...]:
 
 
 def without_points(intervals: Sequence[Interval], points: Sequence[Any]) -> tuple[Interval, ...]:
-    """The intervals with single points taken away."""
+    """Returns the intervals without the given points."""
     rays = [[Interval(-INFINITY, point, False, False), Interval(point, INFINITY, False, False)] for point in points]
     return intersection([list(intervals), *rays])

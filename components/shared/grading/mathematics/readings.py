@@ -1,7 +1,7 @@
-"""Reads an answer in plain LaTeX as a value (values.py).
+"""Parses an answer in plain LaTeX into values (values.py).
 
-`readings` gives every sensible reading of a text ("100,200" is a number or a list). latex2sympy, math-verify's
-parser, reads the mathematics; nothing is evaluated here, so a power tower stays as small as its text.
+`readings` returns every plausible reading of a text ("100,200" is a number or a list). Expressions are parsed with
+latex2sympy, math-verify's parser; nothing is evaluated here, so a power tower stays as small as its text.
 """
 
 import re
@@ -64,16 +64,16 @@ _BASED = re.compile(r"\(?(\d[0-9A-Fa-f]*|[0-9]+)\)?\s?_\s?\{?\s?(\d{1,2})\s?\}?"
 
 
 def readings(text: str) -> list[Value]:
-    """Every sensible reading of an answer, the likeliest first; empty for an empty text."""
+    """Returns every plausible reading of an answer, the likeliest first; empty for an empty text."""
     latex = to_plain_latex(text)
     if not latex:
         return []
     texts = [latex]
-    # Commas may mark thousands, outside brackets.
+    # Outside brackets, commas may separate thousands.
     if not re.search(r"[(\[{]", latex):
         joined = re.sub(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])", lambda m: m[0].replace(",", ""), latex)
         texts = [joined, latex] if joined != latex else [latex]
-    elif match := _CHOOSE.fullmatch(latex):  # a number of combinations, or the point C
+    elif match := _CHOOSE.fullmatch(latex):  # a binomial coefficient, or the point C
         texts = [*_count(match), latex]
     return [_read(text, 0) for text in texts]
 
@@ -110,7 +110,7 @@ def _read(text: str, depth: int) -> Value:
 
 
 def _split(text: str, separators: str) -> list[str]:
-    """The parts of a text between the separators (a pattern) that stand outside all brackets."""
+    """Splits a text at the separators (a pattern) that are outside all brackets."""
     parts, depth, start = [], 0, 0
     for token in re.finditer(rf"[(\[{{⟪]|[)\]}}⟫]|{separators}", text):
         if token[0] in "([{⟪":
@@ -149,13 +149,13 @@ def _list(text: str, depth: int) -> Value | None:
         intervals = [real_set.intervals for real_set in real_sets]
         joined = intersection(intervals) if re.search(r"\sand\s", text) else union(intervals)
         if joined == REAL_LINE:
-            joined = intersection(intervals)  # x > 0, x < 5 bound one interval
+            joined = intersection(intervals)  # x > 0, x < 5 are the bounds of one interval
         return RealSet(real_sets[0].variable, joined)
     return Group("list", tuple(items))
 
 
 def _items(part: str, depth: int) -> tuple[Value, ...]:
-    """The item of a list that a text is; two where it has a plus-minus."""
+    """Returns the list items that a text stands for: one, or two if it contains plus-minus."""
     value = _read(part, depth)
     return value.items if _is_list(value) and "\\pm" in part else (value,)
 
@@ -215,7 +215,7 @@ def _relation(text: str, depth: int) -> Value | None:
         return Words(text)
     if len(sides) == 2 and not _NAME.fullmatch(sides[0]) and _NAME.fullmatch(sides[1]):
         sides.reverse()  # 5 = x
-    # In a chain a = b = 5 the last side is the result.
+    # In a chain a = b = 5, the last side is the result.
     name = re.sub(r"\s", "", sides[0]) if _NAME.fullmatch(sides[0]) else None
     if name is None and operators[-1][0] == "\\to":
         return Words(text)
@@ -247,7 +247,7 @@ def _inequality(marks: list[str], sides: list[str]) -> Value | None:
         return RealSet(sides[variable], without_points(REAL_LINE, [trees[1 - variable]]))
     if "!=" in marks:
         return None
-    if marks[0][0] == ">":  # from small to large
+    if marks[0][0] == ">":  # in ascending order
         marks, sides, trees = [m.replace(">", "<") for m in marks[::-1]], sides[::-1], trees[::-1]
     if any(mark[0] == ">" for mark in marks):
         return None
@@ -304,7 +304,7 @@ def _bracketed(text: str, depth: int) -> Value | None:
     if not kind:
         return None
     if kind == "set" and len(bar := _split(inner, r"\||\\mid(?![a-zA-Z])|:")) == 2:
-        # { x | x > 2 } is what its condition says; { 2k | k in Z } is compared as text.
+        # { x | x > 2 } means its condition; { 2k | k in Z } is compared as text.
         bare = re.fullmatch(r"[a-z](?:\s*\\in\s*\\mathbb\s*\{?R\}?)?", bar[0].strip())
         return _read(bar[1], depth + 1) if bare else Words(re.sub(r"\\mid|[|:]", "|", text))
     separator = ";" if len(_split(inner, ";")) > 1 else ","
@@ -340,14 +340,14 @@ def _ratio(text: str, depth: int) -> Value | None:
 
 
 def _compound(text: str) -> Quantity | None:
-    """`6 ft 2 in` or `2 hours and 15 minutes` in the first of the units; None for anything else."""
+    """Reads `6 ft 2 in` or `2 hours and 15 minutes` in the first unit; None for anything else."""
     parts = re.findall(r"(\d+(?:\.\d+)?)\s*⟦([^⟧]+)⟧", text)
     if len(parts) < 2 or not re.fullmatch(r"(?:\d+(?:\.\d+)?\s*⟦[^⟧]+⟧\s*(?:,|and|⟦and⟧)?\s*)+", text):
         return None
     if not all(is_unit(unit) for _, unit in parts):
         return None
     factors = [found[0] for _, unit in parts if (found := conversion(parts[0][1], unit, True)) and not found[1]]
-    # From the largest unit down, or it is a list: 5 cm and 6 cm.
+    # Units must descend; otherwise it is a list: 5 cm and 6 cm.
     if len(factors) < len(parts) or any(small >= large for large, small in pairwise(factors)):
         return None
     total = sum(parse_expression(number) * rational(factor) for (number, _), factor in zip(parts, factors, strict=True))
@@ -374,14 +374,14 @@ def _quantity(text: str) -> Quantity | Words:
 
 
 def rational(number: Fraction) -> Any:
-    """A fraction of Python as one of SymPy."""
+    """Converts a Python fraction to a SymPy rational."""
     from sympy import Rational
 
     return Rational(number.numerator, number.denominator)
 
 
 def _named_point(text: str, depth: int) -> Value | None:
-    """`A(1, 2)`, the point A."""
+    """Reads `A(1, 2)`, the point A."""
     match = _NAMED_POINT.match(text)
     if not match or closing(text, match.end() - 1) != len(text) - 1:
         return None

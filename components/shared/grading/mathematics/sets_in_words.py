@@ -1,4 +1,4 @@
-"""Sets of real numbers in words: `all real numbers`, `all reals except 0`, `greater than 2`, `between 0 and 1`."""
+"""Reads sets of reals in words: `all real numbers`, `all reals except 0`, `greater than 2`, `between 0 and 1`."""
 
 import re
 from collections.abc import Callable
@@ -25,11 +25,11 @@ _ZERO = Integer(0)
 
 
 def set_in_words(text: str, read: Callable[[str], Value]) -> RealSet | None:
-    """A real_set in words, or None for anything else.
+    """Reads a set of real numbers given in words; returns None for anything else.
 
     Args:
-        text: in plain LaTeX.
-        read: what reads a part of it.
+        text: the answer in plain LaTeX.
+        read: parses a part of it.
     """
     words = " ".join(re.sub(r"[⟦⟧]", " ", text).split())
     match = _REALS.fullmatch(words)
