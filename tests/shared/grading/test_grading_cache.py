@@ -1,4 +1,4 @@
-"""What the grader remembers stays within its bound, whatever the texts are."""
+"""The grader's cache stays within its memory bound, whatever the texts are."""
 
 import tracemalloc
 
@@ -22,7 +22,7 @@ def test_the_newest_stay_within_the_bound(keys: list[tuple[str, str]], limit: in
         cache.add({key: number})
         assert cache.bytes <= limit
     if keys and cache.get(keys[-1]) is None:
-        assert cache.bytes == 0, "forgotten, though there was room"
+        assert cache.bytes == 0, "evicted although there was room"
     known = [key for key in dict.fromkeys(keys) if cache.get(key) is not None]
     assert all(cache.get(key) == max(n for n, other in enumerate(keys) if other == key) for key in known)
 

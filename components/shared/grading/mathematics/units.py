@@ -94,7 +94,7 @@ def _registry() -> Any:
     import pint
 
     registry: Any = pint.UnitRegistry(non_int_type=Fraction)
-    # Pint defines these by the survey foot, about a millionth longer than the foot; an acre is 43,560 square feet.
+    # Pint defines these by the survey foot, two millionths longer than the foot; an acre is 43,560 square feet.
     for definition in ("whole_acre = 43560 * foot ** 2", "whole_furlong = 660 * foot", "whole_fathom = 6 * foot"):
         registry.define(definition)
     registry.get_root_units("meter")  # triggers Pint's deferred loading
