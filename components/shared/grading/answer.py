@@ -1,9 +1,10 @@
 """Finds the answer that a completion commits to: the last one it gives, if any.
 
-Only the text after the reasoning (`</think>`) counts, if there is any. In order of precedence: the last `\\boxed{}`; after `####`; in
-`<answer>` tags; after "the answer is"; the entire text if it is nothing but an answer; the end of the last sentence. A
-number that just happens to come last in an unfinished text is not an answer. Different answers offered side by side
-("3 or maybe 4") are a hedge and do not count; a later sentence that corrects an earlier one is not a hedge.
+Only the text after the reasoning (`</think>`) counts, if there is any. In order of precedence: the last `\\boxed{}`;
+after `####`; in `<answer>` tags; after "the answer is"; the entire text if it is nothing but an answer; the end of the
+last sentence. A number that just happens to come last in an unfinished text is not an answer. Different answers offered
+side by side ("3 or maybe 4") are a hedge and do not count; a later sentence that corrects an earlier one is not a
+hedge.
 
 Linear-time string processing without parsing, so it runs in the caller's process.
 """

@@ -1,4 +1,4 @@
-"""Kinds of answers: of each, equal forms of one value and changed ones, drawn; and what is no such form."""
+"""Kinds of answers: generated equal forms of one value, changed values, and texts that are no such form."""
 
 from fractions import Fraction
 from itertools import product
