@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 CODE = ("pipeline.py", "launch", "components", "images", "bench", "reproduction")
 MAX_FUNCTION_LINES = 150
 MAX_MODULES = 13  # per package: a module beside a dozen others, __init__.py not counted
-# What needs kfp itself in launch: the local runner, the client, and what assigns tasks to node pools.
-KFP_IN_LAUNCH = ("launch.local", "launch.kubeflow.server", "launch.pools")
+# What needs kfp itself in launch: the local runner, the client, and what turns stages into tasks.
+KFP_IN_LAUNCH = ("launch.local", "launch.kubeflow.server", "launch.tasks")
 # Packages that take seconds to import or are missing from the CPU stages' images.
 HEAVY = ("torch", "transformers", "trl", "vllm", "accelerate", "peft", "bitsandbytes", "datasets")
 
