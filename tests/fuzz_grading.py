@@ -1,7 +1,7 @@
-"""Fuzzes the grader: `make fuzz`. Mutated answers and hostile ones, until the time is up or something is found.
+"""Fuzzes the grader (`make fuzz`) with mutated and hostile answers until time is up or something is found.
 
-What it looks for: a crash of the caller, a verdict that is no verdict, an answer that takes longer than its limit, an
-answer judged right that is none, a gold answer that is not right against itself, processes or descriptors left behind.
+Looks for crashes of the caller, results that are not verdicts, answers that exceed their time limit, hostile answers
+judged right, gold answers that are not right against themselves, and leaked processes or descriptors.
 """
 
 import json
@@ -29,7 +29,7 @@ SECONDS = 1.0
 
 
 def mutated(draw: random.Random, seeds: list[str]) -> str:
-    """An answer with characters doubled, dropped, swapped, or a piece of another one put in."""
+    """Returns an answer with characters doubled, dropped or swapped, or with a piece of another one inserted."""
     text = draw.choice(seeds)
     for _ in range(draw.randint(0, 6)):
         if not text:
@@ -49,7 +49,7 @@ def mutated(draw: random.Random, seeds: list[str]) -> str:
 
 
 def is_balanced(text: str) -> bool:
-    """Whether a text's braces are, so that a box around it holds all of it."""
+    """Whether a text's braces are balanced, so that a box around it contains all of it."""
     depth = 0
     for brace in re.findall(r"\\.|[{}]", text):
         depth += {"{": 1, "}": -1}.get(brace, 0)
@@ -59,10 +59,10 @@ def is_balanced(text: str) -> bool:
 
 
 @click.command()
-@click.option("--minutes", default=10.0, show_default=True)
-@click.option("--seed", default=0, show_default=True, help="0: another one each time.")
+@click.option("--minutes", default=10.0, show_default=True, help="Time to run for.")
+@click.option("--seed", default=0, show_default=True, help="Random seed; 0 for a different one each time.")
 def main(minutes: float, seed: int) -> None:
-    """Runs the fuzzer; exits with status 1 after the first round that found something, and writes it to build/."""
+    """Fuzz the grader; on the first finding, write it to build/fuzz.jsonl and exit with status 1."""
     seed = seed or time.time_ns() % 10**9
     draw, seeds, process = (
         random.Random(seed),
@@ -93,7 +93,7 @@ def main(minutes: float, seed: int) -> None:
                     path = ROOT / "build" / "fuzz.jsonl"
                     path.parent.mkdir(exist_ok=True)
                     path.write_text("".join(json.dumps([*row, *verdict]) + "\n" for row, verdict in found))
-                    sys.exit(f"seed {seed}: {len(found)} of {graded} answers were judged as they must not be: {path}")
+                    sys.exit(f"seed {seed}: {len(found)} of {graded} answers were misjudged: {path}")
         if process.children(recursive=True) or process.num_fds() != descriptors:
             sys.exit(f"seed {seed}: processes or descriptors were left behind")
     print(f"seed {seed}: {graded} answers in {minutes:g} minutes, {slow} timed out, nothing found")

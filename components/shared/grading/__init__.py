@@ -1,4 +1,4 @@
-"""Grading: whether a completion answers a problem. `Grader` is what the stages use."""
+"""Grading: decides whether a completion answers a problem. Stages use `Grader`."""
 
 from components.shared.grading.answer import boxed_answers, committed_answer
 from components.shared.grading.grader import (

@@ -1,11 +1,12 @@
-"""Which answer a completion commits to: the last one it gives, if it gives one at all.
+"""Finds the answer that a completion commits to: the last one it gives, if any.
 
-In order: what stands after the reasoning (`</think>`); the last `\\boxed{}`; behind `####`; in `<answer>` tags; after
-"the answer is"; the whole text if it is nothing but an answer; what the last sentence ends on. A number that merely
-happens to be the last one of an unfinished text is no answer. Different answers offered side by side
-("3 or maybe 4") are a hedge, and no answer; a later sentence that corrects an earlier one is not.
+Only the text after the reasoning (`</think>`) counts, if there is any. In order of precedence: the last `\\boxed{}`;
+after `####`; in `<answer>` tags; after "the answer is"; the entire text if it is nothing but an answer; the end of the
+last sentence. A number that just happens to come last in an unfinished text is not an answer. Different answers offered
+side by side ("3 or maybe 4") are a hedge and do not count; a later sentence that corrects an earlier one is not a
+hedge.
 
-String work in linear time, without parsing: it runs in the process of the caller.
+Linear-time string processing without parsing, so it runs in the caller's process.
 """
 
 import re
@@ -13,9 +14,9 @@ from typing import NamedTuple
 
 
 class Committed(NamedTuple):
-    """What a completion commits to."""
+    """The answer that a completion commits to, and how."""
 
-    answer: str | None  # None: nothing
+    answer: str | None  # None: no answer
     reason: str  # answered | joined (several boxes side by side) | hedged | unfinished | no answer
 
 
@@ -34,14 +35,14 @@ _ANSWER_IS = re.compile(
 _ANSWER_HEADING = re.compile(
     r"\*\*(?:final\s+)?answer\*\*\s*\n|^#+\s*(?:final\s+)?answer\s*\n", re.IGNORECASE | re.MULTILINE
 )
-# Other words that close a text, if nothing but an answer follows.
+# Other phrases that conclude a text, if nothing but an answer follows.
 _CLOSING = re.compile(
     r"^\W*(?:(?:so|thus|hence|therefore),?\s+)?(?:the\s+|my\s+|our\s+)?(?:final\s+|correct\s+|overall\s+|end\s+)?"
     r"(?:answer|ans|result|solution|final|output|conclusion|value|total|outcome)\b\s*(?:\*\*)?\s*"
     r"(?:[:=]|[-\u2013\u2014](?=\s)|->|\bis\b:?|\bequals\b)(?:\*\*(?=\s))?",
     re.IGNORECASE | re.MULTILINE,
 )
-# What states an answer again, behind a box.
+# Restates an answer after a box.
 _STATED = re.compile(
     r"^\W*(?:the\s+)?(?:final\s+|correct\s+)?answer\b\s*(?:\*\*)?\s*[:=]\s*(?:\*\*)?\s*", re.IGNORECASE | re.MULTILINE
 )
@@ -51,7 +52,7 @@ _DENIED = re.compile(
     r"|n['\u2019]t\b|≠|!=|\\neq?(?![a-z])",
     re.IGNORECASE,
 )
-# It is not true that the answer is 5.
+# Example: It is not true that the answer is 5.
 _DENIED_CLAIM = re.compile(
     r"(?:\b(?:not (?:true|the case|clear|sure|certain|known|correct)|false|untrue|wrong|incorrect|doubt|cannot say|"
     r"unlikely|whether|nobody|no one)|n['\u2019]t (?:think|believe|know|say|true|the case))\b[^,;:.!?\n]*$",
@@ -72,7 +73,7 @@ _CONCLUSION = re.compile(r"\b(?:so|thus|hence|therefore|but)\b", re.IGNORECASE)
 _VERDICT = re.compile(
     r"\W*(yes|no|true|false)\b(?=\s*[,.;:!\u2014\u2013-]|\s+(?:because|since|as|for)\b|\W*$)", re.IGNORECASE
 )
-# (C) is correct; so A is the answer; I choose B.
+# Examples: (C) is correct; so A is the answer; I choose B.
 _CHOSEN = re.compile(
     r"(?:^|[,;:]|\b(?i:so|thus|hence|therefore|option|choice|answer|statement))\s*\(?([A-J])\)?\s+is\s+"
     r"(?:the\s+)?(?:(?:correct|right|best)(?:\s+(?:answer|option|choice|one))?|answer)\W*$"
@@ -96,23 +97,23 @@ _PROSE = re.compile(
     re.IGNORECASE,
 )
 _TEXT = re.compile(r"\\(?:text|mathrm|textbf|mbox|textit|operatorname)\s*\{[^{}]*\}")
-# Not the powers of 2**3 + 3**2.
+# Bold text, but not the powers in 2**3 + 3**2.
 _BOLD = re.compile(r"(?<![\w)\]}])\*\*(?=\S)([^*\n]+)(?<=\S)\*\*(?![\w(])")
-_MARK_UP = re.compile(r"^(?:\*\*|__|`|\$\$?(?!\d[\d,.]*$)|\\\(|\\\[)\s*|\s*(?:\*\*|__|`|(?<!\\)\$\$?|\\\)|\\\]|[.,;])$")
-# Where an answer without a box may stand: at the end.
-_TAIL = 2000
-_LONGEST_BARE = 1000
-_BARE_WORDS = 3
+_MARKUP = re.compile(r"^(?:\*\*|__|`|\$\$?(?!\d[\d,.]*$)|\\\(|\\\[)\s*|\s*(?:\*\*|__|`|(?<!\\)\$\$?|\\\)|\\\]|[.,;])$")
+# Unboxed answers are looked for only in this many characters at the end.
+_TAIL_CHARACTERS = 2000
+_MAX_BARE_CHARACTERS = 1000
+_MAX_BARE_WORDS = 3
 
 
 def committed_answer(completion: str) -> Committed:
-    """The answer a completion commits to, as it wrote it.
+    """Returns the answer that a completion commits to, as written.
 
     Args:
         completion: the policy's text, without special tokens.
 
     Returns:
-        The text of the answer, not yet read as mathematics, and how it was committed.
+        The text of the answer, not yet parsed as mathematics, and how it was given.
     """
     if "</think>" in completion:
         before, after = completion.rsplit("</think>", 1)
@@ -121,12 +122,12 @@ def committed_answer(completion: str) -> Committed:
         return Committed(None, "unfinished")
     if "\\boxed" in completion or "\\fbox" in completion:
         return _boxed(completion)
-    tail = completion.strip()[-_TAIL:]
+    tail = completion.strip()[-_TAIL_CHARACTERS:]
     if "####" in tail:
-        return _checked(tail.rsplit("####", 1)[1].strip().split("\n", 1)[0])
+        return _commit(tail.rsplit("####", 1)[1].strip().split("\n", 1)[0])
     if "<answer>" in tail:
         answer, closed, _ = tail.rsplit("<answer>", 1)[1].partition("</answer>")
-        return _checked(answer) if closed else Committed(None, "unfinished")
+        return _commit(answer) if closed else Committed(None, "unfinished")
     tail = tail.removesuffix("</answer>").rstrip()
     phrases = [*_ANSWER_IS.finditer(tail), *_ANSWER_HEADING.finditer(tail)]
     phrases += [match for match in _CLOSING.finditer(tail) if _is_bare(_after(tail, match.end()))]
@@ -134,11 +135,11 @@ def committed_answer(completion: str) -> Committed:
         last = max(phrases, key=lambda match: match.end())
         if _DENIED_CLAIM.search(tail[max(0, last.start() - 100) : last.start()]):
             return Committed(None, "no answer")
-        return _checked(_after(tail, last.end()))
+        return _commit(_after(tail, last.end()))
     if (line := _last_line(tail)) and _is_bare(line):
-        return _checked(line)
-    if len(completion.strip()) <= _LONGEST_BARE and _is_bare(tail):
-        return _checked(tail)
+        return _commit(line)
+    if len(completion.strip()) <= _MAX_BARE_CHARACTERS and _is_bare(tail):
+        return _commit(tail)
     found = _last_sentence(tail)
     if found.answer is None and found.reason == "no answer" and (match := _VERDICT.match(completion)):
         return Committed(match[1], "answered")  # No, because ...
@@ -146,12 +147,12 @@ def committed_answer(completion: str) -> Committed:
 
 
 def _after(text: str, start: int) -> str:
-    """The answer behind a phrase that announces one, without what is added to it."""
+    """Returns the answer that follows an announcing phrase, without trailing remarks."""
     return _AFTERTHOUGHT.sub("", _first_sentence(text[start:].strip()))
 
 
 def _last_line(text: str) -> str | None:
-    """The last of several lines, if it stands for itself: neither within an environment nor cut from a formula."""
+    """Returns the last of several lines if it stands alone: not inside an environment and not part of a formula."""
     before, _, last = text.rstrip().rpartition("\n")
     last = last.strip()
     alone = before.strip() and re.search(r"\d|\\[a-z]", last) and last.count("{") == last.count("}")
@@ -165,15 +166,15 @@ def _last_line(text: str) -> str | None:
 
 
 def boxed_answers(text: str) -> list[str]:
-    """The contents of every closed `\\boxed{...}` of a text that is not inside another, in order."""
+    """Returns the contents of every closed, outermost `\\boxed{...}` in a text, in order."""
     return [content for _, _, content in _boxes(text)[0]]
 
 
 def _boxes(text: str) -> tuple[list[tuple[int, int, str]], bool]:
-    """Start, end and content of the closed boxes, outermost only, and whether the last box to open was closed."""
+    """Returns (start, end, content) of the closed outermost boxes, and whether the last opened box was closed."""
     first = min((i for i in (text.find("\\boxed"), text.find("\\fbox")) if i >= 0), default=len(text))
     found: list[tuple[int, int, str]] = []
-    opened: list[tuple[int, int] | None] = []  # start and begin of content of a box; None for any other brace
+    opened: list[tuple[int, int] | None] = []  # start of a box and of its content; None for any other brace
     last_closed = True
     for token in _BOX_OR_BRACE.finditer(text, first):
         kind = token[0]
@@ -203,13 +204,13 @@ def _boxed(text: str) -> Committed:
     if "answer" in text[end:].lower():
         stated = [match.end() for match in _STATED.finditer(text, end)]
         if stated and _is_bare(_after(text, stated[-1])):
-            return _checked(_after(text, stated[-1]))
+            return _commit(_after(text, stated[-1]))
     before = text[max(0, start - 60) : start]
     if not answer or (any(word in before for word in _DENIALS) and _DENIED_BOX.search(before)):
         return Committed(None, "no answer")
     if len({"".join(content.split()) for _, _, content in boxes}) == 1:
         return Committed(answer, "answered")
-    # Boxes side by side are one answer in parts; other boxes before them are drafts, unless the last sentence hedges.
+    # Boxes side by side are parts of one answer; earlier boxes are drafts, unless the last sentence hedges.
     parts = [answer]
     for (_, end, content), (start, _, _) in zip(boxes[-2::-1], boxes[:0:-1], strict=False):
         between = text[end:start]
@@ -223,7 +224,7 @@ def _boxed(text: str) -> Committed:
     return Committed(", ".join(parts), "joined") if len(parts) > 1 else Committed(answer, "answered")
 
 
-def _checked(answer: str) -> Committed:
+def _commit(answer: str) -> Committed:
     answer = _IN_ALL.sub("", _undecorated(_BOLD.sub(r"\1", answer)))
     if not answer:
         return Committed(None, "no answer")
@@ -233,8 +234,8 @@ def _checked(answer: str) -> Committed:
 
 
 def _undecorated(text: str) -> str:
-    """Without the mark-up and the full stop around it."""
-    while (bare := _MARK_UP.sub("", text.strip())) != text:
+    """Strips surrounding markup and the final period."""
+    while (bare := _MARKUP.sub("", text.strip())) != text:
         text = bare
     return text
 
@@ -248,15 +249,15 @@ def _first_sentence(text: str) -> str:
 
 
 def _is_bare(text: str) -> bool:
-    """Whether a text is nothing but an answer: no more words than a unit or an `and` make."""
+    """Whether a text is nothing but an answer: at most as many words as a unit or an `and` takes."""
     if re.fullmatch(r"\S+", text):
         return True
     plain = _TEXT.sub(" ", text)
-    return len(_WORD.findall(plain)) <= _BARE_WORDS and not _PROSE.search(plain)
+    return len(_WORD.findall(plain)) <= _MAX_BARE_WORDS and not _PROSE.search(plain)
 
 
 def _last_sentence(text: str) -> Committed:
-    """What the last sentence of a text ends on; only if the sentence was ended too."""
+    """Returns the answer that the last sentence of a text ends with, provided that the sentence is finished."""
     whole = text.rstrip()
     ended = whole.endswith((".", "!", "**", "$", "\\)", "\\]"))
     sentences = [s for s in _SENTENCE_END.split(whole) if s.strip(" *$.")]
@@ -266,22 +267,22 @@ def _last_sentence(text: str) -> Committed:
     if len(sentences) == 1 and (match := _VERDICT.match(sentence)):
         return Committed(match[1], "answered")
     if match := _CHOSEN.search(sentence):
-        return _checked(match[1] or match[2])
+        return _commit(match[1] or match[2])
     clause = _CLAUSE.split(re.sub(r"(?<=\d),(?=\d)", "", sentence))[-1]
     if _DENIED.search(clause):
-        return Committed(None, "no answer")  # it cannot be 5
+        return Committed(None, "no answer")  # example: it cannot be 5
     if _GUESS.search(clause):
         return Committed(None, "hedged")
     if match := re.search(r"\*\*([^*]{1,200})\*\*\W*$", sentence) or re.search(
         r"\$([^$]{1,300}\$(?:\s*(?:,?\s*(?:and|or)|,)\s*\$[^$]{1,300}\$){0,9})\W*$", sentence
     ):
-        return _checked(match[1].rsplit("=", 1)[-1] if match[1].count("=") == 1 and len(match[1]) > 40 else match[1])
-    # It is not 5, so it is 7. The statement is false because n is even.
+        return _commit(match[1].rsplit("=", 1)[-1] if match[1].count("=") == 1 and len(match[1]) > 40 else match[1])
+    # Examples: It is not 5, so it is 7. The statement is false because n is even.
     for part in (_CONCLUSION.split(sentence)[-1], sentence, _AFTERTHOUGHT.sub("", sentence)):
         if (match := _LAST_WORDS.search(part)) and _is_bare(match[1]):
-            return _checked(match[1])
+            return _commit(match[1])
     results = _RESULT.findall(sentence)
     if results and _NUMBER.findall(sentence)[-1].strip() == results[-1]:
-        return _checked(results[-1])  # Tom has 20 + 13 = 33 coins altogether in June and July.
+        return _commit(results[-1])  # Tom has 20 + 13 = 33 coins altogether in June and July.
     numbers = _NUMBER.findall(sentence)
-    return _checked(numbers[0]) if len(numbers) == 1 else Committed(None, "no answer")
+    return _commit(numbers[0]) if len(numbers) == 1 else Committed(None, "no answer")

@@ -1,4 +1,4 @@
-"""Grades completions in worker processes that are killed when an answer takes too long or too much memory."""
+"""Grades completions in worker processes, which are killed when an answer takes too much time or memory."""
 
 import contextlib
 import json
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Self
 
 from components.shared.errors import InputError
 from components.shared.grading.answer import committed_answer
-from components.shared.grading.memory import Remembered
+from components.shared.grading.cache import BoundedCache
 from components.shared.grading.settings import GradingSettings
 from components.shared.grading.user_function import FAILED
 from components.shared.grading.verifiers import READS_ANSWERS, fast_verdict, is_user_function
@@ -29,26 +29,26 @@ class GradingRow(NamedTuple):
     verifier: str
     answer: str  # the problem's `answer`
     completion: str
-    truncated: bool = False  # cut at its longest length: it has given no answer
+    truncated: bool = False  # cut at the length limit: it has given no answer
 
 
 class Verdict(NamedTuple):
-    """What became of a row."""
+    """The verdict on a row."""
 
-    correct: bool | None  # None: not scorable, for the problem's answer cannot be used
+    correct: bool | None  # None: not scorable, because the problem's answer cannot be used
     reason: str
-    seconds: float = 0.0  # of judging, by the clock; 0 where an equal row was judged before
-    explanation: str = ""  # how gold answer and answer were read, and by which rule compared
+    seconds: float = 0.0  # wall-clock time of judging; 0 if an equal row was judged before
+    explanation: str = ""  # how the gold answer and the answer were read, and by which rule compared
 
     @property
     def why(self) -> str:
-        """Reason and explanation in one."""
+        """Reason and explanation combined."""
         return f"{self.reason}: {self.explanation}" if self.explanation else self.reason
 
 
 # Reasons that stages count.
 TRUNCATED, TIMED_OUT, HEDGED, UNSCORABLE = "truncated", "timed out", "hedged", "not scorable"
-_COUNTED_FROM = 100  # rows: of fewer, the share of failures says little
+_COUNTED_FROM = 100  # rows; the share of failures among fewer means little
 
 
 class _Question(NamedTuple):
@@ -58,15 +58,15 @@ class _Question(NamedTuple):
 
 
 class Grader:
-    """Judges completions; a context manager, for it holds processes. May be used from several threads.
+    """Judges completions. A context manager, since it owns processes; thread-safe.
 
     Attributes:
         settings: limits and judgement calls.
         counts: rows so far by reason: `truncated`, `hedged`, `timed out`, `not scorable`, `verifier failed` and others.
 
     Args:
-        settings: limits and judgement calls; the defaults if left out.
-        workers: processes; one for each core if None, at most 8.
+        settings: limits and judgement calls; defaults if omitted.
+        workers: number of processes; if None, one per core, at most 8.
     """
 
     def __init__(self, settings: GradingSettings | None = None, workers: int | None = None) -> None:
@@ -76,8 +76,8 @@ class Grader:
         self._workers = [_Worker(self.settings) for _ in range(count)]
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="grader")
         self._lock = Lock()
-        self._remembered: Remembered[_Question, Verdict] = Remembered()
-        self._by_users = 0  # rows that users' functions judged
+        self._cache: BoundedCache[_Question, Verdict] = BoundedCache()
+        self._graded_by_users = 0  # rows judged by users' functions
 
     def __enter__(self) -> Self:
         return self
@@ -88,14 +88,14 @@ class Grader:
         self.close()
 
     def close(self) -> None:
-        """Ends the workers."""
+        """Stops the workers."""
         self._threads.shutdown()
         for worker in self._workers:
             worker.stop()
 
     @property
     def timed_out(self) -> int:
-        """Rows so far that were graded wrong because they took too long or too much memory."""
+        """Rows so far that were graded wrong because they took too much time or memory."""
         return self.counts[TIMED_OUT]
 
     @property
@@ -104,52 +104,52 @@ class Grader:
         return self.counts[FAILED]
 
     def grade(self, rows: Sequence[GradingRow]) -> list[bool | None]:
-        """The verdicts of the rows, in their order: True, False, or None where a row cannot be scored."""
+        """Returns the verdicts in the order of the rows: True, False, or None if a row cannot be scored."""
         return [verdict.correct for verdict in self.judge(rows)]
 
     def judge(self, rows: Sequence[GradingRow]) -> list[Verdict]:
-        """The verdicts of the rows with their reasons, in their order; equal answers to a problem are judged once.
+        """Returns verdicts with reasons in the order of the rows; equal answers to a problem are judged once.
 
         Raises:
-            InputError: a verifier cannot be run, such as a function that is not there; or a user's has failed on more
-                rows than `max_failed_share` allows.
+            InputError: a verifier cannot be run, for example a missing function; or a user's function has failed on
+                more rows than `max_failed_share` allows.
         """
         with self._lock:
             verdicts: list[Verdict | None] = []
-            asked: list[tuple[int, _Question, str]] = []  # row, question, how the answer was committed
+            asked: list[tuple[int, _Question, str]] = []  # row, question, how the answer was given
             for row in rows:
                 verdict, question, how = _prepare(row)
-                if question and (known := self._remembered.get(question)):
-                    verdict = _told(known, how)._replace(seconds=0.0)
+                if question and (known := self._cache.get(question)):
+                    verdict = _with_reason(known, how)._replace(seconds=0.0)
                 elif question:
                     asked.append((len(verdicts), question, how))
                 verdicts.append(verdict)
             judged = self._ask(list(dict.fromkeys(question for _, question, _ in asked)))
             told: set[_Question] = set()
             for number, question, how in asked:
-                verdict = _told(judged[question], how)
+                verdict = _with_reason(judged[question], how)
                 verdicts[number] = verdict._replace(seconds=0.0) if question in told else verdict
                 told.add(question)
-            self._remembered.add(judged)
+            self._cache.add(judged)
             done = [verdict for verdict in verdicts if verdict]
             self.counts.update(reason_kind(verdict.reason) for verdict in done)
             self._check_failures(rows, done)
             return done
 
     def _check_failures(self, rows: Sequence[GradingRow], verdicts: Sequence[Verdict]) -> None:
-        self._by_users += sum(is_user_function(row.verifier) and not row.truncated for row in rows)
-        if self.failed <= self.settings.max_failed_share * max(self._by_users, _COUNTED_FROM):
+        self._graded_by_users += sum(is_user_function(row.verifier) and not row.truncated for row in rows)
+        if self.failed <= self.settings.max_failed_share * max(self._graded_by_users, _COUNTED_FROM):
             return
         row, verdict = next(pair for pair in zip(rows, verdicts, strict=True) if pair[1].reason.startswith(FAILED))
         raise InputError(
-            f"verifier {row.verifier!r} failed on {self.failed} of {self._by_users} completions, more than "
+            f"verifier {row.verifier!r} failed on {self.failed} of {self._graded_by_users} completions, more than "
             f"grading.max_failed_share ({self.settings.max_failed_share:g}) allows. The last failure: "
             f"{verdict.reason.removeprefix(f'{FAILED}: ')}; on the answer {row.answer[:80]!r} and the completion "
-            f"{row.completion[-80:]!r}. Mend the function"
+            f"{row.completion[-80:]!r}. Fix the function"
         )
 
     def _ask(self, questions: list[_Question]) -> dict[_Question, Verdict]:
-        """Lets the workers judge, each taking the next question when it is free."""
+        """Distributes the questions; each worker takes the next one when it is free."""
         waiting = iter(questions)
 
         def work(worker: _Worker) -> list[tuple[_Question, Verdict]]:
@@ -162,17 +162,17 @@ class Grader:
 
 
 def reason_kind(reason: str) -> str:
-    """A verdict's reason without the details of a verifier's failure: what stages count."""
+    """Strips the details of a verifier failure from a reason; stages count by the result."""
     return FAILED if reason.startswith(FAILED) else reason
 
 
 def _drain(waiting: Iterator[_Question]) -> Iterator[_Question]:
-    while (question := next(waiting, None)) is not None:  # next() on a list's iterator is atomic
+    while (question := next(waiting, None)) is not None:  # next() on a list iterator is atomic
         yield question
 
 
 def _prepare(row: GradingRow) -> tuple[Verdict | None, _Question | None, str]:
-    """The verdict of a row that needs no worker, or else what to ask one."""
+    """Returns the verdict of a row that needs no worker, or else the question for one."""
     if row.truncated:
         return Verdict(False, TRUNCATED), None, ""
     if row.verifier not in READS_ANSWERS:
@@ -181,39 +181,39 @@ def _prepare(row: GradingRow) -> tuple[Verdict | None, _Question | None, str]:
     verdict = fast_verdict(row.verifier, row.answer, answer or "")
     if verdict is not None:
         reason = "equal" if verdict else "different" if answer else how
-        return Verdict(verdict, reason, explanation="whole numbers: exactly" if answer else ""), None, how
-    # Without an answer there is still to see whether the problem can be scored at all.
+        return Verdict(verdict, reason, explanation="integers: compared exactly" if answer else ""), None, how
+    # Without an answer, the worker still decides whether the problem can be scored at all.
     return None, _Question(row.verifier, row.answer, answer or ""), how if answer is None or how == "joined" else ""
 
 
-def _told(verdict: Verdict, how: str) -> Verdict:
-    """A verdict with the reason that a user looks for: why there was no answer, or that it was a hedge."""
+def _with_reason(verdict: Verdict, how: str) -> Verdict:
+    """Replaces the reason by what users look for: why there was no answer, or that it was a hedge."""
     if how and verdict.correct is False and verdict.reason != TIMED_OUT:
         return verdict._replace(reason=HEDGED if how == "joined" else how)
     return verdict
 
 
 class _Worker:
-    """One worker process, started at its first question; it forks anew after it had to be killed."""
+    """One worker process, started at the first question; it forks again after a fork had to be killed."""
 
     _START_SECONDS = 120.0
 
     def __init__(self, settings: GradingSettings) -> None:
         self._settings = settings
         self._process: subprocess.Popen[bytes] | None = None
-        self._judging = 0  # process id of the fork that judges
+        self._fork = 0  # process id of the fork that judges
         self._unread = b""
-        self._asked = 0
-        self._loading = 0.0  # seconds in which the last answer waited for a library
+        self._question_number = 0
+        self._loading = 0.0  # seconds that the last answer waited for a library to load
         self._warm: set[str] = set()
 
     def judge(self, question: _Question) -> Verdict:
         began = time.monotonic()
         if question.verifier not in self._warm:
-            # Without a gold answer the worker imports what the verifier needs, outside the answer's own time.
-            problem = self._ask((question.verifier, None, None), self._START_SECONDS)
-            if problem != [True, ""]:
-                reason = problem[1] if problem else "its process ended or did not answer in two minutes"
+            # A question without a gold answer makes the worker import what the verifier needs, off the answer's clock.
+            reply = self._ask((question.verifier, None, None), self._START_SECONDS)
+            if reply != [True, ""]:
+                reason = reply[1] if reply else "its process exited or did not respond within two minutes"
                 raise InputError(f"verifier {question.verifier!r} cannot be run: {reason}")
             self._warm.add(question.verifier)
             began = time.monotonic()
@@ -222,12 +222,12 @@ class _Worker:
         return Verdict(reply[0], reply[1], seconds, reply[2]) if reply else Verdict(False, TIMED_OUT, seconds)
 
     def _ask(self, question: Sequence[str | None], seconds: float) -> list[Any] | None:
-        """The worker's verdict and reason; None where it died or had to be killed."""
+        """Returns the worker's verdict and reason; None if it died or had to be killed."""
         process = self._start()
         assert process.stdin
-        self._asked += 1
+        self._question_number += 1
         try:
-            process.stdin.write(json.dumps([self._asked, *question]).encode() + b"\n")
+            process.stdin.write(json.dumps([self._question_number, *question]).encode() + b"\n")
             process.stdin.flush()
         except BrokenPipeError:
             self.stop()
@@ -235,26 +235,26 @@ class _Worker:
         began, self._loading = time.monotonic(), 0.0
         deadline = began + seconds
         while (reply := self._reply(deadline)) is not None:
-            if reply[0] == self._asked:
+            if reply[0] == self._question_number:
                 return reply[1:]
-            if reply[0] == "loading":  # what many answers need is not on this one's time
+            if reply[0] == "loading":  # a library that many answers need is not on this one's clock
                 began = time.monotonic()
                 deadline = began + self._START_SECONDS
             if reply[0] == "loaded":
                 self._loading += time.monotonic() - began
                 deadline = time.monotonic() + seconds
-            if reply[0] == "judging":  # the fork died and the next one says hello
-                self._judging, self._warm = reply[1], set()
+            if reply[0] == "judging":  # the fork died and the next one announces itself
+                self._fork, self._warm = reply[1], set()
                 return None
         if self._process:
             self._kill_fork()
         return None
 
     def _reply(self, deadline: float) -> list[Any] | None:
-        """The next line from the worker; None past the deadline, or if the worker is gone (then it is stopped)."""
+        """Returns the next line from the worker; None after the deadline or if the worker is gone (and now stopped)."""
         assert self._process and self._process.stdout
         pipe = self._process.stdout.fileno()
-        poll = select.poll()  # select() takes no descriptor beyond 1,024
+        poll = select.poll()  # select() is limited to descriptors below 1,024
         poll.register(pipe, select.POLLIN)
         while b"\n" not in self._unread:
             if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
@@ -269,19 +269,19 @@ class _Worker:
         return reply
 
     def _kill_fork(self) -> None:
-        with contextlib.suppress(ProcessLookupError):  # it has just died by itself
-            os.kill(self._judging, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it has just died on its own
+            os.kill(self._fork, signal.SIGKILL)
         deadline = time.monotonic() + self._START_SECONDS
         while reply := self._reply(deadline):
             if reply[0] == "judging":
-                self._judging, self._warm = reply[1], set()
+                self._fork, self._warm = reply[1], set()
                 return
         self.stop()
 
     def _start(self) -> subprocess.Popen[bytes]:
         while self._process and (reply := self._reply(0)):
             if reply[0] == "judging":  # the fork died between two questions
-                self._judging, self._warm = reply[1], set()
+                self._fork, self._warm = reply[1], set()
         if self._process is None:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "components.shared.grading.worker", self._settings.model_dump_json()],
@@ -294,20 +294,20 @@ class _Worker:
             if hello is None or self._process is None:
                 self.stop()
                 raise RuntimeError(
-                    "the grading worker does not start: try `python -m components.shared.grading.worker {}`"
+                    "the grading worker does not start; run `python -m components.shared.grading.worker {}` to see why"
                 )
-            self._judging = hello[1]
+            self._fork = hello[1]
         return self._process
 
     def stop(self) -> None:
         if self._process is not None:
             assert self._process.stdin and self._process.stdout
             self._process.kill()
-            if self._judging:
+            if self._fork:
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(self._judging, signal.SIGKILL)
+                    os.kill(self._fork, signal.SIGKILL)
             self._process.wait()
-            with contextlib.suppress(BrokenPipeError):  # the worker died with a question unread
+            with contextlib.suppress(BrokenPipeError):  # the worker died before reading a question
                 self._process.stdin.close()
             self._process.stdout.close()
-        self._process, self._judging, self._unread, self._warm = None, 0, b"", set()
+        self._process, self._fork, self._unread, self._warm = None, 0, b"", set()

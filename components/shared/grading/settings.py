@@ -1,4 +1,4 @@
-"""Settings of grading: the recipe's `grading` section, the same for reward, filter and evaluation."""
+"""Settings of grading: the recipe's `grading` section, shared by reward, filter and evaluation."""
 
 from typing import Literal
 
@@ -8,31 +8,32 @@ from components.shared.settings import Settings
 
 
 class GradingSettings(Settings):
-    """Limits of a verdict, and the judgement calls on which graders differ."""
+    """Limits per answer, and the judgement calls on which graders differ."""
 
-    seconds: float = Field(5.0, gt=0, description="An answer may take to judge; past it, it is wrong.")
-    memory_mib: int = Field(2048, ge=512, description="Memory that judging an answer may take; past it, it is wrong.")
+    seconds: float = Field(5.0, gt=0, description="Time limit for grading one answer; beyond it, the answer is wrong.")
+    memory_mib: int = Field(
+        2048, ge=512, description="Memory limit for grading one answer; beyond it, the answer is wrong."
+    )
     percent: Literal["value", "either"] = Field(
         "value",
-        description="28 % equals 0.28 and, if either, 28 too: the sign is often left out when asked for percent.",
+        description='28 % equals 0.28; with either, also 28: the sign is often omitted in answers to "what percent".',
     )
     rounded_gold: Literal["accept", "refuse"] = Field(
-        "accept", description="Whether 100/3 is right where the gold answer is 33.3, rounded to 3 digits or more."
+        "accept", description="Whether 100/3 is right if the gold answer is 33.3, rounded to 3 or more digits."
     )
     order: Literal["any", "as_written"] = Field(
-        "any", description="Of a list without brackets. Tuples keep their order, sets have none."
+        "any", description="Order of a list without brackets. Tuples are always ordered, sets never."
     )
     units: Literal["required", "optional"] = Field(
         "required",
-        description="Whether an answer may leave out the gold answer's unit of measurement; a degree sign "
-        "it always may. "
-        "A different one is converted or wrong.",
+        description="Whether an answer must state the gold answer's unit of measurement; a degree sign is always "
+        "optional. A different unit is converted, or wrong.",
     )
     max_failed_share: float = Field(
         0.01,
         ge=0,
         le=1,
-        description="Share of completions on which a verifier of yours may fail, by an exception or by returning no "
-        "verdict, before the stage ends; counted from the hundredth on. A failure is no verdict: neither right nor "
-        "wrong.",
+        description="Share of completions on which your own verifier may fail (raise an exception or return something "
+        "that is not a verdict) before the stage fails; applies from the hundredth completion on. A failure counts as "
+        "neither right nor wrong.",
     )

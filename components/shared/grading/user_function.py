@@ -1,9 +1,9 @@
-"""A user's function as a verifier: how it is called, and what counts as its verdict.
+"""User functions as verifiers: how they are called, and what counts as a verdict.
 
-Taken are a function of one completion, `f(answer, completion)`, and reward functions as TRL calls them,
-`f(completions, answer, **kwargs)`, which get batches of one; each may be async. A verdict is True, False, or None where
-the problem cannot be scored; 1 and 0 of any numeric type will do. Anything else, an exception included, is a failure of
-the verifier and says nothing about the answer.
+Supported are functions of one completion, `f(answer, completion)`, and TRL reward functions,
+`f(completions, answer, **kwargs)`, which get batches of one; both may be async. A verdict is True, False, or None if
+the problem cannot be scored; 1 and 0 of any numeric type are accepted. Anything else, including an exception, is a
+failure of the verifier and implies nothing about the answer.
 """
 
 import asyncio
@@ -17,14 +17,14 @@ from typing import Any
 from components.shared.errors import InputError
 
 FAILED = "verifier failed"
-# Names of the parameter that takes the problem's `answer`, in functions of batches and of one completion.
+# Parameter names that receive the problem's `answer`, in batch functions and functions of one completion.
 _GOLD = ("answer", "gold", "ground_truth", "solution", "target", "reference", "expected", "label")
 _COMPLETION = ("completion", "response", "output", "prediction", "generation", "text", "solution_str")
 _PASSED = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
 def user_verdict(name: str, gold: str, completion: str) -> tuple[bool | None, str]:
-    """The verdict of a user's function, and its reason; a failure's begins with FAILED and says what happened."""
+    """Returns a user function's verdict and the reason; on failure, the reason is FAILED and what happened."""
     call, loop = user_function(name)
     try:
         judged = call(gold, completion)
@@ -32,26 +32,26 @@ def user_verdict(name: str, gold: str, completion: str) -> tuple[bool | None, st
             judged = loop.run_until_complete(judged)
         correct = _as_verdict(judged, name)
     except MemoryError:
-        raise  # the worker's to handle
-    except Exception as error:  # whatever a user's function raises
+        raise  # handled by the worker
+    except Exception as error:  # a user's function may raise anything
         return None, f"{FAILED}: {type(error).__name__}: {error}"[:200]
     return correct, {True: "equal", False: "different", None: "not scorable"}[correct]
 
 
 @cache
 def user_function(name: str) -> tuple[Callable[[str, str], Any], asyncio.AbstractEventLoop]:
-    """Imports a function by MODULE:FUNCTION; also gives the loop for what it may await, made before judging begins.
+    """Imports MODULE:FUNCTION and creates the event loop it may need, before judging begins.
 
     Returns:
-        What takes a gold answer and a completion and returns what the function does; and the loop.
+        A callable that passes a gold answer and a completion to the function and returns its result; the event loop.
 
     Raises:
-        InputError: it cannot be imported, is no function, or takes what a verifier is not given.
+        InputError: the function cannot be imported, is not a function, or has parameters that a verifier does not get.
     """
     module, _, attribute = name.partition(":")
     try:
         function = getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # whatever a user's module does when it is imported
+    except Exception as error:  # importing a user's module may raise anything
         raise InputError(f"{type(error).__name__}: {error}") from None
     if not callable(function) or inspect.isclass(function):
         raise InputError(f"it is a {type(function).__name__}; expected a function of the answer and the completion")
@@ -74,14 +74,14 @@ def user_function(name: str) -> tuple[Callable[[str, str], Any], asyncio.Abstrac
 
 
 def _for_batches(function: Callable[..., Any], parameters: list[inspect.Parameter]) -> Callable[[str, str], Any]:
-    """A function as TRL calls it, with a conversation's completions, for one completion at a time."""
+    """Adapts a TRL reward function, which takes a batch of conversational completions, to one completion."""
     known = {"completions", "prompts", "completion_ids", *_GOLD}
     takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
     named = {p.name for p in parameters if p.kind in _PASSED}
     required = {p.name for p in parameters if p.kind in _PASSED and p.default is inspect.Parameter.empty}
     if unknown := sorted(required - known):
         raise InputError(
-            f"it takes {', '.join(unknown)}, which a verifier is not given; there are completions and "
+            f"it takes {', '.join(unknown)}, which a verifier is not given; available are completions and "
             f"{', '.join(_GOLD)}, each of which is the problem's answer"
         )
 
@@ -92,7 +92,7 @@ def _for_batches(function: Callable[..., Any], parameters: list[inspect.Paramete
         columns: dict[str, list[Any]] = {column: [gold] for column in _GOLD if takes_any or column in named}
         columns["completions"] = [[{"role": "assistant", "content": completion}]]
         if "prompts" in required:
-            columns["prompts"] = [None]  # there is none: a function that looks at it fails, and is found in preflight
+            columns["prompts"] = [None]  # not available: a function that uses it fails, which preflight detects
         if "completion_ids" in required:
             columns["completion_ids"] = [None]
         judged = function(**columns)
@@ -116,7 +116,7 @@ def _as_verdict(judged: Any, name: str) -> bool | None:
     if not isinstance(judged, numbers.Number | str | bytes) and hasattr(judged, "item"):
         if getattr(judged, "ndim", 1) != 0:
             raise TypeError(f"{name} returned an array of shape {getattr(judged, 'shape', '?')}, not one verdict")
-        value = judged.item()  # a scalar of numpy or torch
+        value = judged.item()  # a NumPy or torch scalar
     if isinstance(value, numbers.Real) and value in (0, 1):
         return bool(value)
     raise TypeError(f"{name} returned {judged!r} ({type(judged).__name__}), not True, False, 1, 0 or None"[:180])

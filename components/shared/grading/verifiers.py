@@ -1,13 +1,13 @@
-"""The verifiers by name: each judges one completion against a problem's `answer`.
+"""The verifiers by name; each judges one completion against a problem's `answer`.
 
-- `math`: mathematics.py, around math-verify.
-- `exact`: the committed answer is the gold answer, letter by letter but for white space around words.
+- `math`: mathematics/verdict.py, built around math-verify.
+- `exact`: the committed answer equals the gold answer, except for whitespace between words.
 - `choice`: the committed answer names the gold answer's letter.
-- `countdown`: the project's own task.
-- `reasoning-gym/TASK`: that task's own scorer.
-- `MODULE:FUNCTION`: a user's function; user_function.py says how it is called.
+- `countdown`: this project's own task.
+- `reasoning-gym/TASK`: the task's own scorer.
+- `MODULE:FUNCTION`: a user's function; user_function.py describes how it is called.
 
-A verdict is True, False, or None where the problem cannot be scored. `verdict` runs in the grading worker alone.
+A verdict is True, False, or None if the problem cannot be scored. `verdict` runs only in the grading worker.
 """
 
 import importlib.util
@@ -22,14 +22,14 @@ from components.shared.grading.settings import GradingSettings
 from components.shared.grading.user_function import user_function, user_verdict
 
 REASONING_GYM = "reasoning-gym/"
-# Verifiers that judge what a completion commits to; the others take the whole completion.
+# Verifiers that judge the committed answer; the others take the entire completion.
 READS_ANSWERS = ("math", "exact", "choice")
 _NAMES = (*READS_ANSWERS, "countdown")
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _INTEGER = re.compile(r"-?[0-9]{1,1000}")
 # Tasks of reasoning-gym 0.1.25 whose scorers run answers as Python, with eval or sympy's parse_expr. An
-# answer gets there only if it is made of characters with which nothing can be called; where real answers
-# need more than that, there is no scoring the task safely (None).
+# answer reaches the scorer only if it consists of characters that cannot form a call. None: real answers
+# need more than these, so the task cannot be scored safely.
 _ARITHMETIC = re.compile(r"[\d\s+*/().=-]*")
 _LISTS = re.compile(r"[\w\s,.'\"\[\]-]*")
 RUNS_ANSWERS: dict[str, re.Pattern[str] | None] = {
@@ -47,10 +47,10 @@ RUNS_ANSWERS: dict[str, re.Pattern[str] | None] = {
 
 
 def check_verifier(name: str) -> str:
-    """Returns the name of a known verifier.
+    """Returns the name if it is a known verifier.
 
     Raises:
-        InputError: no verifier is called so, or it would run a policy's text.
+        InputError: there is no such verifier, or it would run text written by a policy.
     """
     if name in _NAMES:
         return name
@@ -58,11 +58,11 @@ def check_verifier(name: str) -> str:
         module = name.partition(":")[0]
         try:
             found = importlib.util.find_spec(module)
-        except ImportError:  # a package on the way to it is not there
+        except ImportError:  # a parent package is missing
             found = None
         if found is None:
             raise InputError(
-                f"verifier {name!r}: there is no module {module!r} to import; is it in PYTHONPATH and image?"
+                f"verifier {name!r}: there is no module {module!r}; make sure that it is on PYTHONPATH and in the image"
             )
         return name
     if not name.startswith(REASONING_GYM):
@@ -76,14 +76,14 @@ def check_verifier(name: str) -> str:
         raise InputError(f"verifier {name!r}: reasoning-gym has no task {task!r}.{nearest(task, DATASETS)}")
     if RUNS_ANSWERS.get(task, _LISTS) is None:
         raise InputError(
-            f"verifier {name!r} is not used: reasoning-gym scores this task by running the answer as code, and what a "
+            f"verifier {name!r} is disabled: reasoning-gym scores this task by running the answer as code, and what a "
             f"policy writes must not run. Choose another task, or judge its answers with another verifier"
         )
     return name
 
 
 def warm_up(verifier: str, settings: GradingSettings) -> None:
-    """Imports what a verifier needs, so that its first answer takes no longer than the others."""
+    """Imports what a verifier needs, so that its first answer takes no longer than later ones."""
     if verifier == "math":
         verdict("math", "\\frac{x}{2}", "0.5x", settings)
     elif _FUNCTION.fullmatch(verifier):
@@ -93,17 +93,17 @@ def warm_up(verifier: str, settings: GradingSettings) -> None:
 
 
 def verdict(verifier: str, gold: str, answer: str, settings: GradingSettings) -> tuple[bool | None, str, str]:
-    """Whether an answer is right, and why.
+    """Judges an answer.
 
     Args:
-        verifier: a name that `check_verifier` takes.
-        gold: the problem's `answer`: a gold answer, or JSON for the scorers of tasks.
-        answer: what the completion commits to, empty for nothing; the whole completion where the verifier is
-            none of `READS_ANSWERS`.
+        verifier: a name that `check_verifier` accepts.
+        gold: the problem's `answer`: a gold answer, or JSON for task scorers.
+        answer: the committed answer, empty for none; the entire completion if the verifier is not in
+            `READS_ANSWERS`.
         settings: the judgement calls.
 
     Returns:
-        True or False, None where the problem cannot be scored; the reason; how both were read and compared.
+        True or False, or None if the problem cannot be scored; the reason; how both answers were read and compared.
     """
     if verifier in READS_ANSWERS and (accepted := accepted_answers(gold)):
         found = [verdict(verifier, one, answer, settings) for one in accepted]
@@ -127,7 +127,7 @@ def verdict(verifier: str, gold: str, answer: str, settings: GradingSettings) ->
 
 
 def accepted_answers(gold: str) -> list[str]:
-    """The answers of which any one will do, where a gold answer is JSON with `any_of`; empty for any other."""
+    """Returns the acceptable answers if the gold answer is JSON with `any_of`, else an empty list."""
     if not gold.startswith('{"any_of": ['):
         return []
     try:
@@ -138,7 +138,7 @@ def accepted_answers(gold: str) -> list[str]:
 
 
 def fast_verdict(verifier: str, gold: str, answer: str) -> bool | None:
-    """The verdict of `verdict` for plain integers, without reading them as mathematics; None if they are not that."""
+    """Same as `verdict` for plain integers, without parsing mathematics; None for anything else."""
     if verifier == "math" and _INTEGER.fullmatch(gold):
         if _INTEGER.fullmatch(answer):
             return int(gold) == int(answer)
@@ -162,7 +162,7 @@ def _countdown_verdict(answer: str, completion: str) -> bool | None:
 
     try:
         return countdown.score(answer, completion)
-    except ValueError:  # no problem of the task
+    except ValueError:  # not a problem of this task
         return None
 
 
@@ -172,7 +172,7 @@ def _reasoning_gym_verdict(task: str, answer: str, completion: str) -> bool | No
     except ValueError:
         return None
     if not isinstance(entry, dict) or "metadata" not in entry:
-        return None  # no entry of the task
+        return None  # not an entry of this task
     boxed = boxed_answers(completion)
     text = boxed[-1] if boxed else completion.strip()
     if (allowed := RUNS_ANSWERS.get(task)) and not all(allowed.fullmatch(t) for t in (text, str(entry.get("answer")))):
@@ -181,7 +181,7 @@ def _reasoning_gym_verdict(task: str, answer: str, completion: str) -> bool | No
 
 
 def is_user_function(name: str) -> bool:
-    """Whether a verifier is a user's own, as MODULE:FUNCTION."""
+    """Whether a verifier is a user's own function, given as MODULE:FUNCTION."""
     return bool(_FUNCTION.fullmatch(name))
 
 

@@ -1,13 +1,13 @@
-"""The grading worker: reads JSON lines (number, verifier, gold answer, answer), writes (number, verdict, reason,
-explanation).
+"""The grading worker: reads JSON lines (number, verifier, gold answer, answer) and writes JSON lines (number, verdict,
+reason, explanation).
 
-Started by `Grader`. It imports what verdicts need and then forks the process that judges, so that after an answer had
-to be killed, the next fork is ready in milliseconds. The fork limits its own memory and time, so that an answer
-which grows without bound ends this process and nothing else, even when the parent is gone. While it judges, it may
-neither start processes nor open connections nor write files.
+Started by `Grader`. It imports what the verifiers need, then forks the process that judges: after a fork had to be
+killed, the next one is ready within milliseconds. The fork limits its own memory and time, so an answer that grows
+without bound ends only that process, even if the parent is gone. While judging, it may not start processes, open
+connections or write files.
 
-Pint, which only answers with units need, is loaded by the fork that meets the first one. It says so ("loading",
-"loaded"), for that time is not the answer's.
+Pint, which only answers with units need, is loaded by the first fork that sees one. The fork reports this ("loading",
+"loaded"), because the time does not count against the answer.
 """
 
 import json
@@ -17,7 +17,7 @@ import signal
 import sys
 from typing import Any
 
-# Audit events that judging never needs. The verifiers run no text; this is for the day one of them does.
+# Audit events that judging never needs. No verifier runs text as code; this is a second line of defence.
 _FORBIDDEN = (
     "os.exec",
     "os.fork",
@@ -35,14 +35,14 @@ _WRITING = os.O_WRONLY | os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_TRUNC
 
 
 def main() -> None:
-    """Serves standard input until it closes; argument: the settings as JSON."""
+    """Serves requests from stdin until it closes; the command-line argument is the settings as JSON."""
     from components.shared.grading.settings import GradingSettings
     from components.shared.grading.verifiers import warm_up
 
     parent = os.getppid()
     settings = GradingSettings.model_validate_json(sys.argv[1])
     replies = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what a library prints must not get between the verdicts
+    os.dup2(2, 1)  # libraries that print must not interfere with the replies
     sys.dont_write_bytecode = True
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     warm_up("math", settings)
@@ -52,7 +52,7 @@ def main() -> None:
             _judge(settings, replies)
             os._exit(0)
         _, status = os.waitpid(fork, 0)
-        if status == 0 or os.getppid() != parent:  # standard input was closed, or nobody is left to ask
+        if status == 0 or os.getppid() != parent:  # stdin was closed, or the parent is gone
             return
 
 
@@ -74,7 +74,7 @@ def _judge(settings: Any, replies: Any) -> None:
         signal.setitimer(signal.ITIMER_REAL, _LOADING_SECONDS if begins else settings.seconds + 5)
 
     sys.addaudithook(guard)
-    units.tell(loading)
+    units.report_loading(loading)
     replies.write(json.dumps(["judging", os.getpid()]) + "\n")
     for line in sys.stdin.buffer:
         number, verifier, gold, answer = json.loads(line)
@@ -85,15 +85,15 @@ def _judge(settings: Any, replies: Any) -> None:
             except (InputError, ImportError, AttributeError) as error:
                 replies.write(json.dumps([number, False, str(error)]) + "\n")
             continue
-        # The parent kills earlier; this ends a worker whose parent was killed. The default action needs no
-        # Python code to run, so a long computation cannot hold it up.
+        # The parent kills the fork earlier; this timer ends a fork whose parent was killed. The signal's default
+        # action runs no Python code, so a long computation cannot delay it.
         signal.setitimer(signal.ITIMER_REAL, settings.seconds + 5)
         judging = True
         try:
             correct, reason, explanation = verdict(verifier, gold, answer, settings)
         except MemoryError:
-            os._exit(1)  # the next fork has all of its memory
-        except Exception as error:  # whatever libraries and users' functions raise on text they cannot take
+            os._exit(1)  # the next fork starts with all its memory
+        except Exception as error:  # libraries and users' functions may raise anything on text they cannot handle
             correct, reason, explanation = False, f"{type(error).__name__}: {error}"[:200], ""
         judging = False
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -101,7 +101,7 @@ def _judge(settings: Any, replies: Any) -> None:
 
 
 def _writes(arguments: tuple[Any, ...]) -> bool:
-    """Whether an `open` event (path, mode, flags) is for writing."""
+    """Whether an `open` audit event (path, mode, flags) opens a file for writing."""
     _, mode, flags = arguments
     return bool(set(mode or "") & set("wax+")) or bool((flags or 0) & _WRITING)
 

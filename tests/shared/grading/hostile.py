@@ -1,6 +1,6 @@
 # ruff: noqa: RUF001
 
-"""Answers that try to hang, to crash, to fool or to break out of the grader."""
+"""Answers that try to hang, crash, fool or break out of the grader."""
 
 import random
 
@@ -46,7 +46,7 @@ _ODD = ["\x00", "\ud800", "\u202e", "\u0000\uffff", "𝟓", "٣", "Ⅷ", "🙂",
 
 
 def hostile_answers(count: int, seed: int) -> list[str]:
-    """So many answers, none of which is 7: evil numbers, torn LaTeX, code, odd characters, nested and joined."""
+    """Returns answers, none equal to 7: huge numbers, broken LaTeX, code, odd characters, nested and joined."""
     draw = random.Random(seed)
 
     def piece() -> str:

@@ -13,7 +13,7 @@ from components.shared.errors import InputError
 from components.shared.grading import Grader, GradingRow, GradingSettings, boxed_answers, check_verifier
 from components.shared.grading.verifiers import RUNS_ANSWERS
 
-ENDLESS = "\\boxed{\\binom{100000000}{50000000}}"  # runs for more than half a minute if it is let
+ENDLESS = "\\boxed{\\binom{100000000}{50000000}}"  # runs for more than half a minute if allowed to
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_memory_is_limited_in_the_worker() -> None:
         capture_output=True,
         text=True,
     )
-    # No verdict; the next fork says hello and finds the input at its end.
+    # No verdict; the next fork announces itself and finds the end of the input.
     assert [json.loads(line)[0] for line in done.stdout.splitlines()] == ["judging", "judging"]
 
 
@@ -89,7 +89,7 @@ def test_works_from_other_threads() -> None:
 
 
 def test_no_process_or_descriptor_is_left_behind() -> None:
-    gc.collect()  # what earlier tests left open is closed now, not while this one counts
+    gc.collect()  # close now what earlier tests left open, not while this test counts
     process = psutil.Process()
     descriptors, children = process.num_fds(), len(process.children(recursive=True))
     for _ in range(3):
@@ -108,7 +108,7 @@ def test_text_is_never_executed(grader: Grader, tmp_path) -> None:
 
 
 def test_the_tasks_scorers_run_no_answer(grader: Grader, tmp_path: Path) -> None:
-    """Every task of reasoning-gym: an attack never runs, and where there is a gold answer it is right."""
+    """For every reasoning-gym task: attacks never run, and the gold answer, if there is one, is right."""
     import reasoning_gym
     from reasoning_gym.factory import DATASETS
 
@@ -139,7 +139,7 @@ def test_the_tasks_scorers_run_no_answer(grader: Grader, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("task", ["countdown", "spiral_matrix", "polynomial_multiplication", "number_sorting"])
 def test_should_a_scorer_run_an_answer_it_can_do_nothing(task: str, tmp_path: Path) -> None:
-    """The second line: with the first one taken away, the worker starts no process and writes no file."""
+    """Second line of defence: without the first, the worker still starts no process and writes no file."""
     import reasoning_gym
 
     program = (
@@ -163,7 +163,7 @@ def test_should_a_scorer_run_an_answer_it_can_do_nothing(task: str, tmp_path: Pa
 
 
 def test_a_worker_ends_by_itself_when_its_parent_is_gone() -> None:
-    settings = GradingSettings(seconds=0.5)  # ends five seconds later
+    settings = GradingSettings(seconds=0.5)  # the worker ends five seconds later
     process = subprocess.Popen(
         [sys.executable, "-m", "components.shared.grading.worker", settings.model_dump_json()],
         stdin=subprocess.PIPE,

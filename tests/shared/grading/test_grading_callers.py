@@ -1,4 +1,4 @@
-"""The grader called, killed, interrupted and carried about in ways that its callers know."""
+"""The grader called from unusual places, killed and interrupted."""
 
 import os
 import resource
@@ -58,9 +58,9 @@ def test_no_worker_outlives_a_parent_that_is_killed_while_an_answer_hangs() -> N
     parent.wait()
     parent.stdout.close()
     try:
-        worker.wait(20)  # the fork ends itself 6 seconds after it was asked
+        worker.wait(20)  # the fork ends itself 6 seconds after the question
     except psutil.TimeoutExpired:
-        pytest.fail("the worker forks on without a parent")
+        pytest.fail("the worker keeps forking without a parent")
     finally:
         if worker.is_running():
             left = [worker, *worker.children()]

@@ -1,4 +1,4 @@
-"""Pairs of a gold answer and an answer, and the verdict that a careful reader gives: one table, many kinds."""
+"""Gold answers, answers and the verdicts of a careful reader: one table, many kinds."""
 
 import pytest
 

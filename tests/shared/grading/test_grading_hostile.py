@@ -1,4 +1,4 @@
-"""The grader under attack, and from every kind of caller."""
+"""The grader under attack, and called from threads, event loops and other processes."""
 
 import asyncio
 import multiprocessing

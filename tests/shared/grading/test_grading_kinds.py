@@ -1,4 +1,4 @@
-"""Kinds of answers: of each, equal forms of one value and changed ones, drawn; and what is no such form."""
+"""Kinds of answers: generated equal forms of one value, changed values, and texts that are no such form."""
 
 from fractions import Fraction
 from itertools import product
@@ -590,13 +590,16 @@ def test_a_verdict_says_how_both_were_read_and_compared() -> None:
     def why(gold: str, answer: str) -> str:
         return math_verdict(gold, answer, SETTINGS).explanation
 
-    assert why("0.5 \\text{ m}", "50 \\text{ cm}") == "number 0.5 in m and number 50 in cm: in the gold answer's unit"
-    assert why("5 \\text{ N}", "5 \\text{ J}") == "number 5 in N and number 5 in J: units of different kinds"
+    assert (
+        why("0.5 \\text{ m}", "50 \\text{ cm}")
+        == "number 0.5 in m and number 50 in cm: converted to the gold answer's unit"
+    )
+    assert why("5 \\text{ N}", "5 \\text{ J}") == "number 5 in N and number 5 in J: incompatible units"
     assert why("5 \\text{ cm}", "5") == "number 5 in cm and number 5: the answer has no unit, units=required"
     assert why("28\\%", "28") == "number 28 in percent and number 28: percent as a fraction, percent=value"
     assert why("1, 2", "2, 1") == "list of 2 and list of 2: item by item in any order"
-    assert why("x^2", "x") == "expression x^2 and expression x: at exact points"
-    assert why("(2, \\infty)", "x > 2") == "tuple () of 2 and set of real numbers: as sets, ends included"
+    assert why("x^2", "x") == "expression x^2 and expression x: compared at exact points"
+    assert why("(2, \\infty)", "x > 2") == "tuple () of 2 and set of real numbers: as sets, including endpoints"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""More laws of grading, on drawn answers: letters, repeating decimals, floats, boxes side by side, long texts."""
+"""More properties of grading, on generated answers: letters, repeating decimals, floats, boxes side by side."""
 
 from fractions import Fraction
 from random import Random

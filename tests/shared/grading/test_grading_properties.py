@@ -1,4 +1,4 @@
-"""Laws of grading, on drawn answers."""
+"""Properties of grading, on generated answers."""
 
 from fractions import Fraction
 
@@ -80,7 +80,7 @@ FORMS = [
 
 
 @law
-@example(2**50, 0, FORMS[1], 1)  # a whole number of as many digits as a double has, written as a decimal
+@example(2**50, 0, FORMS[1], 1)  # an integer with as many digits as a double, written as a decimal
 @given(integers, integers, st.sampled_from(FORMS), st.integers(-3, 3))
 def test_a_wrong_integer_never_passes_and_the_right_one_does(n: int, m: int, form, near: int) -> None:
     assert judged(str(n), form(n)) is True

@@ -1,4 +1,4 @@
-"""Users' verifiers as they bring them: judged by the worker, as the stages do."""
+"""User functions as verifiers, run by the worker as in the stages."""
 
 from collections.abc import Callable, Iterator
 

@@ -1,4 +1,4 @@
-"""Unicode characters of mathematics in LaTeX."""
+"""LaTeX for Unicode mathematical characters."""
 
 # ruff: noqa: E501, RUF001
 

@@ -1,6 +1,6 @@
-"""Notations with a plain LaTeX equivalent: environments, cis, combinations, outward brackets, money, powers of ten.
+"""Rewrites notations that have a plain LaTeX equivalent: environments, cis, combinations, money, powers of ten, ...
 
-Each function takes a text and returns it with its own kind of notation rewritten.
+Each function takes a text and returns it with one kind of notation rewritten.
 """
 
 import re
@@ -21,7 +21,7 @@ _SCALE = r"(?:hundred|thousand|million|billion|trillion|lakh|crore)"
 
 
 def environments(text: str) -> str:
-    """Environments around several relations as a list of them; arrays that are no matrix as their rows."""
+    """Rewrites environments around several relations as lists, and arrays that are not matrices as their rows."""
     text = _ENVIRONMENT.sub(lambda m: _rows(m[2]), text)
     return _ARRAY.sub(_array, text)
 
@@ -29,7 +29,7 @@ def environments(text: str) -> str:
 def _rows(content: str) -> str:
     rows = re.split(r"\\\\(?:\s*\[[^\[\]]*\])?", content.replace("&", " "))
     joined = ", ".join(row.strip(" ,;\n") for row in rows if row.strip(" ,;\n"))
-    return re.sub(r",\s*(?==)", " ", joined)  # a row that begins with a sign goes on with the one above
+    return re.sub(r",\s*(?==)", " ", joined)  # a row that begins with = continues the row above
 
 
 def _array(match: re.Match[str]) -> str:
@@ -43,7 +43,7 @@ def _array(match: re.Match[str]) -> str:
 
 
 def polar(text: str) -> str:
-    """`r cis t`, `r∠t` as r (cos t + i sin t)."""
+    """Rewrites `r cis t` and `r∠t` as r (cos t + i sin t)."""
     text = re.sub(r"\\(?:operatorname\*?|text|mathrm|mbox)\s*\{\s*cis\s*\}|\\cis(?![a-zA-Z])", " cis ", text)
     text = re.sub(r"(?<=[\d})])\s*\\angle(?![a-zA-Z])", " cis ", text)
     start = 0
@@ -64,7 +64,7 @@ def polar(text: str) -> str:
 
 
 def _argument(text: str, start: int) -> tuple[str, int] | None:
-    """What a function without brackets of its own is applied to, and where it ends."""
+    """Returns the argument of a function, with or without brackets, and where it ends; None if there is none."""
     rest = text[start:]
     if match := re.match(r"(?:\\left\s*)?([({])", rest):
         depth = 0
@@ -79,7 +79,7 @@ def _argument(text: str, start: int) -> tuple[str, int] | None:
 
 
 def combinations(text: str) -> str:
-    """`{}_{10}C_3`, `^{10}C_3`, `C_{10}^{3}`, `C^3_{10}` as binomial coefficients, and permutations likewise."""
+    """Rewrites `{}_{10}C_3`, `^{10}C_3`, `C_{10}^{3}`, `C^3_{10}` as binomial coefficients, permutations likewise."""
     number = r"(?:\{\s*(\d+)\s*\}|(\d))"
 
     text = re.sub(
@@ -110,7 +110,7 @@ def _chosen(kind: str, n: str, k: str) -> str:
 
 
 def outward_brackets(text: str) -> str:
-    """`]0, 1[` as `(0, 1)`."""
+    """Rewrites `]0, 1[` as `(0, 1)`."""
     text = (
         re.sub(r"\\(?:left|right|mathopen|mathclose)\s*\{?\s*([\[\]])\s*\}?", r"\1", text)
         if re.search(r"[\[\]]", text)
@@ -126,7 +126,7 @@ def outward_brackets(text: str) -> str:
 
 
 def money(text: str) -> str:
-    """The sign or name of a currency behind the amount."""
+    """Moves the sign or name of a currency behind the amount."""
     text = re.sub(r"\\(pounds|textsterling|euro|texteuro|yen|textyen|cent|cents|textcent)(?![a-zA-Z])", _currency, text)
     text = re.sub(r"\\(?:text|mathrm)\s*\{\s*(⟦\w+⟧)\s*\}", r"\1", text)
     text = re.sub(
@@ -134,7 +134,7 @@ def money(text: str) -> str:
         r"\1\2\3\4⟦dollar⟧",
         text,
     )
-    if len(re.findall(r"(?<!\\)\$", text)) == 1:  # one dollar sign is no mathematics mode
+    if len(re.findall(r"(?<!\\)\$", text)) == 1:  # a single dollar sign does not open math mode
         text = re.sub(rf"^(\s*-?\s*)\$\s*(-?{_NUMBER})(\s*{_SCALE}(?![a-z]))?", r"\1\2\3⟦dollar⟧", text)
         text = re.sub(rf"({_NUMBER})\s*\$\s*$", r"\1⟦dollar⟧", text)
     text = re.sub(rf"({_NUMBER})\s*\\\$", r"\1⟦dollar⟧", text)
@@ -150,7 +150,7 @@ def money(text: str) -> str:
 
 
 def scientific(text: str) -> str:
-    """`6.02 x 10^23`, `10^-2`, `x^-1` with times and braces."""
+    """Rewrites `6.02 x 10^23`, `10^-2`, `x^-1` with \\cdot and braces."""
     text = re.sub(r"(?<=\d)\s*[xX]\s*(?=10\s*(?:\^|\*\*))", r" \\cdot ", text)
     text = text.replace("**", "^") if re.search(r"\*\*\s*-", text) else text
     text = re.sub(r"\^-\s*\^\{?(\d+)\}?", r"^{-\1}", text)
@@ -158,14 +158,14 @@ def scientific(text: str) -> str:
 
 
 def repeating(text: str) -> str:
-    """`0.1(6)` and `0.\\dot{1}4\\dot{2}` with an overline."""
+    """Rewrites `0.1(6)` and `0.\\dot{1}4\\dot{2}` with an overline."""
     text = re.sub(r"(?<![\w.)])(\d*\.\d*)\((\d{1,50})\)(?![\w(^])", r"\1\\overline{\2}", text)
     text = re.sub(r"(\.\d*)\\dot\s*\{?(\d)\}?(\d*)\s*\\dot\s*\{?(\d)\}?", r"\1\\overline{\2\3\4}", text)
     return re.sub(r"(?<![\w.])(\d*\.\d*?)(\d)\s*(?:\(?repeating\)?|\(?recurring\)?)", r"\1\\overline{\2}", text)
 
 
 def decimal_comma(text: str) -> str:
-    """`2{,}5` with a point; `1{,}234` is thousands, `0{,}125` is none."""
+    """Rewrites `2{,}5` with a decimal point; `1{,}234` means thousands, `0{,}125` does not."""
     return re.sub(
         r"(?<![\d.,}])(\d+)\{,\}(?!\d{3}(?!\d))(\d+)(?![\d{])|(?<![\d.,}])(0)\{,\}(\d+)(?![\d{])", _point, text
     )
@@ -181,7 +181,7 @@ def _currency(match: re.Match[str]) -> str:
 
 
 def unit_fractions(text: str) -> str:
-    """`\\frac{\\text{m}}{\\text{s}^2}` as `\\text{m/s^2}`."""
+    """Rewrites `\\frac{\\text{m}}{\\text{s}^2}` as `\\text{m/s^2}`."""
     unit = r"\{\s*\\(?:text|mathrm|rm)\s*\{([^{}]*)\}\s*(\^\s*\{?\d\}?)?\s*\}"
     return re.sub(
         rf"\\[dt]?frac\s*{unit}\s*{unit}",

@@ -1,4 +1,4 @@
-"""Whether an answer equals a gold answer, value by value."""
+"""Decides whether an answer equals a gold answer, value by value."""
 
 import re
 from collections.abc import Sequence
@@ -7,8 +7,8 @@ from fractions import Fraction
 from typing import Any
 
 from components.shared.grading.mathematics.expressions import proportional, same, terminates
-from components.shared.grading.mathematics.reading import rational, readings
-from components.shared.grading.mathematics.regions import Piece
+from components.shared.grading.mathematics.intervals import Interval
+from components.shared.grading.mathematics.readings import rational, readings
 from components.shared.grading.mathematics.units import conversion, is_unit
 from components.shared.grading.mathematics.values import (
     Based,
@@ -16,16 +16,16 @@ from components.shared.grading.mathematics.values import (
     Matrix,
     Quantity,
     Ratio,
-    Region,
+    RealSet,
     Relation,
     Value,
     Words,
-    as_region,
+    as_real_set,
 )
 from components.shared.grading.settings import GradingSettings
 
-_SIGNIFICANT = 6  # digits from which a decimal stands for a number without a finite one
-_FLOAT = 15  # digits from which a decimal is taken for a printed float, whose last ones may be off
+_SIGNIFICANT = 6  # digits; a decimal with at least these may stand for a number without a finite decimal form
+_FLOAT = 15  # digits; a decimal with at least these is treated as a printed float, whose last digits may be off
 
 
 def equal(gold: Value, answer: Value, settings: GradingSettings) -> bool:
@@ -39,8 +39,8 @@ def equal(gold: Value, answer: Value, settings: GradingSettings) -> bool:
     if isinstance(gold, Words) or isinstance(answer, Words):
         a, b = _words(gold), _words(answer)
         return a is not None and b is not None and _letters(a) == _letters(b)
-    if isinstance(gold, Region) or isinstance(answer, Region):
-        return _regions(gold, answer)
+    if isinstance(gold, RealSet) or isinstance(answer, RealSet):
+        return _real_sets(gold, answer)
     if isinstance(gold, Matrix) or isinstance(answer, Matrix):
         return _matrices(gold, answer, settings)
     if isinstance(gold, Group) and isinstance(answer, Group):
@@ -57,7 +57,7 @@ def equal(gold: Value, answer: Value, settings: GradingSettings) -> bool:
 
 
 def _words(value: Value) -> str | None:
-    """A value as words: some words are as short as a product of symbols (yes, no, odd)."""
+    """Returns a value as words: short words parse as products of symbols (yes, no, odd)."""
     if isinstance(value, Words):
         return value.text
     return value.text if isinstance(value, Quantity) and value.text.isalpha() and len(value.text) > 1 else None
@@ -113,13 +113,13 @@ def _groups(gold: Group, answer: Group, settings: GradingSettings) -> bool:
 
 
 def _only_one_is_labelled(gold: Group, answer: Group) -> bool:
-    """Whether the order says what the other side's labels do: `x = 1, y = 2` and 1, 2; 3 boys, 5 girls and 3, 5."""
+    """Whether order on one side stands for labels on the other: `x = 1, y = 2` and 1, 2; 3 boys, 5 girls and 3, 5."""
     labels = [_labels(side) for side in (gold, answer)]
     return bool(labels[0]) != bool(labels[1])
 
 
 def _labels(group: Group) -> set[str]:
-    """The different names or units of a list's items, if they are different ones."""
+    """Returns the names or units of a list's items if they differ, else an empty set."""
     names = {
         item.name or "" if isinstance(item, Relation) else item.unit if isinstance(item, Quantity) else ""
         for item in group.items
@@ -128,14 +128,14 @@ def _labels(group: Group) -> set[str]:
 
 
 def _sorted_assignments(gold: Group, answer: Group) -> tuple[list[Value], list[Value]]:
-    """The items; those of `y = 2, x = 1` by name, and without names if the other side is a tuple."""
+    """Returns the items, sorting `y = 2, x = 1` by name and dropping the names if the other side is a tuple."""
     sides = []
     for group, other in ((gold, answer), (answer, gold)):
         items = list(group.items)
         named = [item for item in items if isinstance(item, Relation) and item.name and item.value is not None]
         if named and len(named) == len(items):
             if any(isinstance(item.value, Group) for item in named):
-                pass  # points in the order in which they are written
+                pass  # points stay in the order written
             elif other.kind == "list" or {item.name for item in named} <= {"x", "y", "z"}:
                 named.sort(key=lambda item: item.name or "")
             items = list(named) if other.kind == "list" else [item.value for item in named if item.value is not None]
@@ -172,7 +172,7 @@ def _matrices(gold: Value, answer: Value, settings: GradingSettings) -> bool:
         return len(gold.rows) == len(answer.rows) and all(
             _in_order(g, a, settings) for g, a in zip(gold.rows, answer.rows, strict=True)
         )
-    # A vector may be written as a tuple, a matrix as a list of lists.
+    # A vector may be written as a tuple, and a matrix as a list of lists.
     matrix, other = (gold, answer) if isinstance(gold, Matrix) else (answer, gold)
     if not isinstance(matrix, Matrix) or not isinstance(other, Group):
         return False
@@ -188,7 +188,7 @@ def _matrices(gold: Value, answer: Value, settings: GradingSettings) -> bool:
 def _number_of(based: Based) -> int | str:
     try:
         return int(based.digits, based.base)
-    except ValueError:  # a digit that the base does not have
+    except ValueError:  # a digit that does not exist in the base
         return based.digits
 
 
@@ -204,7 +204,7 @@ def _ratios(gold: Value, answer: Value, settings: GradingSettings) -> bool:
             return False
         return all(same(x * a[0], y * g[0]) for x, y in zip(g[1:], a[1:], strict=True))
     ratio, other = (gold, answer) if isinstance(gold, Ratio) else (answer, gold)
-    # 1:2 and a half are the same ratio; 2:1 and 2 are not, nor 12:00 and 12.
+    # 1:2 equals one half; 2:1 does not equal 2, nor 12:00 equal 12.
     if not isinstance(ratio, Ratio) or not isinstance(other, Quantity) or not re.search(r"/|\\frac", other.text):
         return False
     parts = [part.tree for part in ratio.parts if isinstance(part, Quantity)]
@@ -215,16 +215,16 @@ def _clock(text: str) -> list[int] | str:
     return [int(part) for part in text.split(":")] if re.fullmatch(r"[\d:]+", text) else text
 
 
-def _regions(gold: Value, answer: Value) -> bool:
-    a, b = as_region(gold), as_region(answer)
-    if a is None or b is None or len(a.pieces) != len(b.pieces):
+def _real_sets(gold: Value, answer: Value) -> bool:
+    a, b = as_real_set(gold), as_real_set(answer)
+    if a is None or b is None or len(a.intervals) != len(b.intervals):
         return False
     if a.variable and b.variable and a.variable != b.variable:
         return False
-    return all(_same_piece(p, q) for p, q in zip(a.pieces, b.pieces, strict=True))
+    return all(_same_interval(p, q) for p, q in zip(a.intervals, b.intervals, strict=True))
 
 
-def _same_piece(a: Piece, b: Piece) -> bool:
+def _same_interval(a: Interval, b: Interval) -> bool:
     return a[2:] == b[2:] and same(a.low, b.low) and same(a.high, b.high)
 
 
@@ -232,7 +232,7 @@ def _quantities(gold: Value, answer: Value, settings: GradingSettings) -> bool:
     if not isinstance(gold, Quantity) or not isinstance(answer, Quantity):
         return False
     if gold.text.isalpha() and len(gold.text) > 1 and gold.text.casefold() == answer.text.casefold():
-        return True  # yes, no, odd: words as short as a product of symbols
+        return True  # yes, no, odd: short words that parse as products of symbols
     if gold.is_percent or answer.is_percent:
         return _percentages(gold, answer, settings)
     gold, answer = _with_letters_as_unit(gold, answer), _with_letters_as_unit(answer, gold)
@@ -245,12 +245,12 @@ def _quantities(gold: Value, answer: Value, settings: GradingSettings) -> bool:
     if factor == 1 and offset == 0:
         return _numbers(gold, answer, settings)
     converted = _converted(answer, factor, offset)
-    # A gold answer is rounded to what a number is, not to what another unit makes of it: 601 minutes are no 10.0 hours.
+    # A gold answer's rounding applies in its own unit, not after conversion: 601 minutes is not 10.0 hours.
     return same(gold.tree, converted.tree) or (gold.decimals is None and _numbers(gold, converted, settings))
 
 
 def _with_letters_as_unit(quantity: Quantity, other: Quantity) -> Quantity:
-    """`5 m`, which is a product too, as five metres where the other side has a unit of measurement."""
+    """Reads `5 m`, which could be a product, as five metres if the other side has a unit of measurement."""
     if quantity.unit or not is_unit(other.unit):
         return quantity
     match = re.fullmatch(r"(.*[\d})])\s*([a-zA-Zµ]{1,3}(?:\s?[/^ ]\s?(?:[a-zA-Z]{1,3}|\{?-?\d\}?))*)", quantity.text)
@@ -273,7 +273,7 @@ def _percentages(gold: Quantity, answer: Quantity, settings: GradingSettings) ->
 
 
 def _are_angles(gold: Quantity, answer: Quantity) -> bool:
-    """Whether one side is in degrees and the other in radians, by its unit or by its pi: 90 degrees are pi/2."""
+    """Whether one side is in degrees and the other in radians, by unit or by a factor pi: 90 degrees is pi/2."""
     from sympy import pi
 
     for one, other in ((gold, answer), (answer, gold)):
@@ -303,7 +303,7 @@ def _scaled(quantity: Quantity, factor: Any) -> Quantity:
 
 
 def _numbers(gold: Quantity, answer: Quantity, settings: GradingSettings) -> bool:
-    """Whether two quantities are equal, units apart; decimals may stand for numbers without a finite decimal."""
+    """Whether two quantities are equal apart from units; decimals may stand for numbers without a finite form."""
     if same(gold.tree, answer.tree):
         return True
     if gold.tree.free_symbols or answer.tree.free_symbols:
@@ -319,9 +319,9 @@ def _numbers(gold: Quantity, answer: Quantity, settings: GradingSettings) -> boo
 
 
 def _is_float_of(exact: Any, decimal: Any) -> bool:
-    """Whether a decimal is a number computed in double precision, a few roundings included."""
+    """Whether a decimal is the number as computed in double precision, allowing for a few rounding errors."""
     if exact.is_integer and decimal.is_integer:
-        return False  # whole numbers are not rounded: these are two
+        return False  # integers are not rounded: these two differ
     difference = (abs(exact - decimal) - abs(exact) * 2.0**-50).evalf(20)
     return bool(difference.is_comparable and difference <= 0)
 
@@ -331,7 +331,7 @@ def _significant(decimal: Quantity) -> int:
 
 
 def _within(exact: Any, decimal: Quantity, units: float) -> bool:
-    """Whether an exact number lies within so many units of a decimal's last place."""
+    """Whether an exact number is within the given units of a decimal's last place."""
     assert decimal.decimals is not None
     difference = abs((exact - decimal.tree).evalf(20))
     return bool(difference.is_comparable and difference <= (units + 1e-9) * 10.0**-decimal.decimals)

@@ -1,4 +1,4 @@
-"""Why two values were judged as they were: how gold answer and answer were read, and by which rule compared."""
+"""Explains verdicts: how the gold answer and the answer were read, and by which rule they were compared."""
 
 from components.shared.grading.mathematics.units import conversion, is_unit
 from components.shared.grading.mathematics.values import (
@@ -7,24 +7,24 @@ from components.shared.grading.mathematics.values import (
     Matrix,
     Quantity,
     Ratio,
-    Region,
+    RealSet,
     Relation,
     Value,
     Words,
 )
 from components.shared.grading.settings import GradingSettings
 
-_LONGEST = 40
+_MAX_CHARACTERS = 40
 
 
 def explanation(gold: Value, answer: Value, settings: GradingSettings) -> str:
-    """One line: both readings, and the rule that compares two values of these kinds."""
+    """Returns one line: both readings, and the rule that compares values of these kinds."""
     return f"{_described(gold)} and {_described(answer)}: {_rule(gold, answer, settings)}"
 
 
 def _short(text: str) -> str:
     text = " ".join(text.replace("⟦", "").replace("⟧", "").split())
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
+    return text if len(text) <= _MAX_CHARACTERS else text[: _MAX_CHARACTERS - 3] + "..."
 
 
 def _described(value: Value) -> str:
@@ -40,28 +40,28 @@ def _described(value: Value) -> str:
         kind = "equation" if value.operator == "=" else "inequality"
         return f"{kind} for {_short(value.name)}" if value.name else kind
     if isinstance(value, Matrix):
-        return f"matrix of {len(value.rows)} x {len(value.rows[0]) if value.rows else 0}"
+        return f"{len(value.rows)} x {len(value.rows[0]) if value.rows else 0} matrix"
     if isinstance(value, Based):
         return f"numeral in base {value.base}"
-    return "set of real numbers" if isinstance(value, Region) else f"ratio {_short(value.text)}"
+    return "set of real numbers" if isinstance(value, RealSet) else f"ratio {_short(value.text)}"
 
 
 def _rule(gold: Value, answer: Value, settings: GradingSettings) -> str:
     kinds = (gold, answer)
     if any(isinstance(value, Relation) for value in kinds):
         both = all(isinstance(value, Relation) for value in kinds)
-        return "the same name and value, or one a multiple of the other" if both else "what is named, by its value"
+        return "same name and value, or one is a multiple of the other" if both else "by the assigned value"
     if any(isinstance(value, Words) for value in kinds):
         return "as words"
-    if any(isinstance(value, Region) for value in kinds):
-        return "as sets, ends included"
+    if any(isinstance(value, RealSet) for value in kinds):
+        return "as sets, including endpoints"
     if any(isinstance(value, Matrix) for value in kinds):
         return "entry by entry"
     if any(isinstance(value, Group) for value in kinds):
         if all(isinstance(value, Group) and value.kind in ("set", "list") for value in kinds):
             loose = settings.order == "any" or any(isinstance(v, Group) and v.kind == "set" for v in kinds)
             return "item by item in any order" if loose else f"item by item, order={settings.order}"
-        return "item by item in order, brackets included"
+        return "item by item in order, including brackets"
     if any(isinstance(value, Based) for value in kinds):
         return "by base and value"
     if any(isinstance(value, Ratio) for value in kinds):
@@ -77,15 +77,17 @@ def _rule_of_quantities(gold: Quantity, answer: Quantity, settings: GradingSetti
         if not gold.unit:
             return "the gold answer has no unit"
         if not answer.unit and answer.tree.free_symbols:
-            return "the letters behind the number as a unit"
+            return "letters after the number read as a unit"
         if not answer.unit:
             return (
-                f"the answer has no unit, units={settings.units}" if is_unit(gold.unit) else "what is counted left out"
+                f"the answer has no unit, units={settings.units}"
+                if is_unit(gold.unit)
+                else "the counted noun is omitted"
             )
         found = conversion(gold.unit, answer.unit, False)
-        return "units of different kinds" if found is None else "in the gold answer's unit"
+        return "incompatible units" if found is None else "converted to the gold answer's unit"
     if gold.tree.free_symbols or answer.tree.free_symbols:
-        return "at exact points"
+        return "compared at exact points"
     if (answer.decimals is None) != (gold.decimals is None):
         return f"a decimal, rounded_gold={settings.rounded_gold}"
-    return "exactly"
+    return "compared exactly"

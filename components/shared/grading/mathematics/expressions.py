@@ -1,24 +1,24 @@
-"""Whether two SymPy expressions are equal, without letting either grow without bound.
+"""Decides whether two SymPy expressions are equal, without letting either grow without bound.
 
-Numbers are compared exactly, or to 75 digits where they have no finite form; never as floats, which take 2^-98 and
-2^-99 for the same. Expressions are compared at exact points, which refutes in a millisecond what simplifying may not
-end; what cannot be compared so goes to math-verify.
+Numbers are compared exactly, or to 75 digits if they have no finite form; never as floats, for which 2^-98 and 2^-99
+are the same. Expressions are compared at exact sample points, which refutes equality in a millisecond where
+simplification may never finish. Whatever cannot be compared this way goes to math-verify.
 """
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-_LARGEST = 200_000  # decimal digits of a number that is still worked out
-_ZERO = 1e-75  # beside numbers of size 1: evalf raises its precision to 100 digits to find one that differs
-_POINTS = 10  # at which expressions are compared
+_MAX_DIGITS = 200_000  # decimal digits; larger numbers are not evaluated
+_TOLERANCE = 1e-75  # relative to numbers of size 1; evalf raises its precision up to 100 digits to find a difference
+_POINT_COUNT = 10  # sample points at which expressions are compared
 
 
 class TooLargeError(ValueError):
-    """A number has too many digits to be worked out."""
+    """A number has too many digits to be evaluated."""
 
 
 def same(a: Any, b: Any) -> bool:
-    """Whether two expressions are equal, for all values of their symbols.
+    """Whether two expressions are equal for all values of their symbols.
 
     Raises:
         TooLargeError: a number in either has more than 200,000 digits.
@@ -28,12 +28,12 @@ def same(a: Any, b: Any) -> bool:
         return True
     check_size(b)
     if a.free_symbols or b.free_symbols:
-        return _same_everywhere(*_without_unknown_functions(a, b))
+        return _same_everywhere(*_with_unknowns_as_symbols(a, b))
     return _same_number(a, b)
 
 
-def _without_unknown_functions(a: Any, b: Any) -> tuple[Any, Any]:
-    """Two expressions with u(t), dM/dt and the like as symbols: they have no value at a point, but are themselves."""
+def _with_unknowns_as_symbols(a: Any, b: Any) -> tuple[Any, Any]:
+    """Replaces u(t), dM/dt and the like by symbols: they cannot be evaluated at a point, only equal themselves."""
     from sympy import Derivative, DiracDelta, Heaviside, Symbol
     from sympy.core.function import AppliedUndef
 
@@ -55,23 +55,23 @@ def _same_number(a: Any, b: Any) -> bool:
     difference = (a - b).evalf(10)
     if not difference.is_number or difference.is_finite is not True:
         return _math_verify(a, b)
-    return bool(abs(difference) <= _ZERO * (1 + abs(a.evalf(10))))
+    return bool(abs(difference) <= _TOLERANCE * (1 + abs(a.evalf(10))))
 
 
 def _same_everywhere(a: Any, b: Any) -> bool:
-    """Whether two expressions agree at every point, and where they are meant to be real, wherever both are real."""
+    """Whether two expressions agree at every sample point or, if meant to be real, wherever both are real."""
     from sympy import I
 
     symbols = sorted(a.free_symbols | b.free_symbols, key=str)
     a, b = a.doit(), b.doit()
     real = not (a.has(I) or b.has(I))
-    compared, elsewhere = 0, []  # agreement at points where a root or logarithm is not real
-    for point in _points(symbols):
+    compared, elsewhere = 0, []  # elsewhere: agreement at points where a root or logarithm is not real
+    for point in _sample_points(symbols):
         left, right = a.subs(point), b.subs(point)
         value, difference = left.evalf(10), (left - right).evalf(10)
         if not difference.is_number or difference.is_finite is not True:
             continue
-        agree = bool(abs(difference) <= _ZERO * (1 + abs(value)))
+        agree = bool(abs(difference) <= _TOLERANCE * (1 + abs(value)))
         if real and not (value.is_real and difference.is_real):
             elsewhere.append(agree)
         elif not agree:
@@ -88,19 +88,19 @@ def _same_everywhere(a: Any, b: Any) -> bool:
 
 
 def _is_real_throughout(tree: Any, point: dict[Any, Any]) -> bool:
-    """Whether every part of an expression is real: of sqrt(a) sqrt(b) with negative a and b only the whole is."""
+    """Whether every part of an expression is real; for negative a and b, only the product sqrt(a) sqrt(b) is."""
     from sympy import Pow, log
 
     return all(part.subs(point).evalf(5).is_real is not False for part in tree.atoms(Pow, log))
 
 
 def proportional(a: Any, b: Any, positive: bool) -> bool:
-    """Whether a is a constant other than 0 times b: `a = 0` and `b = 0` are the same equation.
+    """Whether a is a nonzero constant times b, so that `a = 0` and `b = 0` are the same equation.
 
     Args:
         a: an expression.
-        b: another.
-        positive: the constant must be above 0, as it must for `a < 0` and `b < 0` to be the same inequality.
+        b: another expression.
+        positive: require a positive constant, as for `a < 0` and `b < 0` to be the same inequality.
 
     Raises:
         TooLargeError: a number in either has more than 200,000 digits.
@@ -109,12 +109,12 @@ def proportional(a: Any, b: Any, positive: bool) -> bool:
 
     check_size(a)
     check_size(b)
-    a, b = _without_unknown_functions(a, b)
+    a, b = _with_unknowns_as_symbols(a, b)
     a, b = a.doit(), b.doit()
     if not positive:
         a, b = fraction(together(a))[0], fraction(together(b))[0]
     first, real = None, not (a.has(I) or b.has(I))
-    for point in _points(sorted(a.free_symbols | b.free_symbols, key=str)):
+    for point in _sample_points(sorted(a.free_symbols | b.free_symbols, key=str)):
         x, y = a.subs(point), b.subs(point)
         if not y.evalf(10).is_number:
             return False
@@ -128,40 +128,40 @@ def proportional(a: Any, b: Any, positive: bool) -> bool:
         value = ratio.evalf(10)
         if not value.is_comparable or value == 0 or (positive and value < 0):
             return False
-        if first is not None and abs((ratio - first).evalf(10)) > _ZERO * (1 + abs(value)):
+        if first is not None and abs((ratio - first).evalf(10)) > _TOLERANCE * (1 + abs(value)):
             return False
         first = ratio
     return first is not None
 
 
-def _between(dice: Any, sign: int) -> Any:
+def _random_fraction(rng: Any, sign: int) -> Any:
     from sympy import Rational
 
-    denominator = dice.choice((7, 11, 13, 17, 19, 23))
-    numerator = dice.randint(1, 400)
-    return Rational(sign * (numerator + (numerator % denominator == 0)), denominator)  # never a whole number
+    denominator = rng.choice((7, 11, 13, 17, 19, 23))
+    numerator = rng.randint(1, 400)
+    return Rational(sign * (numerator + (numerator % denominator == 0)), denominator)  # never an integer
 
 
-def _points(symbols: Sequence[Any]) -> Iterator[dict[Any, Any]]:
-    """Exact points between the special ones: signs alike and mixed, in every order of size, small and large."""
+def _sample_points(symbols: Sequence[Any]) -> Iterator[dict[Any, Any]]:
+    """Yields exact points that avoid special values: equal and mixed signs, in every order, small and large."""
     from random import Random
 
-    for number in range(_POINTS):
-        dice = Random(number)  # the same points every time
-        # The first three in the positive, where logarithms and roots are real, then all negative, then mixed.
+    for number in range(_POINT_COUNT):
+        rng = Random(number)  # deterministic
+        # The first three are positive, where logarithms and roots are real; then all negative, then mixed.
         signs = (1,) if number < 3 else (-1,) if number == 3 else (1, -1)
-        yield {s: _between(dice, dice.choice(signs)) for s in symbols}
+        yield {s: _random_fraction(rng, rng.choice(signs)) for s in symbols}
 
 
 def _math_verify(a: Any, b: Any) -> bool:
     from math_verify import verify
 
-    # Its time-outs are alarms, which neither work in threads nor stop a big power; the worker's limit holds.
+    # Its timeouts are SIGALRM-based: no use in threads or against huge powers. The worker's own limit applies.
     return bool(verify(a, b, timeout_seconds=None))
 
 
 def linear_root(tree: Any) -> tuple[Any, Any, bool] | None:
-    """Of an expression a*x + b: the symbol x, the root -b/a, and whether a is above 0; None for any other."""
+    """For an expression a*x + b, returns the symbol x, the root -b/a and whether a > 0; None for anything else."""
     if len(tree.free_symbols) != 1 or len(tree.atoms()) > 20:
         return None
     check_size(tree)
@@ -175,35 +175,35 @@ def linear_root(tree: Any) -> tuple[Any, Any, bool] | None:
 
 
 def solutions(relation: Any) -> list[tuple[Any, Any, bool, bool]] | None:
-    """The real solutions of an inequality in one symbol as intervals (low, high, low closed, high closed).
+    """Returns the real solutions of an inequality in one symbol as (low, high, low closed, high closed).
 
-    None for one in several symbols, or whose solutions are not a few intervals.
+    None for an inequality in several symbols, or whose solutions are not a union of a few intervals.
     """
     from sympy import FiniteSet, Interval, S, Union, solveset
     from sympy.functions.elementary.trigonometric import TrigonometricFunction
 
-    # SymPy solves a periodic inequality for one period only.
+    # SymPy solves periodic inequalities over a single period only.
     if len(relation.free_symbols) != 1 or len(relation.atoms()) > 20 or relation.has(TrigonometricFunction):
         return None
     check_size(relation.lhs - relation.rhs)
     symbol = next(iter(relation.free_symbols))
     try:
         found = solveset(relation.doit(), symbol, S.Reals)
-    except (NotImplementedError, ValueError, TypeError):  # what SymPy cannot solve
+    except (NotImplementedError, ValueError, TypeError):  # SymPy cannot solve it
         return None
-    pieces = []
+    intervals = []
     for part in found.args if isinstance(found, Union) else [found]:
         if isinstance(part, Interval):
-            pieces.append((part.start, part.end, not part.left_open, not part.right_open))
+            intervals.append((part.start, part.end, not part.left_open, not part.right_open))
         elif isinstance(part, FiniteSet):
-            pieces += [(point, point, True, True) for point in part]
+            intervals += [(point, point, True, True) for point in part]
         else:
             return None
-    return pieces
+    return intervals
 
 
 def terminates(number: Any) -> bool:
-    """Whether a number has a finite decimal form."""
+    """Whether a number has a finite decimal expansion."""
     value = number.doit()
     if not value.is_Rational:
         return False
@@ -215,27 +215,27 @@ def terminates(number: Any) -> bool:
 
 
 def check_size(tree: Any) -> None:
-    """Raises TooLargeError if working an expression out would make a number of more than 200,000 digits."""
-    if _digits(tree) > _LARGEST:
+    """Raises TooLargeError if evaluating an expression would produce a number with more than 200,000 digits."""
+    if _digits(tree) > _MAX_DIGITS:
         raise TooLargeError("a number has more than 200,000 digits")
 
 
 def _digits(tree: Any) -> float:
-    """An upper estimate of the decimal digits of the largest number that an expression holds, inner ones included."""
+    """Upper estimate of the decimal digits of the largest number in an expression, including intermediate ones."""
     from sympy import Rational, binomial, factorial, log
 
     if isinstance(tree, Rational):  # integers too
         return float(max(tree.p.bit_length(), tree.q.bit_length())) * 0.30103
     inner = [_digits(argument) for argument in tree.args]
     largest = max(inner, default=0.0)
-    if largest > _LARGEST:
+    if largest > _MAX_DIGITS:
         return largest
     if tree.is_Pow and not tree.exp.free_symbols:
         if inner[1] > 9:
             return float("inf")
         exponent = abs(tree.exp.evalf(5))
         size = float(exponent) if exponent.is_comparable else 0.0
-        if tree.base.free_symbols:  # expanding such a power makes that many terms
+        if tree.base.free_symbols:  # expanding such a power yields that many terms
             return float("inf") if size > 1e4 else largest
         return max(largest, size * max(inner[0], 0.3))
     if isinstance(tree, factorial | binomial) and not tree.args[0].free_symbols:

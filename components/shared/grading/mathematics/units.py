@@ -1,6 +1,6 @@
-"""Units of measurement, by pint: which words are units, which are the same, and how those of one kind convert.
+"""Units of measurement, based on Pint: which words are units, which are equal, and how they convert.
 
-Pint knows sizes and dimensions. Which spellings are taken for units is decided here, for pint reads `cats` as
+Pint knows sizes and dimensions. Which spellings count as units is decided here, because Pint reads `cats` as
 hundredths of a technical atmosphere and `ab` as a small cross section.
 """
 
@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 
 
 class Measure(NamedTuple):
-    """A unit of measurement: x of it are x * factor + offset of the base units."""
+    """A unit of measurement: x of it equals x * factor + offset in base units."""
 
-    dimension: tuple[tuple[str, int], ...]  # base units with their powers
+    dimension: tuple[tuple[str, int], ...]  # base units and their exponents
     factor: Fraction
-    offset: Fraction = Fraction(0)  # of temperatures
+    offset: Fraction = Fraction(0)  # for temperatures
 
     def times(self, other: "Measure", power: int) -> "Measure":
-        """This unit times another to a power."""
+        """Returns this unit times a power of another."""
         powers = dict(self.dimension)
         for name, exponent in other.dimension:
             powers[name] = powers.get(name, 0) + power * exponent
@@ -28,7 +28,7 @@ class Measure(NamedTuple):
 
 
 _NO_UNIT = Measure((), Fraction(1))
-# Symbols with the prefixes that they take. Capitals matter: mm and Mm, but KM is km.
+# Symbols with the prefixes that they allow. Case matters (mm and Mm), except that KM is km.
 _PREFIXED = re.compile(
     r"[fpnuµmcdkMGTP]?(?:m|g|s|[lL]|N|J|W|V|A|Pa|Hz|mol|eV|B|bits?|bytes?|cal|Wh|K|T|F|C|M|ohm|Ohm|ton)|"
     r"h(?:Pa|a|r|rs)?|"
@@ -48,7 +48,7 @@ _WORDS = frozenset({
 _PREFIX_WORDS = re.compile(
     r"(?:femto|pico|nano|micro|milli|centi|deci|deca|hecto|kilo|mega|giga|tera|peta)(?=[a-z]{3})"
 )
-# Spellings that pint does not have, or has for something else.
+# Spellings that Pint does not know or understands differently.
 _SPELLINGS = {
     "inche": "inch", "lb": "pound", "lbs": "pound", "sec": "second", "secs": "second", "hr": "hour", "hrs": "hour",
     "min": "minute", "mins": "minute", "deg": "degree", "amp": "ampere", "kmh": "kph", "kmph": "kph", "kn": "knot",
@@ -70,48 +70,48 @@ _CURRENCIES: dict[str, tuple[str, int | Fraction]] = {
     "krw": ("krw", 1), "franc": ("chf", 1), "chf": ("chf", 1), "peso": ("mxn", 1), "lira": ("try", 1),
     "baht": ("thb", 1), "shekel": ("ils", 1), "dong": ("vnd", 1), "krona": ("sek", 1), "krone": ("nok", 1),
 }  # fmt: skip
-# Words that only say that something is counted or how it is taken; they go with any unit.
+# Words that only express counting or how something is measured; they go with any unit.
 _GENERIC = frozenset({
     "unit", "each", "long", "tall", "wide", "high", "deep", "old", "away", "apart", "total", "in", "of", "the", "a",
     "an", "all", "altogether",
 })  # fmt: skip
-_LONGEST = 60
+_MAX_CHARACTERS = 60
 _STERLING = Measure((("gbp", 1),), Fraction(1))
 
 
-_tell: Callable[[bool], None] = lambda begins: None  # noqa: E731
+_report_loading: Callable[[bool], None] = lambda begins: None  # noqa: E731
 
 
-def tell(loading: Callable[[bool], None]) -> None:
-    """Names a function to call before (True) and after (False) pint is loaded, a third of a second."""
-    global _tell
-    _tell = loading
+def report_loading(loading: Callable[[bool], None]) -> None:
+    """Registers a callback for before (True) and after (False) Pint is loaded, which takes a third of a second."""
+    global _report_loading
+    _report_loading = loading
 
 
 @cache
 def _registry() -> Any:
-    _tell(True)
+    _report_loading(True)
     import pint
 
     registry: Any = pint.UnitRegistry(non_int_type=Fraction)
-    # Pint's are of survey feet, a millionth longer than the foot of which 43,560 square ones are an acre.
+    # Pint defines these by the survey foot, two millionths longer than the foot; an acre is 43,560 square feet.
     for definition in ("whole_acre = 43560 * foot ** 2", "whole_furlong = 660 * foot", "whole_fathom = 6 * foot"):
         registry.define(definition)
-    registry.get_root_units("meter")  # what it puts off
-    _tell(False)
+    registry.get_root_units("meter")  # triggers Pint's deferred loading
+    _report_loading(False)
     return registry
 
 
 def conversion(gold: str, answer: str, required: bool) -> tuple[Fraction, Fraction] | None:
-    """How to have a number in the answer's unit in the gold's: times the first, plus the second.
+    """Returns factor and offset that convert a number from the answer's unit to the gold answer's.
 
     Args:
         gold: the unit as written, such as `cm`, `square feet`, `m/s`, `miles per hour` or `apples`; empty for none.
-        answer: the answer's.
-        required: a unit of measurement that the gold has may not be left out, save degrees.
+        answer: the answer's unit.
+        required: whether the gold answer's unit of measurement may not be omitted; degrees always may.
 
     Returns:
-        (1, 0) where one may stand for the other as it is; None where the two differ in kind.
+        (factor, offset): (1, 0) if the units are interchangeable; None if they are incompatible.
     """
     if gold == answer:
         return Fraction(1), Fraction(0)
@@ -126,19 +126,19 @@ def conversion(gold: str, answer: str, required: bool) -> tuple[Fraction, Fracti
         missing = bool(a) and not answer and required and not re.match(r"deg(?:ree)?", gold)
         return None if missing else (Fraction(1), Fraction(0))
     if a or b:
-        # 5 units, whatever they are, and 5 cm; 5 apples and 5 cm are two things.
+        # 5 units may be 5 cm; 5 apples cannot.
         return (Fraction(1), Fraction(0)) if not _nouns(gold if b else answer) else None
     one, other = _nouns(gold), _nouns(answer)
     return (Fraction(1), Fraction(0)) if one <= other or other <= one else None
 
 
 def is_unit(unit: str) -> bool:
-    """Whether it is a unit of measurement that is known here."""
+    """Whether this is a known unit of measurement."""
     return measure_of(unit) is not None
 
 
 def _nouns(unit: str) -> frozenset[str]:
-    """The words of a unit that say what is counted, in the singular."""
+    """Returns the words of a unit that name what is counted, in the singular."""
     words = re.findall(r"[A-Za-z]+", unit.lower().replace("-", ""))
     return frozenset(_singular(word) for word in words if _singular(word) not in _GENERIC)
 
@@ -161,8 +161,8 @@ def _singular(word: str) -> str:
 
 @lru_cache(4096)
 def measure_of(unit: str) -> Measure | None:
-    """A unit's dimension and size; None for none or for one that is not known."""
-    if not unit or len(unit) > _LONGEST:
+    """Returns a unit's dimension and size; None for an empty or unknown unit."""
+    if not unit or len(unit) > _MAX_CHARACTERS:
         return None
     text = re.sub(r"\\cdot(?![a-z])|·", "*", re.sub(r"[{}()]", "", unit))
     text = re.sub(r"(?<!\^)-", " ", re.sub(r"\^\s*(-?)\s*", r"^\1", text))
@@ -172,7 +172,7 @@ def measure_of(unit: str) -> Measure | None:
     text = re.sub(r"\bfl_ounce", "fluid_ounce", text)
     tokens = re.findall(r"[A-Za-zµ_]+|\^-?\d+|[/*]", text)
     found = _parsed(tokens)
-    # `cm long` is cm, `dollars each` dollars.
+    # `cm long` is cm, and `dollars each` is dollars.
     while found is None and len(tokens) > 1 and _singular(tokens[-1].lower()) in _GENERIC:
         tokens = tokens[:-1]
         found = _parsed(tokens)
@@ -192,7 +192,7 @@ def _parsed(tokens: list[str]) -> Measure | None:
         if token.lower() in ("square", "sq", "cubic"):
             power = 3 if token.lower() == "cubic" else 2
             continue
-        measure = _named(token)
+        measure = _named_unit(token)
         if measure is None:
             return None
         if (
@@ -207,30 +207,30 @@ def _parsed(tokens: list[str]) -> Measure | None:
         if len(tokens) == 1:
             return measure
         size = size.times(measure, sign * power)
-        # Behind one slash everything is below: J / kg K.
+        # After a slash, everything is in the denominator: J / kg K.
         power = 1
     return size if size.dimension or size.factor != 1 else None
 
 
 @lru_cache(4096)
-def _named(word: str) -> Measure | None:
-    """The unit of one name."""
+def _named_unit(word: str) -> Measure | None:
+    """Returns the unit with a single-word name."""
     singular = _singular(word.lower())
     if currency := _CURRENCIES.get(singular):
         return Measure(((currency[0], 1),), Fraction(currency[1]))
     for spelling in (word, word.lower(), singular):
         if spelling in _SPELLINGS:
-            return _of_pint(_SPELLINGS[spelling])
+            return _from_pint(_SPELLINGS[spelling])
         long = spelling.replace("metre", "meter").replace("litre", "liter")
         if long in _WORDS or _PREFIX_WORDS.sub("", long) in _WORDS:
-            return _of_pint(long)
+            return _from_pint(long)
         if _PREFIXED.fullmatch(spelling) and (len(word) > 1 or spelling == word):
-            return _of_pint(spelling)
+            return _from_pint(spelling)
     return None
 
 
-def _of_pint(name: str) -> Measure | None:
-    if name in ("degree", "arcminute", "arcsecond", "revolutions_per_minute"):  # pint has them in radians, a decimal
+def _from_pint(name: str) -> Measure | None:
+    if name in ("degree", "arcminute", "arcsecond", "revolutions_per_minute"):  # in radians in Pint, an inexact decimal
         degrees = {"degree": Fraction(1), "arcminute": Fraction(1, 60), "arcsecond": Fraction(1, 3600)}
         if name in degrees:
             return Measure((("degree", 1),), degrees[name])

@@ -1,27 +1,27 @@
-"""The `math` verifier: whether an answer equals a gold answer, by a few general rules around math-verify.
+"""The `math` verifier: decides whether an answer equals a gold answer, by a few general rules around math-verify.
 
-The policy, where graders differ (`GradingSettings` holds the choices that are the user's):
+The rules where graders differ (`GradingSettings` holds those that users choose):
 
-- The last committed answer counts; answers side by side are one answer in several parts (answer.py).
-- Equal in value is right, in whatever form: fractions, surds, mixed numbers, plain text, LaTeX, scientific notation.
-- A decimal stands for a number without a finite decimal form from six significant digits on. Two finite decimals are
-  equal or not. A gold answer rounded to three digits or more takes the exact number that rounds to it.
-- 28 % is 0.28; 28 only if the recipe says so.
-- "Find all" wants all and nothing else. Lists have no order, tuples have one, sets have neither order nor copies.
-- Open and closed ends differ. An interval and the inequality that describes it are the same.
+- The last committed answer counts; answers side by side are parts of one answer (answer.py).
+- Equal values are right in any form: fractions, surds, mixed numbers, plain text, LaTeX, scientific notation.
+- A decimal may stand for a number without a finite decimal form if it has at least six significant digits. Two finite
+  decimals must be equal. A gold answer rounded to three or more digits accepts the exact number that rounds to it.
+- 28 % is 0.28, and 28 only if the recipe says so.
+- "Find all" requires all and nothing else. Lists are unordered, tuples are ordered, sets ignore order and duplicates.
+- Open and closed endpoints differ. An interval equals the inequality that describes it.
 - `x = 5` answers 5; an equation answers an equation if one is a multiple of the other.
-- A unit of the gold answer may not be left out, unless the recipe says so; a different one is converted or wrong, and
-  any may stand where the gold answer has none. 90 degrees are pi/2, and 90.
-- What multiplies is no unit: 3 x, 5 million and 5 squared are not 3 and 5.
+- The gold answer's unit may not be omitted unless the recipe says so; a different unit is converted or wrong. If the
+  gold answer has no unit, any unit is accepted. 90 degrees equals pi/2, and 90.
+- A factor is not a unit: 3 x, 5 million and 5 squared are not 3 and 5.
 - Labels belong to their values: x = 2, y = 3 is not x = 3, y = 2.
-- A numeral with a base is right with that base (or the same number in another), not without.
-- A letter answers a multiple choice question, with or without the choice's text.
-- Words are compared as words, case and articles apart.
+- A numeral with a base must have that base, or be the same number in another base.
+- A letter answers a multiple-choice question, with or without the text of the choice.
+- Words are compared as words, ignoring case and articles.
 
-A gold answer is one text, or JSON: a list of texts (of which any is right, unless they are different numbers, which
-must then all be given), `{"any_of": [...]}`, `{"all_of": [...]}`, `{"value": "4.2", "tolerance": 0.1}` (absolute) or
+A gold answer is one text, or JSON: a list of texts (any is right, unless they are different numbers, which must then
+all be given), `{"any_of": [...]}`, `{"all_of": [...]}`, `{"value": "4.2", "tolerance": 0.1}` (absolute) or
 `{"low": "4.1", "high": "4.3"}`. `4.2 \\pm 0.1` in decimals is a tolerance too. A gold answer that is empty, prose or
-contradicts itself judges nothing: the verdict is None.
+self-contradictory cannot judge anything: the verdict is None.
 """
 
 import ast
@@ -33,11 +33,11 @@ from itertools import combinations
 from typing import Any, NamedTuple
 
 from components.shared.grading.answer import committed_answer
-from components.shared.grading.latex.plain import to_latex
+from components.shared.grading.latex.normalize import to_plain_latex
 from components.shared.grading.mathematics.equality import equal
 from components.shared.grading.mathematics.explanations import explanation
 from components.shared.grading.mathematics.expressions import TooLargeError, check_size
-from components.shared.grading.mathematics.reading import readings
+from components.shared.grading.mathematics.readings import readings
 from components.shared.grading.mathematics.values import Group, Quantity, Value, is_usable
 from components.shared.grading.settings import GradingSettings
 
@@ -50,71 +50,71 @@ _CHOSEN = re.compile(
 )
 _SEVERAL_CHOICES = re.compile(r"[A-J]\s*\)?\s*(?:,|;|\band\b|\bor\b)\s*\(?\s*[A-J]\b")
 _WORDS = ("yes", "no", "true", "false")
-# No, because the series diverges.
+# Example: No, because the series diverges.
 _WORD_WITH_REASON = re.compile(
     rf"\W*({'|'.join(_WORDS)})(?:\s*[,.;:!\u2013\u2014-].*|\s+(?:because|since|as|for)\b.*)?", re.I | re.DOTALL
 )
 _TOLERANCE = re.compile(r"(-?\d+(?:\.\d+)?)\s*(?:\\pm|±|\+/-|\+-)\s*(\d*\.\d+|\d+)")
-_LONGEST = 5000  # characters of an answer that is still read
+_MAX_CHARACTERS = 5000  # characters; longer answers are not parsed
 _WRAPPING = re.compile(r"\\(?:text|mathrm|textbf|mathbf|mbox)\s*\{([^{}]*)\}|\\left|\\right|[$*]|\\[\[\]() ,;]")
 
 
 class Judged(NamedTuple):
-    """A verdict, None where the gold answer cannot be used."""
+    """A verdict; None if the gold answer cannot be used."""
 
     correct: bool | None
-    reason: str  # one of a few, which reports count
-    explanation: str = ""  # how gold answer and answer were read, and by which rule compared
+    reason: str  # one of a fixed few, counted in reports
+    explanation: str = ""  # how the gold answer and the answer were read, and by which rule compared
 
 
 @dataclass(frozen=True)
 class _Gold:
-    """A gold answer, read: any of the alternatives is right."""
+    """A parsed gold answer: any of the alternatives is right."""
 
     texts: tuple[str, ...]
-    alternatives: tuple[tuple[Value, ...], ...]  # of each text its readings
-    choice: str | None = None  # the letter of a multiple choice
+    alternatives: tuple[tuple[Value, ...], ...]  # the readings of each text
+    choice: str | None = None  # the letter of a multiple-choice answer
     word: str | None = None  # yes, no, true or false
-    within: tuple[Any, Any] | None = None  # the smallest and the largest number that is right
+    within: tuple[Any, Any] | None = None  # the smallest and the largest accepted number
 
 
 def math_verdict(gold: str, answer: str, settings: GradingSettings) -> Judged:
-    """Whether an answer equals a gold answer.
+    """Judges whether an answer equals a gold answer.
 
     Args:
         gold: one answer, or JSON for several or for a tolerance.
-        answer: what the completion committed to.
+        answer: the answer that the completion committed to.
         settings: the judgement calls.
 
     Returns:
-        The verdict, None where the gold answer cannot be used, the reason, and how both were read and compared.
+        The verdict (None if the gold answer cannot be used), the reason, and how both were read and compared.
     """
     known = _read_gold(gold)
     if known is None:
         return Judged(None, "not scorable")
     if not answer:
         return Judged(False, "no answer")
-    if _plain(answer) in {_plain(text) for text in (gold, *known.texts)}:
+    if _without_spaces(answer) in {_without_spaces(text) for text in (gold, *known.texts)}:
         return Judged(True, "the same text")
-    if len(answer) > _LONGEST:
+    if len(answer) > _MAX_CHARACTERS:
         return Judged(False, "longer than an answer")
     try:
-        return _compared(known, answer, settings)
+        return _compare(known, answer, settings)
     except TooLargeError:
         return Judged(False, "too large to work out")
 
 
-def _compared(known: _Gold, answer: str, settings: GradingSettings) -> Judged:
+def _compare(known: _Gold, answer: str, settings: GradingSettings) -> Judged:
     if known.choice and (chosen := choice_of(answer)):
         right = chosen == known.choice and not _contradicts(known, answer, settings)
         return Judged(right, "choice", f"choice {known.choice} and choice {chosen}: by letter")
     answers = [answer]
-    if match := _CHOICE_WITH_TEXT.fullmatch(_plain_text(answer)):
-        answers.append((match[2] or match[4] or "").strip())  # of (B) 12 the 12
-    if known.word and (match := _WORD_WITH_REASON.fullmatch(_plain_text(answer))):
+    if match := _CHOICE_WITH_TEXT.fullmatch(_unwrapped(answer)):
+        answers.append((match[2] or match[4] or "").strip())  # the 12 of (B) 12
+    if known.word and (match := _WORD_WITH_REASON.fullmatch(_unwrapped(answer))):
         return Judged(match[1].casefold() == known.word, "word", f"words {known.word!r} and {match[1]!r}: as words")
-    if _normal(answer) in {_normal(text) for text in known.texts}:
-        return Judged(True, "the same text", "the same but for the way of writing")
+    if _normalized(answer) in {_normalized(text) for text in known.texts}:
+        return Judged(True, "the same text", "the same up to notation")
     found = [value for text in answers if text for value in readings(text)]
     if known.within:
         low, high = known.within
@@ -127,8 +127,8 @@ def _compared(known: _Gold, answer: str, settings: GradingSettings) -> Judged:
 
 
 def _contradicts(known: _Gold, answer: str, settings: GradingSettings) -> bool:
-    """Whether the right letter stands with another number than the gold answer's."""
-    match = _CHOICE_WITH_TEXT.fullmatch(_plain_text(answer))
+    """Whether the right letter comes with a number other than the gold answer's."""
+    match = _CHOICE_WITH_TEXT.fullmatch(_unwrapped(answer))
     found = readings((match[2] or match[4] or "").strip()) if match else []
     golds = [value for alternative in known.alternatives for value in alternative]
     if not all(isinstance(value, Quantity) and not value.tree.free_symbols for value in (*found, *golds)):
@@ -137,23 +137,23 @@ def _contradicts(known: _Gold, answer: str, settings: GradingSettings) -> bool:
 
 
 def choice_of(answer: str) -> str | None:
-    """The letter of a multiple choice that an answer names, with or without the choice's text; None for none."""
-    text = _plain_text(answer)
+    """Returns the multiple-choice letter that an answer names, with or without the choice's text; None if none."""
+    text = _unwrapped(answer)
     if _SEVERAL_CHOICES.search(text):
         return None
     chosen = _CHOSEN.fullmatch(text)
     return (chosen[1] or chosen[2]).upper() if chosen else None
 
 
-def _normal(text: str) -> str:
-    return _plain(to_latex(text))
+def _normalized(text: str) -> str:
+    return _without_spaces(to_plain_latex(text))
 
 
-def _plain(text: str) -> str:
+def _without_spaces(text: str) -> str:
     return re.sub(r"(?<![0-9A-Za-z])\s+|\s+(?![0-9A-Za-z])", "", text)  # 1 1/2 is not 11/2
 
 
-def _plain_text(text: str) -> str:
+def _unwrapped(text: str) -> str:
     return _WRAPPING.sub(lambda m: m[1] or " ", text).strip()
 
 
@@ -177,14 +177,14 @@ def _read_gold(text: str) -> _Gold | None:
         return _all_of(value) if different else _one_of([str(item) for item in value])
     if "####" in text or ("\\boxed" in text and not text.strip().startswith("\\boxed")):  # a worked solution
         text = committed_answer(text).answer or ""
-    match = _TOLERANCE.fullmatch(_plain_text(text.replace("\\pm", "±")))
-    if match and "." in match[1] + match[2]:  # of whole numbers, 3 ± 1 is 2 and 4
+    match = _TOLERANCE.fullmatch(_unwrapped(text.replace("\\pm", "±")))
+    if match and "." in match[1] + match[2]:  # for integers, 3 ± 1 means 2 and 4
         return _read_object({"value": match[1], "tolerance": match[2]})
     return _one_of([text])
 
 
 def _structured(text: str) -> Any:
-    """A JSON object or list of texts, or such a list as Python prints it; else the text itself."""
+    """Parses a JSON object, a JSON list of strings or such a list in Python syntax; else returns the text itself."""
     if not text.startswith(("[", "{")):
         return text
     try:
@@ -228,20 +228,20 @@ def _number(text: str) -> Any:
 def _one_of(texts: list[str]) -> _Gold | None:
     choice, alternatives, kept = None, [], []
     for text in texts:
-        plain = _plain_text(text)
+        plain = _unwrapped(text)
         if match := _CHOICE.fullmatch(plain):
             choice = match[1]
         elif match := _CHOICE_WITH_TEXT.fullmatch(plain):
             choice = match[1] or match[3]
             if rest := (match[2] or match[4] or "").strip():
                 text = rest
-        if to_latex(text).count("⟦") > 8:
-            continue  # a sentence, whatever its parts may be
+        if to_plain_latex(text).count("⟦") > 8:
+            continue  # a sentence, even if parts of it could be read
         found = tuple(value for value in readings(text) if is_usable(value))
         if found or choice:
             alternatives.append(found)
             kept.append(text)
-    word = _plain_text(kept[0]).strip(" .").casefold() if len(kept) == 1 else ""
+    word = _unwrapped(kept[0]).strip(" .").casefold() if len(kept) == 1 else ""
     return _Gold(tuple(kept), tuple(alternatives), choice, word if word in _WORDS else None) if kept else None
 
 

@@ -1,6 +1,6 @@
-"""Numbers and calculations in English words, in figures: twenty-one, two and a half, 5 million, 3 out of 4, 2 squared.
+"""Converts English number words and calculations: twenty-one, two and a half, 5 million, 3 out of 4, 2 squared.
 
-Runs on a text whose words are marked in part (latex.py): `⟦word⟧`, or bare.
+Runs on a text in which only some words are marked as `⟦word⟧` yet (normalize.py); the others are bare.
 """
 
 import re
@@ -32,7 +32,7 @@ _OPERATIONS = {
     "squared", "cubed", "times", "multiplied", "divided", "plus", "over", "out", "per", "choose", "factorial", "power",
     "square", "cube", "root", "raised", "every", "the", "to", "of", "by", "in", "a", "an", "and",
 }  # fmt: skip
-# Words that change a number's value. Where they are not understood, they are no unit that might be left out.
+# Words that change a number's value. If not understood, they must not be treated as a unit that may be omitted.
 COMPUTING = frozenset({
     *_NUMBER_WORDS, "squared", "cubed", "multiplied", "divided", "plus", "over", "choose", "factorial", "doubled",
     "tripled", "halved", "twice", "thrice", "double", "triple", "quadruple", "fold", "remainder", "mod", "modulo",
@@ -42,14 +42,14 @@ COMPUTING = frozenset({
 
 
 def _any_of(words: Iterable[str]) -> str:
-    """A pattern for any of the words, the longest first."""
+    """Returns a pattern that matches any of the words, the longest first."""
     return "|".join(sorted(words, key=len, reverse=True))
 
 
 _VOCABULARY = _any_of({*_NUMBER_WORDS, *_OPERATIONS})
-_TOO_USUAL = {"a", "an", "and", "the", "of", "by", "to", "every"}
-_WORTH_A_LOOK = re.compile(
-    rf"(?<![\\a-zA-Z])(?:{_any_of({*_NUMBER_WORDS, *_OPERATIONS} - _TOO_USUAL)})(?![a-zA-Z])", re.IGNORECASE
+_TOO_COMMON = {"a", "an", "and", "the", "of", "by", "to", "every"}
+_HAS_NUMBER_WORD = re.compile(
+    rf"(?<![\\a-zA-Z])(?:{_any_of({*_NUMBER_WORDS, *_OPERATIONS} - _TOO_COMMON)})(?![a-zA-Z])", re.IGNORECASE
 )
 _MARKED = re.compile(rf"⟦((?:{_VOCABULARY})(?:[- ](?:{_VOCABULARY}))*)⟧", re.IGNORECASE)
 _NUMBER = r"\d{1,3}(?:,\d{3})+(?![\d,])|\d+(?:\.\d+)?|\\frac\{\d+\}\{\d+\}"
@@ -58,30 +58,30 @@ _TOKEN = (
     rf"|(?<![\\a-zA-Z⟦])(?:{_any_of({*_NUMBER_WORDS, 'and', 'a', 'an'})})(?![a-zA-Z⟧]))"
 )
 _RUN = re.compile(rf"{_TOKEN}(?:[\s~-]+{_TOKEN})*", re.IGNORECASE)
-_WORD_AGAIN = re.compile(
+_LEFT_OVER = re.compile(
     rf"(?<![\\a-zA-Z⟦])(?:{_any_of(word for word in COMPUTING if len(word) > 3)})(?![a-zA-Z⟧])", re.IGNORECASE
 )
 _OPERAND = r"(?:\\frac\{[^{}]*\}\{[^{}]*\}|\\sqrt\{[^{}]*\}|\d+(?:\.\d+)?|(?<![a-zA-Z\\])[a-zA-Z](?![a-zA-Z])|\\pi)"
-_LONGEST_RUN = 200  # characters
+_MAX_RUN = 200  # characters
 
 
-def in_figures(text: str) -> str:
-    """A text with its numbers and calculations in words as LaTeX."""
-    if len(text) > 2000 or not _WORTH_A_LOOK.search(text):
+def replace_number_words(text: str) -> str:
+    """Replaces numbers and calculations in words by LaTeX."""
+    if len(text) > 2000 or not _HAS_NUMBER_WORD.search(text):
         return text
     text = re.sub(r" {2,}", " ", _MARKED.sub(r" \1 ", text))
-    text = _RUN.sub(_run, text)
+    text = _RUN.sub(_replace_run, text)
     text = _calculations(text)
-    return _WORD_AGAIN.sub(lambda m: f"⟦{m[0]}⟧", text)
+    return _LEFT_OVER.sub(lambda m: f"⟦{m[0]}⟧", text)
 
 
-def _run(match: re.Match[str]) -> str:
-    """A run of number words and figures; what is no number stays."""
+def _replace_run(match: re.Match[str]) -> str:
+    """Converts a run of number words and digits; leaves it unchanged if it is not a number."""
     words = re.findall(rf"{_NUMBER}|[a-zA-Z]+", match[0])
-    if len(match[0]) > _LONGEST_RUN or not any(word.lower() in _NUMBER_WORDS for word in words):
+    if len(match[0]) > _MAX_RUN or not any(word.lower() in _NUMBER_WORDS for word in words):
         return match[0]
     lowered = [word.lower() for word in words]
-    # "two and a half" is one number, "two and three" are two, "and a half" is none.
+    # "two and a half" is one number, "two and three" is two numbers, "and a half" is none.
     if (whole := _number(lowered)) is not None:
         return f" {whole} "
     parts: list[list[str]] = [[]]
@@ -97,7 +97,7 @@ def _run(match: re.Match[str]) -> str:
 
 
 def _number(words: list[str]) -> str | None:
-    """A number in words as LaTeX; None for anything else."""
+    """Converts a number in words to LaTeX; None for anything else."""
     if words[:1] in (["minus"], ["negative"]):
         rest = _number(words[1:])
         return f"-{rest}" if rest and rest[0] != "-" else None
@@ -128,7 +128,7 @@ def _value(words: list[str]) -> Fraction | None:
     if (denominator := _DENOMINATORS.get(last) or _PLURALS.get(last)) is None:
         return _cardinal(words)
     before, whole = words[:-1], Fraction(0)
-    if "and" in before:  # two and three quarters; the last `and`, for there is one in hundred and two too
+    if "and" in before:  # two and three quarters; split at the last `and`: hundred and two has one too
         at = len(before) - 1 - before[::-1].index("and")
         found = _cardinal(before[:at])
         if found is None:
@@ -136,7 +136,7 @@ def _value(words: list[str]) -> Fraction | None:
         whole, before = found, before[at + 1 :]
     count = Fraction(1) if before in (["a"], ["an"]) else _cardinal(before) if before else None
     if count is None or (last in _DENOMINATORS and count != 1):
-        return None  # twenty fifth is a place in a row
+        return None  # twenty fifth is an ordinal
     if whole and count >= denominator:
         return None
     return whole + count / denominator
@@ -147,7 +147,7 @@ def _halved(words: list[str]) -> Fraction | None:
 
 
 def _cardinal(words: list[str]) -> Fraction | None:
-    """A whole number in words, or a number in figures with words of scale: 5 million, two hundred and one."""
+    """Parses an integer in words, or a number with scale words: 5 million, two hundred and one."""
     total, group, smallest, before = Fraction(0), Fraction(0), 10**30, ""
     for place, word in enumerate(words):
         if word == "and":
@@ -183,7 +183,7 @@ def _cardinal(words: list[str]) -> Fraction | None:
 
 
 def _may_follow(before: str, number: Fraction) -> bool:
-    """As one follows twenty."""
+    """Whether a number may follow the word before, as one follows twenty."""
     return before in (*_TENS, "fourty") and 0 < number < 10
 
 
@@ -217,7 +217,7 @@ def _calculations(text: str) -> str:
 
 
 def _fraction(text: str, above: str, below: str) -> str:
-    """`9 over 4`, `3 out of 4`, `1 in 6`; only `over` and `divided by` divide symbols."""
+    """Converts `9 over 4`, `3 out of 4`, `1 in 6`; symbols are divided only by `over` and `divided by`."""
     if not (above[0].isdigit() and below[0].isdigit()) and not re.search(r"\s(?:over|divided)\s", text):
         return text
     return f"\\frac{{{above}}}{{{below}}}"

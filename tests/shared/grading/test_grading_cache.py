@@ -1,4 +1,4 @@
-"""What the grader remembers stays within its bound, whatever the texts are."""
+"""The grader's cache stays within its memory bound, whatever the texts are."""
 
 import tracemalloc
 
@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.shared.grading import Grader, GradingRow
-from components.shared.grading.memory import REMEMBERED_BYTES, Remembered
+from components.shared.grading.cache import CACHE_BYTES, BoundedCache
 
-SCORER = "tests.shared.grading.test_grading_memory:ends_well"
+SCORER = "tests.shared.grading.test_grading_cache:ends_well"
 
 
 def ends_well(answer: str, completion: str) -> bool:
@@ -17,31 +17,31 @@ def ends_well(answer: str, completion: str) -> bool:
 
 @given(st.lists(st.tuples(st.text(max_size=3), st.text(max_size=400)), max_size=60), st.integers(400, 4000))
 def test_the_newest_stay_within_the_bound(keys: list[tuple[str, str]], limit: int) -> None:
-    remembered: Remembered[tuple[str, str], int] = Remembered(limit)
+    cache: BoundedCache[tuple[str, str], int] = BoundedCache(limit)
     for number, key in enumerate(keys):
-        remembered.add({key: number})
-        assert remembered.bytes <= limit
-    if keys and remembered.get(keys[-1]) is None:
-        assert remembered.bytes == 0, "forgotten, though there was room"
-    known = [key for key in dict.fromkeys(keys) if remembered.get(key) is not None]
-    assert all(remembered.get(key) == max(n for n, other in enumerate(keys) if other == key) for key in known)
+        cache.add({key: number})
+        assert cache.bytes <= limit
+    if keys and cache.get(keys[-1]) is None:
+        assert cache.bytes == 0, "evicted although there was room"
+    known = [key for key in dict.fromkeys(keys) if cache.get(key) is not None]
+    assert all(cache.get(key) == max(n for n, other in enumerate(keys) if other == key) for key in known)
 
 
 def test_long_completions_take_no_more_memory_than_the_bound() -> None:
-    remembered: Remembered[tuple[str, str, str], tuple[bool, str, float]] = Remembered()
+    cache: BoundedCache[tuple[str, str, str], tuple[bool, str, float]] = BoundedCache()
     tracemalloc.start()
     for number in range(200):  # 300 MB of completions
         batch = {("a.b:c", str(i), f"{number}-{i} " + "x" * 30_000): (True, "equal", 0.1) for i in range(50)}
-        remembered.add(batch)
+        cache.add(batch)
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert held < 1.2 * REMEMBERED_BYTES and remembered.get(("a.b:c", "49", "199-49 " + "x" * 30_000))
+    assert held < 1.2 * CACHE_BYTES and cache.get(("a.b:c", "49", "199-49 " + "x" * 30_000))
 
 
 def test_a_grader_keeps_to_it() -> None:
     with Grader(workers=1) as grader:
-        grader._remembered = Remembered(100_000)
+        grader._cache = BoundedCache(100_000)
         for number in range(10):
             rows = [GradingRow(SCORER, "yes", f"{number}-{i} " + "x" * 30_000 + "yes") for i in range(4)]
             assert grader.grade(rows) == [True] * 4
-        assert 0 < grader._remembered.bytes <= 100_000
+        assert 0 < grader._cache.bytes <= 100_000

@@ -1,4 +1,4 @@
-"""Reads one LaTeX expression as a SymPy expression, with latex2sympy, math-verify's parser. Nothing is evaluated."""
+"""Parses one LaTeX expression into a SymPy expression with latex2sympy, math-verify's parser; evaluates nothing."""
 
 import hashlib
 import re
@@ -14,17 +14,17 @@ _MIXED = re.compile(
     r"([+-]?)\s?(\d{1,100})\s?"
     r"(?:\\frac\s?\{\s?(\d{1,100})\s?\}\s?\{\s?(\d{1,100})\s?\}|(?<=\s)(\d{1,100})\s?/\s?(\d{1,100}))"
 )
-# Symbols that latex2sympy cannot read or would take for something else: E_{1} for Euler's number, x' for x.
+# Symbols that latex2sympy cannot parse or would mistake: E_{1} for Euler's number, x' for x.
 _SYMBOL = re.compile(
     r"((?<![A-Za-z\\])[A-Za-z]|\\(?!log|lim|sum|prod|int|max|min|frac|sqrt|binom)[a-zA-Z]+)\s?"
     r"(?:_\s?(\{[^{}]*\}|\w)('*)|('+)(?!\())|\\(?:hbar|ell|odot)(?![a-zA-Z])|\\(?:vec|hat|bar|dot|ddot|tilde)\s?\{[^{}]*\}"
 )
 _DEGREES = re.compile(r"(\d+(?:\.\d+)?|[a-z]|\\[a-z]+)\s?⟦degree⟧")
-_LONGEST = 2000
+_MAX_CHARACTERS = 2000
 
 
-def tree_of(text: str) -> Any:
-    """A SymPy expression of a LaTeX text, nothing evaluated, decimals exact; None if it is none."""
+def parse_expression(text: str) -> Any:
+    """Parses LaTeX into an unevaluated SymPy expression with exact decimals; None if it cannot be parsed."""
     from sympy import Abs, Expr, Float, I, Integer, Product, Rational, Sum, Symbol, sign
 
     if _INTEGER.fullmatch(text):
@@ -41,14 +41,14 @@ def tree_of(text: str) -> Any:
     text = _DEGREES.sub(r"(\1\\cdot\\pi/180)", text)
     if re.search(r"\d\s?'", text):  # 3' is not 3
         return None
-    if re.search(r"(?<![\^\d])\d+\s?_", text):  # latex2sympy takes 5_{11} for 5
+    if re.search(r"(?<![\^\d])\d+\s?_", text):  # latex2sympy reads 5_{11} as 5
         return None
-    if "⟦" in text or len(text) > _LONGEST:
+    if "⟦" in text or len(text) > _MAX_CHARACTERS:
         return None
-    text = _SYMBOL.sub(lambda m: named(m[0]), text)
+    text = _SYMBOL.sub(lambda m: symbol_latex(m[0]), text)
     try:
         tree = _parsed(text)
-    except Exception:  # latex2sympy raises plain Exception on what it cannot read, and whatever SymPy raises
+    except Exception:  # latex2sympy raises plain Exception on invalid input, and passes on whatever SymPy raises
         return None
     if not isinstance(tree, Expr):
         return None
@@ -61,13 +61,13 @@ def tree_of(text: str) -> Any:
 
 
 def _parsed(text: str) -> Any:
-    """latex2sympy's reading. Raises Exception for what it cannot read."""
+    """Parses with latex2sympy. Raises Exception for what it cannot parse."""
     from antlr4 import PredictionMode, Token
 
     converter = _converter_class()()
     parser = converter.create_parser(text)
-    # ANTLR's way of parsing in two stages: the quick prediction reads nine of ten expressions, and where it reads one
-    # to its end, as the full one does, in a third of the time.
+    # ANTLR's two-stage parsing: the fast SLL prediction handles nine of ten expressions in a third of the time, and
+    # agrees with full prediction whenever it parses an expression to its end.
     parser._interp.predictionMode = PredictionMode.SLL
     try:
         found = parser.expr()
@@ -84,7 +84,7 @@ def _converter_class() -> Any:
     from sympy import Integer
 
     class Converter(_Latex2Sympy):
-        """latex2sympy, but that whole numbers are made without SymPy's parser, a fifth of the time."""
+        """latex2sympy, but creates integers without SymPy's parser, which takes a fifth of the time."""
 
         def parse_number(self, text: str) -> Any:
             return Integer(int(text)) if text.isdigit() and text.isascii() else super().parse_number(text)
@@ -93,14 +93,14 @@ def _converter_class() -> Any:
 
 
 def _is_odd_root(tree: Any) -> bool:
-    """Whether it is the cube root of a number, say: that of a negative one is negative."""
+    """Whether it is an odd root of a number, such as a cube root: negative for a negative number."""
     if not tree.is_Pow or tree.base.free_symbols or tree.exp.free_symbols:
         return False
     exponent = tree.exp.doit()
     return bool(exponent.is_Rational and exponent.p == 1 and exponent.q % 2)
 
 
-def named(name: str) -> str:
-    """A symbol that latex2sympy reads, the same for the same name."""
+def symbol_latex(name: str) -> str:
+    """Returns LaTeX for a symbol that latex2sympy can parse; equal names give equal symbols."""
     plain = re.sub(r"[\s{}]|\\(?:text|rm|mathrm)", "", name).encode()
     return f" v_{{{int.from_bytes(hashlib.blake2b(plain, digest_size=6).digest(), 'big')}}} "

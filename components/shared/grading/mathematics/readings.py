@@ -1,7 +1,7 @@
-"""Reads an answer in plain LaTeX as a value (values.py).
+"""Parses an answer in plain LaTeX into values (values.py).
 
-`readings` gives every sensible reading of a text ("100,200" is a number or a list). latex2sympy, math-verify's
-parser, reads the mathematics; nothing is evaluated here, so a power tower stays as small as its text.
+`readings` returns every plausible reading of a text ("100,200" is a number or a list). Expressions are parsed with
+latex2sympy, math-verify's parser; nothing is evaluated here, so a power tower stays as small as its text.
 """
 
 import re
@@ -10,19 +10,19 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import Any, TypeGuard
 
-from components.shared.grading.latex.numerals import COMPUTING
-from components.shared.grading.latex.plain import closing, to_latex
+from components.shared.grading.latex.normalize import closing, to_plain_latex
+from components.shared.grading.latex.number_words import COMPUTING
 from components.shared.grading.mathematics.expressions import linear_root, solutions
-from components.shared.grading.mathematics.reals import reals_in_words
-from components.shared.grading.mathematics.regions import (
-    EVERYTHING,
+from components.shared.grading.mathematics.intervals import (
     INFINITY,
-    Piece,
+    REAL_LINE,
+    Interval,
     intersection,
     union,
     without_points,
 )
-from components.shared.grading.mathematics.trees import DECIMAL, named, tree_of
+from components.shared.grading.mathematics.sets_in_words import set_in_words
+from components.shared.grading.mathematics.sympy_parser import DECIMAL, parse_expression, symbol_latex
 from components.shared.grading.mathematics.units import conversion, is_unit
 from components.shared.grading.mathematics.values import (
     Based,
@@ -30,14 +30,14 @@ from components.shared.grading.mathematics.values import (
     Matrix,
     Quantity,
     Ratio,
-    Region,
+    RealSet,
     Relation,
     Value,
     Words,
-    as_region,
+    as_real_set,
 )
 
-_DEEPEST = 12
+_MAX_DEPTH = 12
 _OPERATOR = re.compile(r"\\(?:le|ge|ne|in|approx|equiv|to)(?![a-zA-Z])|[<>=]")
 _OPERATORS = {"\\le": "<=", "\\ge": ">=", "\\ne": "!=", "\\approx": "=", "\\equiv": "=", "\\to": "="}
 _NAME = re.compile(
@@ -53,7 +53,7 @@ _SUM_OF_NAMES = re.compile(r"[a-z](?:_\{?\w\}?)?(?:\s*\+\s*[a-z](?:_\{?\w\}?)?)+
 _NAMED_POINT = re.compile(r"([A-Z]'{0,2}\s*(?:_\s*(?:\d|\{\s*\d+\s*\}))?)\s*\((?=[^()]*,)")
 _CHOOSE = re.compile(r"([CP])\s?\(\s?(\d{1,4})\s?,\s?(\d{1,4})\s?\)")
 _WITH_UNIT = re.compile(r"([^⟦]*[^⟦\s])\s*(⟦[^⟧]+⟧(?:⟦[^⟧]+⟧|[\s/{}.-]|\^\s?\{?\s?-?\d\}?|\\cdot)*)")
-_NOTHING = re.compile(
+_EMPTY_SET = re.compile(
     r"(?:there (?:is|are) )?(?:no|zero) (?:real |integer |integral |possible |such )?(?:solutions?|values?|roots?)"
     r"(?: exists?)?"
     r"|(?:the )?empty set|none",
@@ -64,16 +64,16 @@ _BASED = re.compile(r"\(?(\d[0-9A-Fa-f]*|[0-9]+)\)?\s?_\s?\{?\s?(\d{1,2})\s?\}?"
 
 
 def readings(text: str) -> list[Value]:
-    """Every sensible reading of an answer, the likeliest first; empty for an empty text."""
-    latex = to_latex(text)
+    """Returns every plausible reading of an answer, the likeliest first; empty for an empty text."""
+    latex = to_plain_latex(text)
     if not latex:
         return []
     texts = [latex]
-    # Commas may mark thousands, outside brackets.
+    # Outside brackets, commas may separate thousands.
     if not re.search(r"[(\[{]", latex):
         joined = re.sub(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])", lambda m: m[0].replace(",", ""), latex)
         texts = [joined, latex] if joined != latex else [latex]
-    elif match := _CHOOSE.fullmatch(latex):  # a number of combinations, or the point C
+    elif match := _CHOOSE.fullmatch(latex):  # a binomial coefficient, or the point C
         texts = [*_count(match), latex]
     return [_read(text, 0) for text in texts]
 
@@ -91,26 +91,26 @@ def _read(text: str, depth: int) -> Value:
         return Words(re.sub(r"\s", "", text))
     if (total := _compound(text)) is not None:
         return total
-    if depth > _DEEPEST or not text or "\\ldots" in text or "\\dots" in text or "\\cdots" in text:
+    if depth > _MAX_DEPTH or not text or "\\ldots" in text or "\\dots" in text or "\\cdots" in text:
         return Words(text) if ":" not in text else _ratio(text, depth) or Words(text)
     if re.fullmatch(r"(?:⟦[^⟧]*⟧|[A-Za-z'\s-])*⟦[^⟧]*⟧(?:⟦[^⟧]*⟧|[A-Za-z'\s.-])*", text):
         words = " ".join(re.sub(r"⟧\s*⟦|[⟦⟧]", " ", text).split())
-        if (region := reals_in_words(text, lambda part: _read(part, depth + 1))) is not None:
-            return region
-        if _NOTHING.fullmatch(words):
+        if (real_set := set_in_words(text, lambda part: _read(part, depth + 1))) is not None:
+            return real_set
+        if _EMPTY_SET.fullmatch(words):
             return Group("set", ())
         return Words(words)
-    if (region := reals_in_words(text, lambda part: _read(part, depth + 1))) is not None:
-        return region
-    for read in (_list, _set_operations, _relation, _plus_minus, _point_with_name, _bracketed, _matrix, _based, _ratio):
+    if (real_set := set_in_words(text, lambda part: _read(part, depth + 1))) is not None:
+        return real_set
+    for read in (_list, _set_operations, _relation, _plus_minus, _named_point, _bracketed, _matrix, _based, _ratio):
         value = read(text, depth)
         if value is not None:
             return value
     return _quantity(text)
 
 
-def split(text: str, separators: str) -> list[str]:
-    """The parts of a text between the separators (a pattern) that stand outside all brackets."""
+def _split(text: str, separators: str) -> list[str]:
+    """Splits a text at the separators (a pattern) that are outside all brackets."""
     parts, depth, start = [], 0, 0
     for token in re.finditer(rf"[(\[{{⟪]|[)\]}}⟫]|{separators}", text):
         if token[0] in "([{⟪":
@@ -124,9 +124,9 @@ def split(text: str, separators: str) -> list[str]:
 
 
 def _list(text: str, depth: int) -> Value | None:
-    parts = split(text, ";")
+    parts = _split(text, ";")
     if len(parts) == 1:
-        parts = split(text, r"\s(?:or|and)(?=\s)|^(?:or|and)\s|,")
+        parts = _split(text, r"\s(?:or|and)(?=\s)|^(?:or|and)\s|,")
     parts = [part.strip() for part in parts]
     parts = [re.sub(r"^(?:or|and)\s", "", part) for part in parts]
     parts = [part for part in parts if part]
@@ -141,21 +141,21 @@ def _list(text: str, depth: int) -> Value | None:
             values = [i.value if isinstance(i, Relation) and i.value is not None else i for i in items]
             flat = [v for value in values for v in (value.items if _is_list(value) else (value,))]
             return replace(items[0], left=None, right=None, value=Group("list", tuple(flat)))
-    regions = [item for item in items if isinstance(item, Region)]
-    if regions:  # x = 0 or 1 <= x <= 2
-        items = [_point(item, regions[0].variable) or item for item in items]
-        regions = [item for item in items if isinstance(item, Region)]
-    if len(regions) == len(items) and len({region.variable for region in regions}) == 1:
-        pieces = [region.pieces for region in regions]
-        joined = intersection(pieces) if re.search(r"\sand\s", text) else union(pieces)
-        if joined == EVERYTHING:
-            joined = intersection(pieces)  # x > 0, x < 5 bound one interval
-        return Region(regions[0].variable, joined)
+    real_sets = [item for item in items if isinstance(item, RealSet)]
+    if real_sets:  # x = 0 or 1 <= x <= 2
+        items = [_point(item, real_sets[0].variable) or item for item in items]
+        real_sets = [item for item in items if isinstance(item, RealSet)]
+    if len(real_sets) == len(items) and len({real_set.variable for real_set in real_sets}) == 1:
+        intervals = [real_set.intervals for real_set in real_sets]
+        joined = intersection(intervals) if re.search(r"\sand\s", text) else union(intervals)
+        if joined == REAL_LINE:
+            joined = intersection(intervals)  # x > 0, x < 5 are the bounds of one interval
+        return RealSet(real_sets[0].variable, joined)
     return Group("list", tuple(items))
 
 
 def _items(part: str, depth: int) -> tuple[Value, ...]:
-    """The item of a list that a text is; two where it has a plus-minus."""
+    """Returns the list items that a text stands for: one, or two if it contains plus-minus."""
     value = _read(part, depth)
     return value.items if _is_list(value) and "\\pm" in part else (value,)
 
@@ -164,36 +164,36 @@ def _is_list(value: Value | None) -> TypeGuard[Group]:
     return isinstance(value, Group) and value.kind == "list"
 
 
-def _point(item: Value, variable: str | None) -> Region | None:
+def _point(item: Value, variable: str | None) -> RealSet | None:
     if not isinstance(item, Relation) or item.name != variable or not isinstance(item.value, Quantity):
         return None
-    return Region(variable, (Piece(item.value.tree, item.value.tree, True, True),))
+    return RealSet(variable, (Interval(item.value.tree, item.value.tree, True, True),))
 
 
 def _set_operations(text: str, depth: int) -> Value | None:
-    minus = split(text, r"\\(?:setminus|backslash)(?![a-zA-Z])")
+    minus = _split(text, r"\\(?:setminus|backslash)(?![a-zA-Z])")
     if len(minus) == 2:
-        whole, taken = as_region(_read(minus[0], depth + 1)), _read(minus[1], depth + 1)
+        whole, taken = as_real_set(_read(minus[0], depth + 1)), _read(minus[1], depth + 1)
         points = [i.tree for i in taken.items if isinstance(i, Quantity)] if isinstance(taken, Group) else []
         if whole and points and isinstance(taken, Group) and len(points) == len(taken.items):
-            return Region(whole.variable, without_points(whole.pieces, points))
+            return RealSet(whole.variable, without_points(whole.intervals, points))
         return None
-    parts = split(text, r"\\cup(?![a-zA-Z])")
+    parts = _split(text, r"\\cup(?![a-zA-Z])")
     if text == "\\mathbb{R}":
-        return Region(None, EVERYTHING)
-    if len(both := split(text, r"\\cap(?![a-zA-Z])")) > 1:
-        found = [as_region(_read(part, depth + 1)) for part in both]
-        return Region(None, intersection([r.pieces for r in found if r])) if all(found) else None
+        return RealSet(None, REAL_LINE)
+    if len(both := _split(text, r"\\cap(?![a-zA-Z])")) > 1:
+        found = [as_real_set(_read(part, depth + 1)) for part in both]
+        return RealSet(None, intersection([r.intervals for r in found if r])) if all(found) else None
     if re.fullmatch(r"\\(?:emptyset|varnothing)", text):
         return Group("set", ())
     if len(parts) < 2:
         return None
-    regions = [as_region(_read(part, depth + 1)) for part in parts]
-    return Region(None, union([r.pieces for r in regions if r])) if all(regions) else None
+    real_sets = [as_real_set(_read(part, depth + 1)) for part in parts]
+    return RealSet(None, union([r.intervals for r in real_sets if r])) if all(real_sets) else None
 
 
 def _relation(text: str, depth: int) -> Value | None:
-    operators = [m for m in _OPERATOR.finditer(text) if _outside(text, m.start())]
+    operators = [m for m in _OPERATOR.finditer(text) if _outside_brackets(text, m.start())]
     if not operators:
         return None
     marks = [_OPERATORS.get(m[0], m[0]) for m in operators]
@@ -203,9 +203,9 @@ def _relation(text: str, depth: int) -> Value | None:
         return Words(text)
     if marks == ["\\in"]:
         within = _read(sides[1], depth + 1)
-        region = as_region(within)
-        if region and not (isinstance(within, Group) and within.kind == "set"):
-            return Region(sides[0], region.pieces)
+        real_set = as_real_set(within)
+        if real_set and not (isinstance(within, Group) and within.kind == "set"):
+            return RealSet(sides[0], real_set.intervals)
         return Relation(
             "=", None, None, sides[0], replace(within, kind="list") if isinstance(within, Group) else within
         )
@@ -215,12 +215,12 @@ def _relation(text: str, depth: int) -> Value | None:
         return Words(text)
     if len(sides) == 2 and not _NAME.fullmatch(sides[0]) and _NAME.fullmatch(sides[1]):
         sides.reverse()  # 5 = x
-    # In a chain a = b = 5 the last side is the result.
+    # In a chain a = b = 5, the last side is the result.
     name = re.sub(r"\s", "", sides[0]) if _NAME.fullmatch(sides[0]) else None
     if name is None and operators[-1][0] == "\\to":
         return Words(text)
     value = _read(sides[-1], depth + 1)
-    left = tree_of(named(name)) if name and re.search(r"[(⟦|\[]", name) else tree_of(sides[0])
+    left = parse_expression(symbol_latex(name)) if name and re.search(r"[(⟦|\[]", name) else parse_expression(sides[0])
     if name is None and left is not None and not left.free_symbols:
         return value  # 2 + 3 = 5
     if (
@@ -237,47 +237,49 @@ def _relation(text: str, depth: int) -> Value | None:
 def _inequality(marks: list[str], sides: list[str]) -> Value | None:
     from sympy import LessThan, StrictLessThan
 
-    trees = [tree_of(named(side) if re.fullmatch(_APPLIED, side) else side) for side in sides]
+    trees = [parse_expression(symbol_latex(side) if re.fullmatch(_APPLIED, side) else side) for side in sides]
     if any(tree is None for tree in trees) or len(trees) > 3:
         return None
     if marks == ["!="]:
         variable = next((i for i in (0, 1) if re.fullmatch(r"[A-Za-z]\w?|\\[a-z]+", sides[i])), None)
         if variable is None:
             return None
-        return Region(sides[variable], without_points(EVERYTHING, [trees[1 - variable]]))
+        return RealSet(sides[variable], without_points(REAL_LINE, [trees[1 - variable]]))
     if "!=" in marks:
         return None
-    if marks[0][0] == ">":  # from small to large
+    if marks[0][0] == ">":  # in ascending order
         marks, sides, trees = [m.replace(">", "<") for m in marks[::-1]], sides[::-1], trees[::-1]
     if any(mark[0] == ">" for mark in marks):
         return None
     bare = [i for i, tree in enumerate(trees) if tree.is_Symbol]
     if len(trees) == 3 and 1 in bare:
-        return Region(sides[1], (Piece(trees[0], trees[2], marks[0] == "<=", marks[1] == "<="),))
+        return RealSet(sides[1], (Interval(trees[0], trees[2], marks[0] == "<=", marks[1] == "<="),))
     if len(trees) == 2 and bare and trees[bare[0]] not in trees[1 - bare[0]].free_symbols:
         variable, bound, closed = bare[0], trees[1 - bare[0]], marks[0] == "<="
         if not bound.free_symbols:
             low, high = (-INFINITY, bound) if variable == 0 else (bound, INFINITY)
-            return Region(sides[variable], (Piece(low, high, variable == 1 and closed, variable == 0 and closed),))
+            return RealSet(sides[variable], (Interval(low, high, variable == 1 and closed, variable == 0 and closed),))
     if len(trees) == 3:  # 0 < x^2 < 4
         halves = _inequality(marks[:1], sides[:2]), _inequality(marks[1:], sides[1:])
-        regions = [half for half in halves if isinstance(half, Region)]
-        if len(regions) == 2 and regions[0].variable == regions[1].variable:
-            return Region(regions[0].variable, intersection([region.pieces for region in regions]))
+        real_sets = [half for half in halves if isinstance(half, RealSet)]
+        if len(real_sets) == 2 and real_sets[0].variable == real_sets[1].variable:
+            return RealSet(real_sets[0].variable, intersection([real_set.intervals for real_set in real_sets]))
         return None
     if len({s for tree in trees for s in tree.free_symbols}) == 1 and not bare:
         relation = StrictLessThan(*trees) if marks[0] == "<" else LessThan(*trees)
-        if getattr(relation, "free_symbols", None) and (pieces := solutions(relation)):
-            return Region(str(next(iter(relation.free_symbols))), union([[Piece(*piece) for piece in pieces]]))
+        if getattr(relation, "free_symbols", None) and (intervals := solutions(relation)):
+            return RealSet(
+                str(next(iter(relation.free_symbols))), union([[Interval(*interval) for interval in intervals]])
+            )
     if (root := linear_root(trees[0] - trees[1])) is not None:
         symbol, bound, rising = root
         ends = (-INFINITY, bound) if rising else (bound, INFINITY)
         closed = marks[0] == "<="
-        return Region(str(symbol), (Piece(*ends, not rising and closed, rising and closed),))
+        return RealSet(str(symbol), (Interval(*ends, not rising and closed, rising and closed),))
     return Relation(marks[0], trees[0], trees[1])
 
 
-def _outside(text: str, position: int) -> bool:
+def _outside_brackets(text: str, position: int) -> bool:
     return sum(text.count(b, 0, position) for b in "([{") == sum(text.count(b, 0, position) for b in ")]}")
 
 
@@ -301,12 +303,12 @@ def _bracketed(text: str, depth: int) -> Value | None:
         kind, inner = text[0] + text[-1], text[1:-1]
     if not kind:
         return None
-    if kind == "set" and len(bar := split(inner, r"\||\\mid(?![a-zA-Z])|:")) == 2:
-        # { x | x > 2 } is what its condition says; { 2k | k in Z } is compared as text.
+    if kind == "set" and len(bar := _split(inner, r"\||\\mid(?![a-zA-Z])|:")) == 2:
+        # { x | x > 2 } means its condition; { 2k | k in Z } is compared as text.
         bare = re.fullmatch(r"[a-z](?:\s*\\in\s*\\mathbb\s*\{?R\}?)?", bar[0].strip())
         return _read(bar[1], depth + 1) if bare else Words(re.sub(r"\\mid|[|:]", "|", text))
-    separator = ";" if len(split(inner, ";")) > 1 else ","
-    parts = [part for part in split(inner, separator) if part.strip()]
+    separator = ";" if len(_split(inner, ";")) > 1 else ","
+    parts = [part for part in _split(inner, separator) if part.strip()]
     if kind == "set" or len(parts) > 1:
         return Group(kind, tuple(_read(part, depth + 1) for part in parts))
     return _read(inner, depth + 1) if kind == "()" and parts else None
@@ -331,24 +333,24 @@ def _ratio(text: str, depth: int) -> Value | None:
         text, half_day = match[1], match[2].lower()
     else:
         half_day = ""
-    parts = split(text, ":")
+    parts = _split(text, ":")
     if len(parts) < 2 or any(not part.strip() for part in parts):
         return None
     return Ratio(tuple(_read(part, depth + 1) for part in parts), re.sub(r"\s", "", text), half_day)
 
 
 def _compound(text: str) -> Quantity | None:
-    """`6 ft 2 in` or `2 hours and 15 minutes` in the first of the units; None for anything else."""
+    """Reads `6 ft 2 in` or `2 hours and 15 minutes` in the first unit; None for anything else."""
     parts = re.findall(r"(\d+(?:\.\d+)?)\s*⟦([^⟧]+)⟧", text)
     if len(parts) < 2 or not re.fullmatch(r"(?:\d+(?:\.\d+)?\s*⟦[^⟧]+⟧\s*(?:,|and|⟦and⟧)?\s*)+", text):
         return None
     if not all(is_unit(unit) for _, unit in parts):
         return None
     factors = [found[0] for _, unit in parts if (found := conversion(parts[0][1], unit, True)) and not found[1]]
-    # From the largest unit down, or it is a list: 5 cm and 6 cm.
+    # Units must descend; otherwise it is a list: 5 cm and 6 cm.
     if len(factors) < len(parts) or any(small >= large for large, small in pairwise(factors)):
         return None
-    total = sum(tree_of(number) * rational(factor) for (number, _), factor in zip(parts, factors, strict=True))
+    total = sum(parse_expression(number) * rational(factor) for (number, _), factor in zip(parts, factors, strict=True))
     return Quantity(text, total, parts[0][1])
 
 
@@ -357,14 +359,14 @@ def _quantity(text: str) -> Quantity | Words:
     is_noted, text = noted != text, noted
     value, unit = text, ""
     if re.search(r"\\(?:sin|cos|tan|cot|sec|csc).*⟦degree⟧", text):
-        tree = tree_of(text)
+        tree = parse_expression(text)
         return Words(re.sub(r"[⟦⟧]", " ", text)) if tree is None else Quantity(text, tree)
     if (match := _WITH_UNIT.fullmatch(text)) and len(words := re.findall(r"⟦([^⟧]+)⟧", match[2])) <= 4:
         if not is_noted and {part.lower() for word in words for part in word.split("-")} & (_BOUND | COMPUTING):
             return Words(" ".join(re.sub(r"[⟦⟧]", " ", text).split()))
         value = match[1].rstrip(" -~")
         unit = " ".join(re.sub(r"[⟦⟧{}]", " ", match[2]).split())
-    tree = tree_of(value)
+    tree = parse_expression(value)
     if tree is None:
         return Words(re.sub(r"⟧\s*⟦|[⟦⟧]", " ", text).strip())
     decimal = DECIMAL.fullmatch(value)
@@ -372,14 +374,14 @@ def _quantity(text: str) -> Quantity | Words:
 
 
 def rational(number: Fraction) -> Any:
-    """A fraction of Python as one of SymPy."""
+    """Converts a Python fraction to a SymPy rational."""
     from sympy import Rational
 
     return Rational(number.numerator, number.denominator)
 
 
-def _point_with_name(text: str, depth: int) -> Value | None:
-    """`A(1, 2)`, the point A."""
+def _named_point(text: str, depth: int) -> Value | None:
+    """Reads `A(1, 2)`, the point A."""
     match = _NAMED_POINT.match(text)
     if not match or closing(text, match.end() - 1) != len(text) - 1:
         return None

@@ -1,7 +1,7 @@
-"""Brings the many ways of writing an answer to one: plain text, Unicode and LaTeX alike become plain LaTeX.
+"""Normalizes answers: plain text, Unicode and LaTeX all become plain LaTeX.
 
-Words become `⟦word⟧`, whether they stood in `\\text{}` or bare, so that what follows need not ask; degrees and percent
-become the words ⟦degree⟧ and ⟦percent⟧. White space that carries no meaning goes.
+Words become `⟦word⟧`, whether they were in `\\text{}` or bare, so later steps need not distinguish; degree and percent
+signs become ⟦degree⟧ and ⟦percent⟧. Insignificant whitespace is removed.
 """
 
 import math
@@ -10,7 +10,7 @@ from itertools import pairwise
 
 from components.shared.grading.latex import notations
 from components.shared.grading.latex.characters import TO_LATEX
-from components.shared.grading.latex.numerals import in_figures
+from components.shared.grading.latex.number_words import replace_number_words
 
 _SUPERSCRIPTS = re.compile(r"(\^\d)((?:\^\d)+)")
 _FUNCTIONS = (
@@ -28,7 +28,7 @@ _TEXT_COMMAND = re.compile(
 _ANSWER_IS = re.compile(
     r"^\s*(\\text\s*\{)?\s*(?:so\s+|thus,?\s+)?(?:the\s+)?(?:final\s+|correct\s+)?answer\s*(?:is|:|=)\s*", re.IGNORECASE
 )
-# As in `f(x) = x^2 for all x`: a qualifier over everything, or over nothing but names.
+# A trailing quantifier, as in `f(x) = x^2 for all x`.
 _FOR_ALL = re.compile(
     r"[,;]?\s*(?:⟦for⟧\s*⟦(?:all|any|every)⟧|for (?:all|any|every)|\\forall)(?:\s|⟦(?:real|constant|numbers?)⟧)*"
     r"[a-zA-Z]\s*(?:\\in\s*\\mathbb\s*\{?[RZNQ]\}?)?$"
@@ -46,7 +46,7 @@ _UNIT_WORDS = (
     r"keV|MeV|yen|won|baht|Rs|mmol|mol|Pa|kPa|MPa|GPa|kJ|MJ|kW|MW|kWh|Ohm|ohms?|erg|usd|USD|eur|EUR|gbp|GBP|inr|INR|nm|um|kN|mN|mA|mV|kV|"
     r"kHz|MHz|GHz|kB|KB|MB|GB|TB|atm|psi|rpm|kph|kmph|kcal|gal|tsp|tbsp|lit|pcs"
 )
-# Bare m/s is a unit behind a number, bare a/b is none; so are m s^{-1} and kg m/s.
+# After a number, bare m/s, m s^{-1} and kg m/s are units; bare a/b is not.
 _BARE_COMPOUND = re.compile(
     r"(?<=[\d})])\s+((?:kg\s+)?(?:[kcm]?m|g|kg|N|J|W|C|V|mol|rad)(?:\s?\^\s?\{?[23]\}?)?\s*"
     r"(?:/\s*(?:m|s|h|L|mL|kg|K|mol|min|cm)(?:\s?\^\s?\{?[23]\}?)?|s\s?\^\s?\{-[12]\}))(?![a-zA-Z(^])"
@@ -61,7 +61,7 @@ _RANGE_OF_PARAMETER = re.compile(
 )
 _MODULUS = re.compile(r"\(?\s*\\?[pb]?mod(?![a-zA-Z])\s*\{?\s*(\d+|[a-z])\s*\}?\s*\)?")
 _UNIT_LETTERS = "mgshLlNJKVWFCAT"
-# What a unit stands behind: a number, or another unit and a sign between them.
+# What precedes a unit: a number, or another unit and an operator.
 _MEASURED = re.compile(r"[\d})⟧]$|\}(?:\s*\^\s*\{?-?\d\}?)?\s*(?:\\cdot|/|\\times|\*)$")
 # As in `2 red balls`.
 _SHORT_WORD = re.compile(
@@ -70,8 +70,8 @@ _SHORT_WORD = re.compile(
 _LOGIC = {"and": " and ", "or": " or ", "or equivalently": " or ", "&": " and "}
 
 
-def to_latex(text: str) -> str:
-    """An answer in plain LaTeX, words marked."""
+def to_plain_latex(text: str) -> str:
+    """Converts an answer to plain LaTeX with marked words."""
     text = text.translate(TO_LATEX)
     text = _SUPERSCRIPTS.sub(lambda m: "^{" + (m[1] + m[2]).replace("^", "") + "}", text)
     if "\\begin" in text:
@@ -117,7 +117,7 @@ def to_latex(text: str) -> str:
 
 
 def _numerals(text: str) -> str:
-    """Thousands, repeating decimals and powers of ten, while the spacing that marks them is still there."""
+    """Rewrites thousands, repeating decimals and powers of ten while the spacing that marks them is still there."""
     text = re.sub(r"(?<=\d)\s*(?:,\\!|\{,\}\\?!?|\\,|\\!,|,\\,)\s*(?=\d{3}(?!\d))", "", text)
     text = re.sub(r"(?<![\d.,/])\d{1,3}(?:[ _]\d{3})+(?![\d/])", lambda m: re.sub(r"[ _]", "", m[0]), text)
     text = _DECIMAL_REPEATING.sub(_repeating, text)
@@ -130,7 +130,7 @@ def _cases(match: re.Match[str]) -> str:
     rows = [row.split("&") for row in match[1].split("\\\\") if row.strip()]
     if all(len(row) == 1 or re.match(r"\s*(?:[=<>]|\\[lgn]eq?(?![a-z]))", row[1]) for row in rows):
         return ", ".join(" ".join(row).strip(" ,;.") for row in rows)
-    condition = r"\\text\s*\{\s*(?:if|for|when)\s*\}|\b(?:if|when)\b"  # a pair of value and condition each
+    condition = r"\\text\s*\{\s*(?:if|for|when)\s*\}|\b(?:if|when)\b"  # each row is a pair of value and condition
     return ", ".join("(" + ", ".join(re.sub(condition, "", part).strip(" ,;.") for part in row) + ")" for row in rows)
 
 
@@ -143,10 +143,10 @@ def _repeating(match: re.Match[str]) -> str:
 
 
 def _words(text: str) -> str:
-    """Marks words; `and` and `or` are left as they are."""
+    """Marks words, except `and` and `or`."""
     text = re.sub(r"\\(?:tfrac|dfrac|cfrac)(?![a-zA-Z])", r"\\frac", text)
     text = re.sub(r"\\[td]binom(?![a-zA-Z])", r"\\binom", text)
-    for _ in range(4):  # \text{} in \text{}
+    for _ in range(4):  # nested \text{}
         text, count = _TEXT_COMMAND.subn(_text_command, text)
         if not count:
             break
@@ -154,7 +154,7 @@ def _words(text: str) -> str:
         r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-zA-Z]))|\\degree(?![a-zA-Z])|\\circ(?![a-zA-Z])", "⟦degree⟧", text
     )
     text = _SPACING.sub(lambda m: "" if m[0] == "\\!" else " ", text)
-    text = in_figures(text)
+    text = replace_number_words(text)
     text = re.sub(r"⟦degree⟧\s*([CF])(?![a-zA-Z])", r"⟦degree⟧⟦\1⟧", text)
     text = re.sub(r"(?<=\d)\s*\\mu\s*(?:⟦([a-zA-Z]+)⟧|([mgsFAVLCTW])(?![a-zA-Z]))", _micro, text)
     text = re.sub(r"(?<=[\d)}])\s*(?:⟦([kMmG])⟧|([kMmG]))?\s*\\Omega(?![a-zA-Z_])", _ohm, text)
@@ -166,7 +166,7 @@ def _words(text: str) -> str:
 
 
 def _is_product(letters: str) -> bool:
-    """Whether letters in a row are symbols and no word: `sinx`, `abcd`, `wxyz`."""
+    """Whether consecutive letters are symbols rather than a word: `sinx`, `abcd`, `wxyz`."""
     if re.fullmatch(rf"(?:{_FUNCTIONS})[xyzt]", letters):
         return True
     in_a_row = all(ord(b) - ord(a) == 1 for a, b in pairwise(letters))
@@ -193,7 +193,7 @@ def _text_command(match: re.Match[str]) -> str:
     if re.fullmatch(rf"{_FUNCTIONS}|{_GREEK}|inf", content):
         return f"\\{content} "
     if not re.search(r"[A-Za-z]{2}", content) or re.search(r"\d|\\|\b(?:and|or)\b", content):
-        return f" {content} "  # read as if it stood outside
+        return f" {content} "  # read as if outside \text{}
     return "".join(_mark(word) for word in re.findall(r"[A-Za-z'-]+|[/^]", content))
 
 
@@ -221,7 +221,7 @@ def _operators(text: str) -> str:
 
 
 def _arguments(text: str) -> str:
-    """Braces around the arguments of `sqrt(..)`, `^(..)`, `\\frac12`, `\\sqrt3`."""
+    """Puts braces around the arguments of `sqrt(..)`, `^(..)`, `\\frac12`, `\\sqrt3`."""
     for command, opening in (("\\sqrt", "{"), ("\\cbrt", "{"), ("\\exp", "{"), ("\\abs", "|"), ("^", "{")):
         text = _parenthesised(text, command, opening)
     text = text.replace("\\cbrt", "\\sqrt[3]")
@@ -249,7 +249,7 @@ def _parenthesised(text: str, command: str, opening: str) -> str:
 
 
 def closing(text: str, opened: int) -> int | None:
-    """Where the bracket that opens at a position closes; any kind may close another, as in half-open intervals."""
+    """Returns where the bracket opened at a position closes; kinds may differ, as in half-open intervals."""
     depth = 0
     for position in range(opened, len(text)):
         character = text[position]

@@ -1,34 +1,34 @@
-"""What has been judged already, within a bound on memory."""
+"""A cache of verdicts that is bounded by memory, not by number of entries."""
 
 import sys
 from collections.abc import Hashable, Mapping
 from typing import Generic, TypeVar
 
-REMEMBERED_BYTES = 64 << 20
+CACHE_BYTES = 64 << 20
 
 Key = TypeVar("Key", bound=tuple[Hashable, ...])
 Value = TypeVar("Value")
 
 
-class Remembered(Generic[Key, Value]):
-    """Values by keys that are tuples of texts; the oldest are forgotten when they all take too many bytes.
+class BoundedCache(Generic[Key, Value]):
+    """Maps keys that are tuples of strings to values; evicts the oldest entries when all take too many bytes.
 
-    A key may be a whole completion, so that a bound on their number would be none on their memory.
+    A key may hold an entire completion, so limiting the number of entries would not limit memory.
 
     Args:
-        limit: bytes.
+        limit: maximum size in bytes.
     """
 
-    def __init__(self, limit: int = REMEMBERED_BYTES) -> None:
+    def __init__(self, limit: int = CACHE_BYTES) -> None:
         self._values: dict[Key, Value] = {}
         self._limit, self.bytes = limit, 0
 
     def get(self, key: Key) -> Value | None:
-        """The value; None where there is none."""
+        """Returns the value, or None if it is not cached."""
         return self._values.get(key)
 
     def add(self, values: Mapping[Key, Value]) -> None:
-        """Remembers more, and forgets what is too much."""
+        """Adds entries, then evicts the oldest ones beyond the limit."""
         for key, value in values.items():
             if key not in self._values:
                 self.bytes += _size(key, value)
@@ -39,6 +39,6 @@ class Remembered(Generic[Key, Value]):
 
 
 def _size(key: tuple[Hashable, ...], value: object) -> int:
-    """Bytes of an entry: its texts, and about 300 of the dictionary, the tuples and numbers."""
+    """Estimates an entry's bytes: its strings, and about 300 for the dictionary slot, tuples and numbers."""
     texts = (part for part in (*key, *(value if isinstance(value, tuple) else ())) if isinstance(part, str))
     return 300 + sum(map(sys.getsizeof, texts))
