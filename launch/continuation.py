@@ -22,7 +22,7 @@ from launch.kubeflow.cluster import Cluster
 from launch.kubeflow.controller import older_answer, workflow_of
 from launch.kubeflow.server import NotFound
 from launch.kubeflow.status.stages import FINISHED, run_state
-from launch.parameters import taken_over
+from launch.parameters import carried_over
 from launch.recipe import Recipe
 
 _VANILLA, _EXPERTS = "vanilla_state", "experts"
@@ -41,7 +41,7 @@ class Earlier:
 
     Attributes:
         iterations: how many it has, with those of the runs that it went on from itself.
-        uris: where that lies which is taken over, by the names of `taken_over`.
+        uris: where that lies which is taken over, by the names of `carried_over`.
     """
 
     iterations: int
@@ -80,7 +80,7 @@ def continued_folder(folder: Path, recipe: Recipe) -> Earlier:
         raise InputError(f"--continue {folder}: no iteration of this run has come to its report")
     _check_switches(specification, recipe, f"the run in {folder}")
     uris = {}
-    for name in taken_over(recipe):
+    for name in carried_over(recipe):
         stage, output = _maker(name, last)
         if not (there := folder / "stages" / f"iteration-{last}" / stage / output).exists():
             raise InputError(f"--continue {folder}: {there} is not there any more; run that folder's run again")
@@ -126,7 +126,7 @@ def continued_run(cluster: Cluster, name_or_id: str, recipe: Recipe) -> Earlier:
         raise InputError(f"--continue {name_or_id}: no iteration of {named} has come to its report")
     _check_switches(specification, recipe, named)
     uris = {}
-    for name in taken_over(recipe):
+    for name in carried_over(recipe):
         stage, output = _maker(name, last)
         uri = attempts.uri(last, f"{stage}-driver", "outputs", output)
         if uri is None and name in _TAKERS:
@@ -234,7 +234,7 @@ def _check_switches(specification: dict[str, Any], recipe: Recipe, named: str) -
         (_VANILLA, "vanilla RL", "add --with-vanilla-rl", "leave --with-vanilla-rl and the recipe's `vanilla` out"),
         (_EXPERTS, "experts of all iterations", "add --set experts_from=all", "add --set experts_from=iteration"),
     ):
-        has, takes = output in handed_on, output in taken_over(recipe)
+        has, takes = output in handed_on, output in carried_over(recipe)
         if has and not takes:
             raise InputError(f"--continue: {named} has {what}, which this one would end: {add}")
         if takes and not has:

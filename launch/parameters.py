@@ -17,8 +17,8 @@ _COMPILED = {"store": {"publish_uri", "secret", "endpoint"}, "tracking": {"secre
 _ALWAYS = {"rl": {"max_completion_tokens"}, "eval": {"max_completion_tokens"}}
 
 
-def taken_over(recipe: Recipe) -> list[str]:
-    """What a run of a recipe takes over from the run that it goes on from."""
+def carried_over(recipe: Recipe) -> list[str]:
+    """Returns the names of what an iteration hands to the next one, and a run to the run that continues it."""
     names = ["policy", "best_policy", "results"]
     names += ["vanilla_state"] if recipe.vanilla else []
     names += ["experts"] if recipe.experts_from == "all" else []

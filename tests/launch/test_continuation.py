@@ -20,7 +20,7 @@ from components.shared.stage import write_json
 from launch.compiled import check_single_use, read_compiled, stage_paths
 from launch.continuation import Earlier, _Attempts, continued_folder, workflow_nodes
 from launch.kubeflow.workflow_size import workflow_size
-from launch.parameters import run_parameters, taken_over
+from launch.parameters import carried_over, run_parameters
 from launch.recipe import Recipe, load_recipe
 from tests.launch.conftest import RECIPE, Call
 from tests.launch.recordings import FOLDER
@@ -49,7 +49,7 @@ def test_a_continued_pipeline_takes_over_what_the_recipe_needs_and_no_artifact_t
     json_format.ParseDict(specification, pipeline_spec_pb2.PipelineSpec())  # an unknown field raises
     check_single_use(specification)
     tasks = specification["root"]["dag"]["tasks"]
-    needed = taken_over(recipe)
+    needed = carried_over(recipe)
     importers = ["importer", *(f"importer-{number}" for number in range(2, len(needed) + 1))]
     assert set(tasks) == {"preflight", "data-preparation", "iteration-11", "iteration-12", *importers}
     given = {name: f"s3://b/{name}" for name in needed}
@@ -87,7 +87,7 @@ def test_one_iteration_component_serves_all_and_data_preparation_is_that_of_the_
 
 def test_the_size_is_that_of_the_continued_run_alone(tmp_path: Path) -> None:
     recipe = load_recipe(RECIPE, (), 3, True)
-    uris = {name: f"minio://mlpipeline/v2/artifacts/rloop/{'x' * 80}/{name}" for name in taken_over(recipe)}
+    uris = {name: f"minio://mlpipeline/v2/artifacts/rloop/{'x' * 80}/{name}" for name in carried_over(recipe)}
     own, went_on = (compiled(recipe, tmp_path / f"{n}.yaml", before=n) for n in (0, 100))
     sizes = [workflow_size(own), workflow_size(went_on, run_parameters(recipe, uris))]
     assert sizes[1].stages == 2 + 3 * 10  # preflight and data preparation, and three iterations of ten stages
