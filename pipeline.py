@@ -19,7 +19,6 @@ pipeline parameters; its iterations are numbered from there, and it does not eva
 `python pipeline.py --help` lists the commands, which are in launch/cli.py.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,7 +37,7 @@ from components.verification_filtering.component import verification_filtering
 from launch.cli import command_line
 from launch.compiled import reduce_compiled
 from launch.kubeflow.cluster import PIPELINE_NAME
-from launch.parameters import carried_over, run_parameters
+from launch.parameters import carried_over, with_parameters
 from launch.recipe import Recipe
 from launch.tasks import Graph, Nodes, named, recipe_nodes
 
@@ -90,9 +89,8 @@ def iteration_pipeline(graph: Graph, first: bool) -> Any:
         first: Whether it is the run's first iteration, which starts from the base policy and reports on it.
     """
     recipe = graph.recipe
-    Outputs = NamedTuple(  # type: ignore[misc]
-        "Outputs", [(CARRIED[name].output, CARRIED[name].kind) for name in carried_over(recipe)]
-    )
+    handed_on = {CARRIED[name].output: CARRIED[name].kind for name in carried_over(recipe)}
+    Outputs = NamedTuple("Outputs", list(handed_on.items()))  # type: ignore[misc]
 
     @dsl.pipeline(name="iteration", display_name="RLoop iteration")
     def rloop_iteration(
@@ -129,16 +127,9 @@ def iteration_pipeline(graph: Graph, first: bool) -> Any:
             return made if recipe.rl.snapshot_every else {**made, "snapshots": None}
 
         def evaluate(kind: str, policy: Any, snapshots: Any = None, initial_policy: Any = None) -> Any:
-            return add(
-                f"evaluation-{kind}",
-                policy=policy,
-                benchmark_problems=benchmark_problems,
-                kind=kind,
-                iteration=iteration,
-                snapshots=snapshots,
-                initial_policy=initial_policy if snapshots else None,
-                settings=evaluation_settings,
-            )["evaluation"]
+            inputs = {"benchmark_problems": benchmark_problems, "settings": evaluation_settings}
+            inputs |= {"snapshots": snapshots, "initial_policy": initial_policy} if snapshots else {}
+            return add(f"evaluation-{kind}", policy=policy, kind=kind, iteration=iteration, **inputs)["evaluation"]
 
         explored = explore("rl-exploration", policy=policy, iteration=iteration, segment=1)
         harvested = add("rollout-harvesting", rollouts=explored["rollouts"])
@@ -198,175 +189,84 @@ def iteration_pipeline(graph: Graph, first: bool) -> Any:
                 run=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
             )
         made = fine_tuned | reported | filtered | {"vanilla_state": vanilla["training_state"]}
-        return Outputs(**{name: made[name] for name in Outputs._fields})
+        return Outputs(**{name: made[name] for name in handed_on})
 
     return rloop_iteration
 
 
-def import_carried(recipe: Recipe, before: int, **uris: Any) -> dict[str, Any]:
+def import_artifacts(uris: dict[str, Any], before: int) -> dict[str, Any]:
     """Adds importers of what a run carries over from the run that it continues; returns the artifacts by name.
 
-    An artifact whose URI is already known is not imported again: a second run of the same comes from the cache.
+    An artifact that KFP already knows by its URI is not imported again, so that stages find it in the cache.
 
     Args:
-        recipe: Decides what is carried over.
+        uris: URIs by the names of `CARRIED`.
         before: Number of iterations of the continued run.
-        uris: URI of each artifact that may be carried over.
     """
     artifacts = {}
-    for name in carried_over(recipe):
-        task = dsl.importer(artifact_uri=uris[name], artifact_class=CARRIED[name].kind, reimport=False)
-        artifacts[name] = task.set_display_name(f"{CARRIED[name].title} of iteration {before}").output
+    for name, uri in uris.items():
+        importer = dsl.importer(artifact_uri=uri, artifact_class=CARRIED[name].kind, reimport=False)
+        artifacts[name] = importer.set_display_name(f"{CARRIED[name].title} of iteration {before}").output
     return artifacts
 
 
-def add_iterations(
-    graph: Graph,
-    pipelines: tuple[Any, Any],
-    numbers: range,
-    carried: dict[str, Any],
-    checked: dict[str, Any],
-    prepared: dict[str, Any],
-) -> None:
-    """Adds the iterations, each starting where the one before ended.
-
-    Args:
-        graph: Adds the tasks.
-        pipelines: The nested pipelines of a run's first iteration and of all others.
-        numbers: Numbers of the iterations.
-        carried: Artifacts carried over from the continued run, by name; empty for a run of its own, which evaluates the
-            base policy and starts from it.
-        checked: Outputs of preflight.
-        prepared: Outputs of data preparation.
-    """
-    recipe, (first, later) = graph.recipe, pipelines
-    shared = {name: prepared[name] for name in ("problems", "benchmark_problems")}
-    shared |= {name: checked[name] for name in FROM_PREFLIGHT}
-    base = {"base_policy": prepared["base_policy"]} if recipe.vanilla or recipe.rft_from == "base" else {}
-    for number in numbers:
-        if carried:
-            inputs = {CARRIED[name].input: artifact for name, artifact in carried.items()}
-            task = named(later, f"iteration-{number}")(iteration=number, **inputs, **base, **shared)
-        else:
-            base_evaluation = graph.add(
-                "evaluation-base",
-                policy=prepared["base_policy"],
-                benchmark_problems=prepared["benchmark_problems"],
-                kind="base",
-                iteration=0,
-                settings=checked["evaluation_settings"],
-            )
-            task = first(
-                iteration=number,
-                policy=prepared["base_policy"],
-                results=prepared["report"],
-                base_evaluation=base_evaluation["evaluation"],
-                **shared,
-            )
-        task.set_display_name(f"Iteration {number}")
-        carried = {name: task.outputs[CARRIED[name].output] for name in carried_over(recipe)}
-
-
-def build_pipeline(
-    recipe: Recipe, iterations: int, registry: str = "", variant: str = "", before: int = 0
-) -> Callable[..., Any]:
-    """Returns the `rloop` pipeline of N iterations, with a recipe's values as defaults of its parameters.
-
-    Args:
-        recipe: The recipe.
-        iterations: N.
-        registry: Registry of the stages' images; empty for a local run.
-        variant: Variant of the training stages' images, cuda or cpu; empty: cuda with a registry, else cpu.
-        before: Number of iterations of the run that this one continues; 0 for a run of its own.
-    """
+def build_pipeline(recipe: Recipe, registry: str, variant: str, before: int) -> Any:
+    """Returns the `rloop` pipeline of a recipe; arguments as of `compile_pipeline`."""
     graph = Graph(TASKS, recipe, registry, variant, recipe_nodes(recipe.pools))
-    numbers = range(before + 1, before + iterations + 1)
-    title = f"RLoop, from {before} to {numbers[-1]} iterations" if before else f"RLoop, {iterations} iterations"
+    numbers = range(before + 1, before + recipe.iterations + 1)
+    title = f"RLoop, from {before} to {numbers[-1]} iterations" if before else f"RLoop, {numbers[-1]} iterations"
     # KFP wants a nested pipeline to be defined outside the one that uses it.
-    pipelines = iteration_pipeline(graph, first=True), iteration_pipeline(graph, first=False)
-    defaults = run_parameters(recipe)
+    first, later = iteration_pipeline(graph, first=True), iteration_pipeline(graph, first=False)
 
     @dsl.pipeline(name=PIPELINE_NAME, display_name=title)
-    def rloop(  # parameters that the pipeline does not read are left out of the compiled file
-        continue_policy: str,
-        continue_best_policy: str,
-        continue_results: str,
-        continue_vanilla_state: str,
-        continue_experts: str,
-        base_policy: str = defaults["base_policy"],
-        seed: int = defaults["seed"],
-        data_train: list = defaults["data_train"],
-        data_benchmarks: list = defaults["data_benchmarks"],
-        rl_steps: int = defaults["rl_steps"],
-        rl_learning_rate: float = defaults["rl_learning_rate"],
-        filter_max_success_rate: float = defaults["filter_max_success_rate"],
-        rft_learning_rate: float = defaults["rft_learning_rate"],
-        rft_epochs: float = defaults["rft_epochs"],
-        eval_samples: int = defaults["eval_samples"],
-        pools: dict = defaults["pools"],
-        advanced: dict = defaults["advanced"],
-    ) -> None:
+    @with_parameters(recipe, continues=before > 0)
+    def rloop(base_policy: Any, **parameters: Any) -> None:
         """RL on verifiable rewards in a loop: explore with RL, keep correct rollouts on hard problems, fine-tune
         the iteration's initial policy on them, and start again from there (arXiv 2511.04285).
-
-        Args:
-            continue_policy: URI of the policy to start from: the last rloop_policy of the continued run.
-            continue_best_policy: URI of the best policy of the continued run.
-            continue_results: URI of the last results of the continued run.
-            continue_vanilla_state: URI of the training state at the end of vanilla RL in the continued run.
-            continue_experts: URI of the last experts of the continued run.
-            base_policy: Policy to start from: a Hugging Face model folder, s3://BUCKET/FOLDER, or hf://ORG/NAME[@REVISION].
-            seed: Seed of all sampling and shuffling.
-            data_train: Sources of training problems, each with a uri and, if needed, a verifier and columns.
-            data_benchmarks: Benchmarks, each with a name and a uri.
-            rl_steps: RL steps per iteration.
-            rl_learning_rate: Peak learning rate of RL.
-            filter_max_success_rate: Highest success rate at which a problem counts as hard and is kept.
-            rft_learning_rate: Peak learning rate of fine-tuning on the experts.
-            rft_epochs: Passes over the experts.
-            eval_samples: Completions per problem in evaluation: the n of avg@n.
-            pools: node_selector, tolerations and accelerator_memory_gib of each node pool (cpu, training, inference).
-            advanced: All other recipe keys that differ from their defaults, by section (data, rl, grading, ...).
         """
-        carried = {}
-        if before:
-            carried = import_carried(
-                recipe,
-                before,
-                policy=continue_policy,
-                best_policy=continue_best_policy,
-                results=continue_results,
-                vanilla_state=continue_vanilla_state,
-                experts=continue_experts,
-            )
+        uris = {name: parameters.pop(f"continue_{name}") for name in carried_over(recipe)} if before else {}
+        carried = import_artifacts(uris, before)
         checked = graph.add(
             "preflight",
+            base_policy_uri=base_policy,
             earlier_results=carried.get("results"),
             earlier_iterations=before or None,
-            base_policy_uri=base_policy,
-            seed=seed,
-            data_train=data_train,
-            data_benchmarks=data_benchmarks,
-            rl_steps=rl_steps,
-            rl_learning_rate=rl_learning_rate,
-            filter_max_success_rate=filter_max_success_rate,
-            rft_learning_rate=rft_learning_rate,
-            rft_epochs=rft_epochs,
-            eval_samples=eval_samples,
-            pools=pools,
-            advanced=advanced,
+            **parameters,
         )
-        on_pools = graph.on(**{pool: Nodes(checked[f"{pool}_nodes"], checked[f"{pool}_taints"]) for pool in POOLS})
-        prepared = on_pools.add(
+        add = graph.on(**{pool: Nodes(checked[f"{pool}_nodes"], checked[f"{pool}_taints"]) for pool in POOLS}).add
+        prepared = add(
             "data-preparation",
             base_policy_uri=base_policy,
             data_version=checked["data_version"],
             settings=checked["preparation_settings"],
         )
-        add_iterations(on_pools, pipelines, numbers, carried, checked, prepared)
+        shared = {name: prepared[name] for name in ("problems", "benchmark_problems")}
+        shared |= {name: checked[name] for name in FROM_PREFLIGHT}
+        base = {"base_policy": prepared["base_policy"]} if recipe.vanilla or recipe.rft_from == "base" else {}
+        for number in numbers:
+            if carried:
+                inputs = {CARRIED[name].input: artifact for name, artifact in carried.items()}
+                task = named(later, f"iteration-{number}")(iteration=number, **inputs, **base, **shared)
+            else:
+                base_evaluation = add(
+                    "evaluation-base",
+                    policy=prepared["base_policy"],
+                    benchmark_problems=prepared["benchmark_problems"],
+                    kind="base",
+                    iteration=0,
+                    settings=checked["evaluation_settings"],
+                )
+                task = first(
+                    iteration=number,
+                    policy=prepared["base_policy"],
+                    results=prepared["report"],
+                    base_evaluation=base_evaluation["evaluation"],
+                    **shared,
+                )
+            task.set_display_name(f"Iteration {number}")
+            carried = {name: task.outputs[CARRIED[name].output] for name in carried_over(recipe)}
 
-    built: Callable[..., Any] = rloop
-    return built
+    return rloop
 
 
 def compile_pipeline(recipe: Recipe, output: Path, registry: str = "", variant: str = "", before: int = 0) -> None:
@@ -379,8 +279,7 @@ def compile_pipeline(recipe: Recipe, output: Path, registry: str = "", variant: 
         variant: Variant of the training stages' images, cuda or cpu; empty: cuda with a registry, else cpu.
         before: Number of iterations of the run that this one continues; 0 for a run of its own.
     """
-    built = build_pipeline(recipe, recipe.iterations, registry, variant, before)
-    compiler.Compiler().compile(built, str(output))
+    compiler.Compiler().compile(build_pipeline(recipe, registry, variant, before), str(output))
     reduce_compiled(output)
 
 

@@ -50,7 +50,7 @@ def compile_command(
     allow_missing_images: bool,
     output: Path,
 ) -> None:
-    """Compile the pipeline to a YAML file that can be uploaded to Kubeflow."""
+    """Compile the pipeline to a YAML file for Kubeflow."""
     recipe = load_recipe(recipe_path, overrides, iterations, vanilla)
     _prepare_output(output)
     variant = variant or default_variant(registry, recipe)
@@ -131,7 +131,7 @@ def run_command(
     continued: Path | None,
     until: str | None,
 ) -> None:
-    """Run the pipeline on this machine, without a cluster.
+    """Run the pipeline locally, without a cluster.
 
     Compiles the pipeline and runs the compiled file. Results of finished stages are kept: the same command again runs
     only the stages that failed, were interrupted or have changed.
@@ -147,11 +147,10 @@ def run_command(
 
 # The commands as `--help` lists them.
 SECTIONS = {
-    "Before a run": (check, plan),
-    "On this machine": (run_command,),
-    "On Kubeflow": (compile_command, submit, schedule, status, retry, cancel),
-    "Results": (compare, grade),
-    "Images": (images,),
+    "Prepare a run": (check, plan, images),
+    "Run locally": (run_command,),
+    "Run on Kubeflow": (compile_command, submit, schedule, status, retry, cancel),
+    "Analyze results": (compare, grade),
 }
 
 
@@ -190,10 +189,10 @@ def command_line(compile_pipeline: Callable[..., None]) -> click.Group:
     @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "obj": compile_pipeline})
     @click.version_option(package_name="rloop", prog_name="rloop", message="%(prog)s %(version)s")
     def main() -> None:
-        """Post-train a language model with RLoop, on this machine or on Kubeflow Pipelines.
+        """Post-train a language model with RLoop, locally or on Kubeflow Pipelines.
 
-        RLoop alternates RL exploration and fine-tuning on the correct rollouts. A recipe, one YAML file, sets up a run:
-        see recipes/ for examples and docs/parameters.md for every key.
+        RLoop alternates RL exploration with fine-tuning on correct rollouts of hard problems. A run is set up by a
+        recipe, a YAML file: see recipes/ for examples and docs/parameters.md for all keys.
         """
 
     for commands in SECTIONS.values():

@@ -50,8 +50,6 @@ def reduce_compiled(compiled: Path) -> None:
     """Rewrites a file of KFP's compiler as this module describes; what it leaves out stands in a comment at its top."""
     compilers = [line for line in compiled.read_text().splitlines() if line.startswith("#")]
     specification, *platforms = read_compiled(compiled)
-    unread = _drop_parameters(specification)
-    compilers = [line for line in compilers if not any(line.startswith(f"#    {name}: ") for name in unread)]
     explained = comment(compilers, specification)
     pods = {}
     for platform in platforms:
@@ -143,16 +141,6 @@ def _drop_from_tasks(specification: dict[str, Any]) -> None:
                 task["dependentTasks"] = [n for n in needs if not any(n in before[other] for other in needs)]
             if "dag" in specification["components"][task["componentRef"]["name"]]:
                 task.pop("cachingOptions", None)  # stages alone are cached
-
-
-def _drop_parameters(specification: dict[str, Any]) -> set[str]:
-    """Drops the parameters of the pipeline that no task takes; returns their names."""
-    parameters, tasks = specification["root"]["inputDefinitions"]["parameters"], specification["root"]["dag"]["tasks"]
-    sources = [source for task in tasks.values() for source in task.get("inputs", {}).get("parameters", {}).values()]
-    unread = parameters.keys() - {source.get("componentInputParameter") for source in sources}
-    for name in unread:
-        del parameters[name]
-    return set(unread)
 
 
 def _drop_inputs(specification: dict[str, Any]) -> None:
