@@ -1,4 +1,4 @@
-"""The `check` command: what a run's first stage looks at, looked at from here, and whether a cluster can have it."""
+"""The `check` command: the checks of a run's first stage, done locally, and whether a cluster can run the recipe."""
 
 import tempfile
 from collections.abc import Callable
@@ -13,30 +13,31 @@ from components.preflight.settings import RunSize
 from components.shared.data.sources import Source
 from components.shared.errors import InputError
 from launch.compiled import read_compiled
-from launch.images import VARIANTS, default_variant, require_images
+from launch.images import default_variant, require_images
 from launch.kubeflow.commands import server_options
 from launch.kubeflow.controller import retry_policy, workflows
 from launch.kubeflow.inputs import require_visible, sources_of
 from launch.kubeflow.server import Connection, Server
 from launch.kubeflow.workflow_size import check_size, workflow_size
+from launch.options import recipe_option, set_option, variant_option
 from launch.recipe import Recipe, checked_recipe, recipe_values
 from launch.store import check_apart
 
 
 @click.command("check")
+@recipe_option
+@set_option
+@click.option("--cluster", is_flag=True, help="Also check that a cluster's pods can read what the recipe names.")
+@click.option("--registry", default="", help="Also check that this registry has the stages' images; implies --cluster.")
+@variant_option
 @click.option(
-    "--recipe", "recipe_path", required=True, type=click.Path(path_type=Path), help="YAML file that sets the run up."
+    "--pipeline-root",
+    metavar="URI",
+    help="Also check that artifacts can be written to and read from s3://BUCKET/PREFIX; implies --cluster.",
 )
 @click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a recipe key, such as rl.steps=20."
+    "--s3-endpoint", envvar="AWS_ENDPOINT_URL_S3", show_envvar=True, help="URL of the object store; AWS if omitted."
 )
-@click.option("--cluster", is_flag=True, help="Look also whether a cluster's pods can see what the recipe names.")
-@click.option("--registry", default="", help="The same, and whether this registry has the stages' images.")
-@click.option(
-    "--variant", type=click.Choice(VARIANTS), help="Of the training stages' images; by the pools if left out."
-)
-@click.option("--pipeline-root", help="The same, and write to and read from where artifacts go: s3://BUCKET/PREFIX.")
-@click.option("--s3-endpoint", envvar="AWS_ENDPOINT_URL_S3", show_envvar=True, help="URL of the store, if not AWS.")
 @server_options
 @click.pass_obj
 def check(
@@ -50,9 +51,10 @@ def check(
     s3_endpoint: str | None,
     connection: Connection,
 ) -> None:
-    """Look at everything a run needs, as its first stage does: data, base policy, memory, images, bucket.
+    """Check everything a run needs, before it starts.
 
-    With --host it also says what the cluster does with a stage that fails.
+    Runs the checks of the run's first stage: recipe, data, base policy and memory. With --host, also shows what the
+    cluster does with a stage that fails.
     """
     others: list[Callable[[Recipe], None]] = []
     if pipeline_root:
@@ -66,10 +68,10 @@ def check(
         size = workflow_size(read_compiled(compiled))
     if cluster or registry or pipeline_root:
         check_size(size, recipe.iterations)
-        require_visible(recipe)  # last: a remedy is to upload, which wants all else in order
-    click.echo(f"everything that could be looked at is in order; data version {findings.version}")
+        require_visible(recipe)  # last: its remedy may be an upload, which needs all else in order
+    click.echo(f"everything that could be checked is in order; data version {findings.version}")
     for key, prompt in findings.prompts.items():
-        click.echo(f"  {key}, first problem as the policy is sent it: {prompt!r}")
+        click.echo(f"  {key}, first problem as sent to the policy: {prompt!r}")
     for name, value in findings.figures.items():
         click.echo(f"  {name.removesuffix('_gib').replace('_', ' '):<20} {value:8.2f} GiB")
     click.echo(f"on a cluster: {size.words()}")
@@ -84,15 +86,15 @@ def _check_root(recipe: Recipe, pipeline_root: str, s3_endpoint: str | None) -> 
 
 
 def check_everything(values: dict[str, Any], others: list[Callable[[Recipe], None]]) -> tuple[Recipe, Findings]:
-    """Checks a recipe, its sources and its base policy, as the run's first stage does, and what else is asked for.
+    """Checks a recipe, its sources and its base policy, as the run's first stage does, and runs further checks.
 
     Args:
-        values: of the recipe, as `recipe_values` reads them.
-        others: more checks, which raise InputError; of a recipe that is in order.
+        values: Values of the recipe, as `recipe_values` returns them.
+        others: Further checks of a valid recipe, which raise InputError.
 
     Raises:
-        InputError: everything that is wrong. Where the recipe is wrong itself, what it names is looked at all the same,
-            as far as that is clear.
+        InputError: Everything that is wrong. If the recipe itself is wrong, what it names is still checked as far as
+            possible.
     """
     faults: list[str] = []
     recipe = None
@@ -124,7 +126,7 @@ def check_everything(values: dict[str, Any], others: list[Callable[[Recipe], Non
 
 
 def _clear_sources(values: dict[str, Any]) -> dict[str, Source]:
-    """The sources of a recipe by key; those that are wrong themselves are left out."""
+    """Returns the sources of a recipe by key, without those that are invalid themselves."""
     data = values.get("data")
     if not isinstance(data, dict):
         return {}
@@ -139,6 +141,6 @@ def _clear_sources(values: dict[str, Any]) -> dict[str, Source]:
     for key, entry in entries.items():
         try:
             sources[key] = Source.check({"uri": entry} if isinstance(entry, str) else entry, key)
-        except InputError:  # named with the recipe's faults
+        except InputError:  # reported with the recipe's faults
             continue
     return sources

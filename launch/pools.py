@@ -9,25 +9,26 @@ from components.shared.settings import Settings
 
 
 class Pool(Settings):
-    """One family of stages. Selectors and tolerations are defaults of the pipeline parameter `pools`."""
+    """The pods of one group of stages. Node selector and tolerations are defaults of the pipeline parameter `pools`."""
 
     cpu: str = Field("1", description="CPU request of a pod, such as 4 or 500m.")
     memory: str = Field("4Gi", description="Memory request and limit of a pod.")
     accelerator: str = Field("nvidia.com/gpu", description="Resource name of the pool's accelerators.")
-    accelerators: int = Field(0, ge=0, description="Accelerators of a pod.")
+    accelerators: int = Field(0, ge=0, description="Number of accelerators per pod.")
     accelerator_memory_gib: float | None = Field(
-        None, gt=0, description="Memory of one accelerator; preflight compares its estimate with it."
+        None, gt=0, description="Memory of one accelerator in GiB, which preflight compares with its estimate."
     )
-    shared_memory: str | None = Field(None, description="Size of /dev/shm, such as 16Gi; the node's default if null.")
-    node_selector: dict[str, str] = Field({}, description="Labels that a node of the pool has; empty: any node.")
-    tolerations: list[dict[str, str]] = Field([], description="Taints of the pool's nodes that pods accept.")
-    timeout_hours: float = Field(24.0, gt=0, description="A pod that runs for longer is stopped.")
+    shared_memory: str | None = Field(None, description="Size of /dev/shm, such as 16Gi; null: the node's default.")
+    node_selector: dict[str, str] = Field({}, description="Node selector of the pods; empty: any node.")
+    tolerations: list[dict[str, str]] = Field([], description="Tolerations of the pods, for tainted nodes.")
+    timeout_hours: float = Field(24.0, gt=0, description="Time limit of a pod in hours.")
     retries: int = Field(
         3,
         ge=0,
         le=10,
-        description="Further attempts after a failure, such as a spot node taken back; of a stage that fails by itself "
-        "only where the cluster's controller allows it (docs/cluster.md). Preflight and data preparation have none.",
+        description="Retries after a failure, such as a preempted spot node. A stage that fails by itself is retried "
+        "only if the cluster's controller allows it (docs/cluster.md). Preflight and data preparation are never "
+        "retried.",
     )
 
     @field_validator("cpu", "memory", "shared_memory", mode="before")
@@ -39,7 +40,7 @@ class Pool(Settings):
     @classmethod
     def _is_cpu(cls, value: str) -> str:
         if not re.fullmatch(r"\d+m|\d+(\.\d+)?", value) or not float(value.rstrip("m")):
-            raise ValueError("expected a number of cores such as 4 or 0.5, or thousandths such as 500m")
+            raise ValueError("expected a number of cores such as 4 or 0.5, or millicores such as 500m")
         return value
 
     @field_validator("memory", "shared_memory")
@@ -54,6 +55,6 @@ class Pool(Settings):
 class Pools(Settings):
     """The recipe's `pools` section."""
 
-    cpu: Pool = Field(Pool(), description="Preparing, harvesting, filtering, reporting.")
+    cpu: Pool = Field(Pool(), description="Data preparation, harvesting, filtering and reports.")
     training: Pool = Field(Pool(), description="RL exploration and RFT.")
     inference: Pool = Field(Pool(), description="Evaluation.")

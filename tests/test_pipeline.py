@@ -194,7 +194,7 @@ def test_every_parameter_has_a_default_and_a_description(tmp_path: Path) -> None
         ),
         (["run", "--recipe", LAPTOP, "--until", "rtf"], "error: --until 'rtf' is no stage. Did you mean 'rft'"),
         (["run", "--recipe", LAPTOP, "--output-dir", "{file}/x"], "error: cannot write to the output folder"),
-        (["run", "--recipe", LAPTOP, "--continue", "{file}"], "this is no folder of a run: it has no rloop.yaml"),
+        (["run", "--recipe", LAPTOP, "--continue", "{file}"], "this is not the folder of a run: it has no rloop.yaml"),
         (["compile", "--recipe", LAPTOP, "--output", "{file}/x.yaml"], "is not a folder"),
         (["compile", "--recipe", LAPTOP, "--output", "x.txt"], "expected a name that ends in .yaml"),
         (["compile", "--recipe", "{file}", "--output", "x.yaml"], "must be a mapping of keys"),
