@@ -1,20 +1,20 @@
 """RLoop post-training as a Kubeflow Pipeline: the graph.
 
-A run looks at everything it needs, prepares its data, evaluates the base policy and goes through N iterations:
+A run checks its inputs, prepares the data, evaluates the base policy and goes through N iterations:
 
     preflight > data preparation > evaluation of the base policy > iteration 1 > ... > iteration N
 
-Each iteration is a nested pipeline, which hands its policy to the next one:
+Each iteration is a nested pipeline that hands its policy to the next one:
 
     RL exploration > rollout harvesting > verification filtering > RFT of the iteration's initial policy
     > evaluation of the explored and of the fine-tuned policy > report > publishing
 
-To compare with vanilla RL, each iteration from the second on also extends one long RL run by the same number of steps;
-the first iteration's exploration is the beginning of that run. Iterations are unrolled when the pipeline is compiled,
-since KFP has no loop that carries state.
+For a comparison with vanilla RL, each iteration from the second on also extends one long RL run by the same number of
+steps; the first iteration's exploration is the beginning of that run. Iterations are unrolled when the pipeline is
+compiled, because KFP has no loop that carries state.
 
-A run that continues another one imports that run's last policy, best policy, results and so on, from URIs that are
-pipeline parameters; its iterations are numbered from there, and it does not evaluate the base policy.
+A run that continues another one imports that run's last policy, best policy, results and so on from URIs that are
+pipeline parameters. Its iterations are numbered from there, and it does not evaluate the base policy.
 
 `python pipeline.py --help` lists the commands, which are in launch/cli.py.
 """
@@ -41,7 +41,7 @@ from launch.parameters import carried_over, with_parameters
 from launch.recipe import Recipe
 from launch.tasks import Graph, Nodes, named, recipe_nodes
 
-# The tasks: the component of each, and its name in the UI.
+# Component and display name of each task.
 TASKS = {
     "preflight": (preflight, "Preflight"),
     "data-preparation": (data_preparation, "Data preparation"),
@@ -61,7 +61,7 @@ TASKS = {
 
 
 class Carried(NamedTuple):
-    """An artifact that one iteration hands to the next: its type, its name there and here, and its name in the UI."""
+    """An artifact that an iteration hands to the next: its type, its names as an output and as an input, its title."""
 
     kind: type
     output: str
@@ -86,7 +86,7 @@ def iteration_pipeline(graph: Graph, first: bool) -> Any:
 
     Args:
         graph: Adds the tasks.
-        first: Whether it is the run's first iteration, which starts from the base policy and reports on it.
+        first: Whether it is the first iteration, which starts from the base policy and reports on it.
     """
     recipe = graph.recipe
     handed_on = {CARRIED[name].output: CARRIED[name].kind for name in carried_over(recipe)}
@@ -197,7 +197,7 @@ def iteration_pipeline(graph: Graph, first: bool) -> Any:
 def import_artifacts(uris: dict[str, Any], before: int) -> dict[str, Any]:
     """Adds importers of what a run carries over from the run that it continues; returns the artifacts by name.
 
-    An artifact that KFP already knows by its URI is not imported again, so that stages find it in the cache.
+    An artifact that KFP already knows by its URI is not imported again: repeating the same run hits the cache.
 
     Args:
         uris: URIs by the names of `CARRIED`.
@@ -215,7 +215,7 @@ def build_pipeline(recipe: Recipe, registry: str, variant: str, before: int) -> 
     graph = Graph(TASKS, recipe, registry, variant, recipe_nodes(recipe.pools))
     numbers = range(before + 1, before + recipe.iterations + 1)
     title = f"RLoop, from {before} to {numbers[-1]} iterations" if before else f"RLoop, {numbers[-1]} iterations"
-    # KFP wants a nested pipeline to be defined outside the one that uses it.
+    # KFP requires a nested pipeline to be defined outside the one that uses it.
     first, later = iteration_pipeline(graph, first=True), iteration_pipeline(graph, first=False)
 
     @dsl.pipeline(name=PIPELINE_NAME, display_name=title)
@@ -270,7 +270,7 @@ def build_pipeline(recipe: Recipe, registry: str, variant: str, before: int) -> 
 
 
 def compile_pipeline(recipe: Recipe, output: Path, registry: str = "", variant: str = "", before: int = 0) -> None:
-    """Compiles a recipe's pipeline to a YAML file that Kubeflow and the local runner take.
+    """Compiles a recipe's pipeline to a YAML file for Kubeflow and the local runner.
 
     Args:
         recipe: The recipe.

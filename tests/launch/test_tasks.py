@@ -1,4 +1,4 @@
-"""What a stage's task says about further attempts, in the compiled file."""
+"""The retry policy of a stage's task in the compiled file."""
 
 from pathlib import Path
 from typing import Any
