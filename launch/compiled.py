@@ -1,9 +1,9 @@
-"""The compiled pipeline: how it is made small, what is checked of it, and how other modules read it.
+"""The compiled pipeline: how it is made small, how it is checked, and how other modules read it.
 
-A cluster keeps the whole workflow in one object of at most 1 MiB, in which everything that a stage carries stands
-several times. So what KFP's compiler writes is cut down: a component names its module instead of carrying its source,
-only the run's own parameters are described, parameters and outputs that nobody takes are left out, and equal
-components are one.
+A cluster stores the complete workflow in one object of at most 1 MiB, which repeats several times everything that a
+stage carries. So the output of KFP's compiler is reduced: a component names its module instead of carrying its source,
+only the run's own parameters have descriptions, outputs and inputs that nothing uses are dropped, and equal components
+are merged.
 """
 
 import json
@@ -16,23 +16,23 @@ import yaml
 from components.shared.errors import InputError
 from launch.compiled_comment import comment
 
-# The file that KFP's runtime loads the component from is a line that imports it.
+# KFP's runtime loads the component from a file; here that file is one import.
 _COMMAND = (
     'f=$(mktemp -d)/c.py; echo "$0" >$f; export _KFP_RUNTIME=true; '
     'exec python3 -m kfp.dsl.executor_main --component_module_path $f "$@"'
 )
-# What exploration and harvesting leave only where another stage takes it.
-_WHERE_TAKEN = {"rl_exploration": ("snapshots", "training_state"), "rollout_harvesting": ("report",)}
+# Outputs that exploration and harvesting write only if another stage uses them.
+_OPTIONAL_OUTPUTS = {"rl_exploration": ("snapshots", "training_state"), "rollout_harvesting": ("report",)}
 
 
 def read_compiled(compiled: Path) -> list[dict[str, Any]]:
-    """The documents of a compiled pipeline: its specification, then what concerns the platform."""
-    # The parser in C: in Python, a pipeline of many iterations takes seconds.
+    """Returns the documents of a compiled pipeline: its specification, then the platform's part."""
+    # The C parser: the Python one takes seconds for a pipeline of many iterations.
     return list(yaml.load_all(compiled.read_text(), Loader=yaml.CSafeLoader))
 
 
 def stage_paths(specification: dict[str, Any]) -> list[str]:
-    """The paths of a pipeline's stages, such as `iteration-2/rft`; importers are none."""
+    """Returns the paths of a pipeline's stages, such as `iteration-2/rft`; importers do not count."""
     components, executors = specification["components"], specification["deploymentSpec"]["executors"]
 
     def visit(dag: dict[str, Any], prefix: str) -> Iterator[str]:
@@ -47,18 +47,16 @@ def stage_paths(specification: dict[str, Any]) -> list[str]:
 
 
 def reduce_compiled(compiled: Path) -> None:
-    """Rewrites a file of KFP's compiler as this module describes; what it leaves out stands in a comment at its top."""
-    compilers = [line for line in compiled.read_text().splitlines() if line.startswith("#")]
+    """Reduces a file written by KFP's compiler as this module describes; descriptions go to a comment at its top."""
+    header = [line for line in compiled.read_text().splitlines() if line.startswith("#")]
     specification, *platforms = read_compiled(compiled)
-    unread = _drop_parameters(specification)
-    compilers = [line for line in compilers if not any(line.startswith(f"#    {name}: ") for name in unread)]
-    explained = comment(compilers, specification)
+    explained = comment(header, specification)
     pods = {}
     for platform in platforms:
         pods = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     for pod in pods.values():
         for secret in pod.get("secretAsEnv", []):
-            secret.pop("secretName", None)  # said again as a parameter
+            secret.pop("secretName", None)  # repeated as a parameter
     _name_modules(specification)
     _drop_descriptions(specification)
     _drop_outputs(specification)
@@ -71,11 +69,11 @@ def reduce_compiled(compiled: Path) -> None:
 
 
 class _Line(dict[str, Any]):
-    """A mapping that is written on one line."""
+    """A mapping written on one line."""
 
 
 class _Dumper(yaml.CSafeDumper):
-    """Writes what a task takes on one line each."""
+    """Writes each input of a task on one line."""
 
 
 _Dumper.add_representer(
@@ -95,13 +93,13 @@ def _name_modules(specification: dict[str, Any]) -> None:
     for executor in specification["deploymentSpec"]["executors"].values():
         if container := executor.get("container"):
             function = _function(executor)
-            for outdated in ("cpuRequest", "cpuLimit", "memoryRequest", "memoryLimit"):  # said again as text
+            for outdated in ("cpuRequest", "cpuLimit", "memoryRequest", "memoryLimit"):  # repeated as text
                 container.get("resources", {}).pop(outdated, None)
             container["command"] = ["sh", "-ec", _COMMAND, f"from components.{function}.component import {function}"]
 
 
 def _function(executor: dict[str, Any]) -> str:
-    """The component function of an executor, which bears the name of its stage's folder."""
+    """Returns the name of an executor's component function, which is that of its stage's folder."""
     arguments = executor["container"]["args"]
     return str(arguments[arguments.index("--function_to_execute") + 1])
 
@@ -124,13 +122,13 @@ def _drop_outputs(specification: dict[str, Any]) -> None:
     executors = specification["deploymentSpec"]["executors"]
     for name, component in specification["components"].items():
         executor = executors.get(component.get("executorLabel"), {})
-        for output in _WHERE_TAKEN.get(_function(executor), ()) if "container" in executor else ():
+        for output in _OPTIONAL_OUTPUTS.get(_function(executor), ()) if "container" in executor else ():
             if (name, output) not in taken:
                 component["outputDefinitions"]["artifacts"].pop(output, None)
 
 
 def _drop_from_tasks(specification: dict[str, Any]) -> None:
-    """Drops what nested pipelines have no use for, and dependencies on tasks that another dependency has anyway."""
+    """Drops caching options of nested pipelines, and dependencies that follow from another dependency."""
     for _, dag in _dags(specification):
         tasks, before = dag["tasks"], dict[str, set[str]]()  # what runs before each task
         while len(before) < len(tasks):
@@ -142,21 +140,11 @@ def _drop_from_tasks(specification: dict[str, Any]) -> None:
             if needs := task.get("dependentTasks"):
                 task["dependentTasks"] = [n for n in needs if not any(n in before[other] for other in needs)]
             if "dag" in specification["components"][task["componentRef"]["name"]]:
-                task.pop("cachingOptions", None)  # stages alone are cached
-
-
-def _drop_parameters(specification: dict[str, Any]) -> set[str]:
-    """Drops the parameters of the pipeline that no task takes; returns their names."""
-    parameters, tasks = specification["root"]["inputDefinitions"]["parameters"], specification["root"]["dag"]["tasks"]
-    sources = [source for task in tasks.values() for source in task.get("inputs", {}).get("parameters", {}).values()]
-    unread = parameters.keys() - {source.get("componentInputParameter") for source in sources}
-    for name in unread:
-        del parameters[name]
-    return set(unread)
+                task.pop("cachingOptions", None)  # only stages are cached
 
 
 def _drop_inputs(specification: dict[str, Any]) -> None:
-    """Drops the optional inputs of nested pipelines that no use of them gives."""
+    """Drops the optional inputs of nested pipelines that no task sets."""
     given: dict[str, set[str]] = {}
     for _, dag in _dags(specification):
         for task in dag["tasks"].values():
@@ -170,7 +158,7 @@ def _drop_inputs(specification: dict[str, Any]) -> None:
 
 
 def _artifact_sources(dag: dict[str, Any]) -> Iterator[dict[str, str]]:
-    """What the tasks and the outputs of a DAG take from tasks in it."""
+    """Yields the task outputs that a DAG's tasks and outputs use."""
     for task in dag["tasks"].values():
         for source in task.get("inputs", {}).get("artifacts", {}).values():
             yield source.get("taskOutputArtifact", {})
@@ -180,7 +168,7 @@ def _artifact_sources(dag: dict[str, Any]) -> Iterator[dict[str, str]]:
 
 
 def _dags(specification: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every DAG, the root's under the name `root`."""
+    """Yields every DAG with its component's name; the root's is `root`."""
     yield "root", specification["root"]["dag"]
     for name, component in specification["components"].items():
         if "dag" in component:
@@ -203,7 +191,7 @@ def _merge_executors(specification: dict[str, Any], pods: dict[str, Any]) -> Non
 
 
 def _merge_components(specification: dict[str, Any]) -> None:
-    """Makes equal components one: stages first, then the nested pipelines, which are equal once their stages are."""
+    """Merges equal components: stages first, then the nested pipelines, which are equal once their stages are."""
     components, executors = specification["components"], specification["deploymentSpec"]["executors"]
     stages = {name: component for name, component in components.items() if "executorLabel" in component}
     names = _merged(stages, lambda name: f"comp-{_stage_name(executors[stages[name]['executorLabel']])}")
@@ -217,7 +205,7 @@ def _stage_name(executor: dict[str, Any]) -> str:
 
 
 def _merged(values: dict[str, Any], name_of: Any) -> dict[str, str]:
-    """New names, the same for equal values: NAME, and NAME-2 and so on where several values would have it."""
+    """Returns new names, the same for equal values: NAME, and NAME-2 and so on for different values of that name."""
     names: dict[str, str] = {}
     by_content: dict[str, str] = {}
     given: dict[str, int] = {}
@@ -246,18 +234,18 @@ def _rename_components(specification: dict[str, Any], names: dict[str, str]) -> 
 
 
 def check_single_use(specification: dict[str, Any]) -> None:
-    """Makes sure that no task takes one artifact under two inputs: the metadata store of a cluster refuses it.
+    """Checks that no task takes one artifact as two inputs, which the metadata store of a cluster refuses.
 
     Args:
-        specification: of a compiled pipeline.
+        specification: Specification of a compiled pipeline.
 
     Raises:
-        InputError: a task does; the message names it, both inputs and the artifact.
+        InputError: A task does; the message names it, both inputs and the artifact.
     """
     components = specification["components"]
 
     def visit(dag: dict[str, Any], path: str, given: dict[str, str]) -> None:
-        """Follows artifacts into the tasks of a DAG, whose inputs are `given` as the artifacts they come from."""
+        """Follows artifacts into the tasks of a DAG; `given` maps the DAG's inputs to the artifacts behind them."""
         for name, task in sorted(dag["tasks"].items()):
             inputs = {
                 key: _origin(source, dag, components, path, given)
@@ -280,7 +268,7 @@ def check_single_use(specification: dict[str, Any]) -> None:
 def _origin(
     source: dict[str, Any], dag: dict[str, Any], components: dict[str, Any], path: str, given: dict[str, str]
 ) -> str:
-    """The artifact behind a task's input: `path/of/the/producer.output`."""
+    """Returns the artifact behind a task's input: `path/of/the/producer.output`."""
     if key := source.get("componentInputArtifact"):
         return given[key]
     output = source["taskOutputArtifact"]

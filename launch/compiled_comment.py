@@ -1,20 +1,20 @@
-"""The comment at the top of a compiled pipeline: for whoever opens the file.
+"""The comment at the top of a compiled pipeline, for whoever opens the file.
 
-A workflow object has no room for descriptions, so they stand here, where a cluster does not keep them.
+A workflow object has no room for descriptions, so they are here, where a cluster does not store them.
 """
 
 import ast
 from typing import Any
 
 
-def comment(compilers: list[str], specification: dict[str, Any]) -> list[str]:
-    """The comment's lines.
+def comment(header: list[str], specification: dict[str, Any]) -> list[str]:
+    """Returns the comment's lines.
 
     Args:
-        compilers: the lines that KFP's compiler wrote: the pipeline's name, and its parameters with their defaults.
-        specification: as the compiler made it, with sources and descriptions.
+        header: Comment of KFP's compiler: the pipeline's name, and its parameters with their defaults.
+        specification: Specification written by the compiler, with sources and descriptions.
     """
-    lines = [*compilers, "# Parameters:"]
+    lines = [*header, "# Parameters:"]
     for name, parameter in specification["root"]["inputDefinitions"]["parameters"].items():
         lines.append(f"#    {name}: {parameter.get('description', '')}")
     lines.append("# Stages:")
@@ -26,7 +26,7 @@ def comment(compilers: list[str], specification: dict[str, Any]) -> list[str]:
 
 
 def _docstrings(specification: dict[str, Any]) -> dict[str, str]:
-    """By component function, what it says of itself, its inputs and outputs."""
+    """Returns the docstring of each component function."""
     found = {}
     for executor in specification["deploymentSpec"]["executors"].values():
         if container := executor.get("container"):

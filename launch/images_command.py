@@ -1,4 +1,4 @@
-"""The command that lists the stages' images, and the files that an image's tag follows from."""
+"""The `images` command: the stages' images, and the files that determine an image's tag."""
 
 import hashlib
 from pathlib import Path
@@ -11,13 +11,18 @@ from launch.images import ROOT, STAGES, VARIANTS, default_variant, image, image_
 
 
 @click.command("images")
-@click.option("--registry", default="", help="Where the images are, such as registry.example.com/me.")
-@click.option("--variant", type=click.Choice(VARIANTS), help="Of the training stages; cuda for a registry, else cpu.")
-@click.option("--why", "stage", metavar="STAGE", help="List the files behind this stage's tag.")
+@click.option("--registry", default="", help="Registry of the images, such as registry.example.com/me.")
+@click.option(
+    "--variant",
+    type=click.Choice(VARIANTS),
+    help="Variant of the training stages' images; if omitted, cuda with a registry, else cpu.",
+)
+@click.option("--why", "stage", metavar="STAGE", help="List the files that determine this stage's tag.")
 def images(registry: str, variant: str | None, stage: str | None) -> None:
-    """List the stages' images; with --why, the files that one's tag follows from.
+    """List the stages' images, or the files behind a tag.
 
-    When a file on the list changes, the stage runs again and starts its progress anew; no other file matters to it.
+    A tag is derived from the packages and the code of its stage. When one of those files changes, the stage runs again
+    and starts from scratch; no other file affects it.
     """
     variant = variant or default_variant(registry)
     if stage is None:
@@ -26,10 +31,10 @@ def images(registry: str, variant: str | None, stage: str | None) -> None:
         return
     stage = stage.replace("-", "_")
     if stage not in STAGES:
-        raise InputError(f"--why {stage!r} is no stage.{nearest(stage, STAGES)}")
+        raise InputError(f"--why {stage!r} is not a stage.{nearest(stage, STAGES)}")
     importers = stage_code(stage, ROOT)
     files = image_files(stage, variant)
-    click.echo(f"{image(stage, registry, variant)} follows from {len(files)} files:")
+    click.echo(f"{image(stage, registry, variant)} is determined by {len(files)} files:")
     width = max(len(_relative(file)) for file in files.values())
     for file in files.values():
         digest = hashlib.sha256(file.read_bytes()).hexdigest()[:12]

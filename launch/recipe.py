@@ -1,4 +1,4 @@
-"""Recipes: one YAML file a scenario, every key checked before anything starts."""
+"""Recipes: one YAML file per scenario, with every key checked before anything starts."""
 
 import hashlib
 import re
@@ -31,39 +31,42 @@ class Recipe(Settings):
     """Everything that a run's result depends on."""
 
     base_policy: str = Field(
-        description="Where RLoop starts: a Hugging Face model folder, s3://BUCKET/FOLDER, or hf://ORG/NAME[@REVISION]."
+        description="Policy to start from: a Hugging Face model folder, s3://BUCKET/FOLDER, or hf://ORG/NAME[@REVISION]."
     )
-    iterations: int = Field(2, ge=1, description="Iterations of RLoop; fixed when the pipeline is compiled.")
+    iterations: int = Field(2, ge=1, description="Number of RLoop iterations; fixed when the pipeline is compiled.")
     vanilla: bool = Field(
         False,
-        description="Whether vanilla RL of as many steps runs beside RLoop, to compare; fixed when the pipeline is "
-        "compiled, as by --with-vanilla-rl.",
+        description="Also run vanilla RL with the same number of steps, for comparison, as --with-vanilla-rl does. "
+        "Fixed when the pipeline is compiled.",
     )
     rft_from: Literal["initial", "explored", "base"] = Field(
         "initial",
-        description="What RFT fine-tunes: the iteration's initial policy, as RLoop does; the explored one, to see what "
-        "that costs; or the base policy, for experts of all iterations. Fixed when the pipeline is compiled.",
+        description="Policy that RFT fine-tunes: the iteration's initial policy, as RLoop does; the explored policy, "
+        "to see what that costs; or the base policy, for experts of all iterations. Fixed when the pipeline is "
+        "compiled.",
     )
     experts_from: Literal["iteration", "all"] = Field(
         "iteration",
-        description="Whose experts RFT learns from: the iteration's, as RLoop does, or those of all iterations so far; "
-        "fixed when the pipeline is compiled.",
+        description="Experts that RFT learns from: the iteration's own, as RLoop does, or those of all iterations so "
+        "far. Fixed when the pipeline is compiled.",
     )
-    seed: int = Field(1, ge=0, description="Of all sampling and shuffling.")
+    seed: int = Field(1, ge=0, description="Seed of all sampling and shuffling.")
     data: DataSettings = Field(description="Training problems and benchmarks.")
     rl: ExplorationSettings = Field(description="RL exploration.")
     grading: GradingSettings = Field(
-        GradingSettings(), description="Limits of a verdict and judgement calls: reward, filter and evaluation alike."
+        GradingSettings(), description="Limits and judgement calls of grading, shared by reward, filter and evaluation."
     )
     filter: FilterSettings = Field(FilterSettings.model_construct(), description="Which trajectories become experts.")
     rft: RFTSettings = Field(RFTSettings.model_construct(), description="Fine-tuning on the experts.")
-    eval: EvaluationSettings = Field(EvaluationSettings.model_construct(), description="Measuring the policies.")
-    report: ReportSettings = Field(ReportSettings.model_construct(), description="Choosing the run's policy.")
+    eval: EvaluationSettings = Field(EvaluationSettings.model_construct(), description="Evaluation of the policies.")
+    report: ReportSettings = Field(ReportSettings.model_construct(), description="Choice of the run's best policy.")
 
-    store: StoreSettings = Field(StoreSettings(), description="Progress of long stages, and where products go.")
-    tracking: TrackingSettings = Field(NO_TRACKERS, description="Following training, beside TensorBoard.")
-    pools: Pools = Field(Pools(), description="Resources of the stages' pods and where they run.")
-    caching: bool = Field(True, description="Whether a stage's result may come from an earlier run of the same.")
+    store: StoreSettings = Field(StoreSettings(), description="Where progress is saved and results are published.")
+    tracking: TrackingSettings = Field(NO_TRACKERS, description="Experiment trackers, in addition to TensorBoard.")
+    pools: Pools = Field(Pools(), description="Resources and nodes of the stages' pods.")
+    caching: bool = Field(
+        True, description="Whether a stage may reuse the result of an earlier run with the same inputs."
+    )
 
     @field_validator("base_policy")
     @classmethod
@@ -86,11 +89,11 @@ class Recipe(Settings):
     def _unknown_benchmarks(self) -> Iterator[str]:
         chosen = self.report.validation
         if chosen is not None and chosen not in self.data.benchmarks:
-            yield f"report.validation {chosen!r} is no benchmark.{nearest(chosen, self.data.benchmarks)}"
+            yield f"report.validation {chosen!r} is not a benchmark.{nearest(chosen, self.data.benchmarks)}"
         for key, names in (("benchmarks", self.eval.benchmarks), ("curve_benchmarks", self.eval.curve_benchmarks)):
             for name in names:
                 if name not in self.data.benchmarks:
-                    yield f"eval.{key}: {name!r} is no benchmark.{nearest(name, self.data.benchmarks)}"
+                    yield f"eval.{key}: {name!r} is not a benchmark.{nearest(name, self.data.benchmarks)}"
 
     def _pods_without_enough_gpus(self) -> Iterator[str]:
         for key, wanted, pool in (
@@ -101,12 +104,13 @@ class Recipe(Settings):
             there = getattr(self.pools, pool).accelerators
             if there and wanted > there:
                 yield (
-                    f"{key} ({wanted}) must be at most pools.{pool}.accelerators ({there}): each takes a GPU of the pod"
+                    f"{key} ({wanted}) must be at most pools.{pool}.accelerators ({there}): each takes one GPU of the "
+                    f"pod"
                 )
 
     @property
     def completion_tokens(self) -> int:
-        """Tokens that a completion may take, in training or in evaluation."""
+        """Length limit of a completion in tokens: the highest of training and evaluation."""
         evaluations = [self.eval.of(name).max_completion_tokens for name in self.data.benchmarks]
         return max(self.rl.max_completion_tokens, *evaluations)
 
@@ -117,13 +121,13 @@ def load_recipe(
     """Reads a recipe.
 
     Args:
-        path: of the YAML file.
-        overrides: `KEY=VALUE` each, such as `rl.steps=20`; the value is read as YAML.
-        iterations: in place of the recipe's own number.
-        vanilla: whether vanilla RL is asked for beside RLoop, whatever the recipe says.
+        path: Path of the YAML file.
+        overrides: Overrides of the form `KEY=VALUE`, such as `rl.steps=20`; values are parsed as YAML.
+        iterations: Number of iterations, if not the recipe's.
+        vanilla: Whether to run vanilla RL even if the recipe does not.
 
     Raises:
-        InputError: the file cannot be read, or a key or value is wrong.
+        InputError: The file cannot be read, or a key or value is wrong.
     """
     return checked_recipe(recipe_values(path, overrides, iterations, vanilla))
 
@@ -131,13 +135,13 @@ def load_recipe(
 def recipe_values(
     path: str | Path, overrides: Iterable[str] = (), iterations: int | None = None, vanilla: bool = False
 ) -> dict[str, Any]:
-    """What a recipe's file and the command line say, not checked yet; arguments and errors as of `load_recipe`."""
+    """Returns a recipe's values, overrides included, not validated yet. Arguments and errors as for `load_recipe`."""
     try:
         values = yaml.load(Path(path).read_text(), _Loader)
     except OSError as error:
         raise InputError(f"cannot read the recipe {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"the recipe {path} is not YAML: {error}") from None
+        raise InputError(f"the recipe {path} is not valid YAML: {error}") from None
     if not isinstance(values, dict):
         raise InputError(f"the recipe {path} must be a mapping of keys; see recipes/laptop.yaml")
     for override in overrides:
@@ -150,7 +154,7 @@ def recipe_values(
 
 
 def checked_recipe(values: dict[str, Any]) -> Recipe:
-    """A recipe's values as a recipe; raises InputError with everything that is wrong with them."""
+    """Validates a recipe's values; raises InputError with every fault found."""
     faults = list(_placeholders(values))
     try:
         recipe = Recipe.check(values, "")
@@ -162,7 +166,7 @@ def checked_recipe(values: dict[str, Any]) -> Recipe:
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads YAML in which no mapping has a key twice."""
+    """Rejects mappings with duplicate keys."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -172,15 +176,15 @@ class _Loader(yaml.SafeLoader):
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, str | int | float) and key in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is there twice; remove one of the two", key_node.start_mark
+                    None, None, f"duplicate key {key!r}; remove one of the two", key_node.start_mark
                 )
             if isinstance(key, str | int | float):
                 seen.add(key)
         return super().construct_mapping(node, deep)
 
 
-# What KFP and Argo take for their own in a parameter's text: their placeholders, and those of recurring runs. Locally
-# such a text becomes null, on a cluster something else.
+# Text in a parameter that KFP and Argo replace: their placeholders, and those of recurring runs. Locally such text
+# becomes null, on a cluster something else.
 _PLACEHOLDER = re.compile(
     r"\{\{\s*(?:\$|=|channel:|(?:workflow|inputs|outputs|tasks|steps|pod|item|retries|node)\b)[^}]*(?:\}\})?"
     r"|\[\[(?:ScheduledTime|CurrentTime|Index|RunUUID)[^\]]*\]\]"
@@ -188,7 +192,7 @@ _PLACEHOLDER = re.compile(
 
 
 def _placeholders(value: Any, key: str = "") -> Iterator[str]:
-    """What KFP would take for its own in a recipe's texts, as messages."""
+    """Yields a message for each string in a recipe that contains a placeholder of KFP or Argo."""
     if isinstance(value, dict):
         for name, inner in value.items():
             yield from _placeholders(str(name), f"{key}.{name}".lstrip("."))
@@ -198,20 +202,20 @@ def _placeholders(value: Any, key: str = "") -> Iterator[str]:
             yield from _placeholders(inner, f"{key}.{number}")
     elif isinstance(value, str) and (match := _PLACEHOLDER.search(value)):
         yield (
-            f"recipe key {key!r} holds {match[0]!r}, which Kubeflow Pipelines takes for a placeholder of its own and "
-            f"replaces; write it in another way, such as with a space between the brackets"
+            f"recipe key {key!r} contains {match[0]!r}, which Kubeflow Pipelines would replace as a placeholder; write "
+            f"it differently, for example with a space between the brackets"
         )
 
 
 def set_key(values: dict[str, Any], override: str) -> None:
-    """Sets `a.b.c=value` in nested mappings; a number counts into a list."""
+    """Applies `a.b.c=value` to nested mappings; in a list, a part of the key is an index."""
     key, separator, text = override.partition("=")
     if not separator or not key:
-        raise InputError(f"--set takes KEY=VALUE, such as rl.steps=20; got {override!r}")
+        raise InputError(f"--set expects KEY=VALUE, such as rl.steps=20; got {override!r}")
     try:
         value = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
-        raise InputError(f"--set {key}: {text!r} is not YAML: {error}") from None
+        raise InputError(f"--set {key}: {text!r} is not valid YAML: {error}") from None
     *parents, last = key.split(".")
     here: Any = values
     for parent in parents:
@@ -231,12 +235,12 @@ def set_key(values: dict[str, Any], override: str) -> None:
 
 def _index(items: list[Any], part: str, key: str) -> int:
     if not part.isdigit() or int(part) >= len(items):
-        raise InputError(f"--set {key}: {part!r} is none of the list's positions 0 to {len(items) - 1}")
+        raise InputError(f"--set {key}: {part!r} is not an index of the list, expected 0 to {len(items) - 1}")
     return int(part)
 
 
 def data_version(recipe: Recipe) -> str:
-    """A digest of the files that a recipe names, here and in object stores: when one changes, preflight looks again."""
+    """Returns a digest of the local and stored files that a recipe names: if it changes, preflight runs again."""
     digest = hashlib.sha256()
     folder = Path(recipe.base_policy)
     if is_stored(recipe.base_policy):
@@ -250,7 +254,7 @@ def data_version(recipe: Recipe) -> str:
                 version = "\0".join(map(stored_version, stored_files(source.uri, "data")))
             else:
                 version = files_digest(local_files(source.uri, "data") if is_file_source(source.uri) else [])
-        except InputError as error:  # preflight's to say, of everything that is wrong
+        except InputError as error:  # preflight reports it, with everything else that is wrong
             version = str(error)
         digest.update(f"{source.uri}\0{version}\0".encode())
     return digest.hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""The recipe's `store` section: where progress is kept, and where a run's products are published."""
+"""The recipe's `store` section: where progress is saved, and where a run's results are published."""
 
 import os
 from collections.abc import Mapping
@@ -16,22 +16,24 @@ class StoreSettings(Settings):
     """The object store. Credentials come from the environment or, on a cluster, from a secret; never from a recipe."""
 
     checkpoint_uri: str = Field(
-        "", description="Where long stages keep their progress: s3://BUCKET/PREFIX or a folder; empty: nowhere."
+        "", description="Where long stages save their progress: s3://BUCKET/PREFIX or a folder; empty: nowhere."
     )
     minutes: float = Field(
-        10.0, ge=0, description="Between checkpoints of exploration and RFT: what a killed pod does again, at most."
+        10.0,
+        ge=0,
+        description="Minutes between checkpoints of exploration and RFT: the most work that a killed pod repeats.",
     )
-    keep_days: float = Field(14.0, gt=0, description="Progress is removed when nothing has changed in it for so long.")
+    keep_days: float = Field(14.0, gt=0, description="Days without a change after which saved progress is deleted.")
     publish_uri: str = Field(
         "",
-        description="Where the policy, the trajectories and the report of a run are published; empty: nowhere. Fixed "
-        "when the pipeline is compiled, as are secret and endpoint.",
+        description="Where a run's policy, trajectories and report are published; empty: nowhere. Fixed when the "
+        "pipeline is compiled, like secret and endpoint.",
     )
     cache_generation: int = Field(
         0,
         ge=0,
-        description="Count it up when earlier artifacts are gone or have moved, such as to another server under the "
-        "same bucket name: no stage then takes them from the cache. Another bucket counts by itself.",
+        description="Increase this when earlier artifacts are gone or have moved, for example to another server under "
+        "the same bucket name, so that no stage takes them from the cache. Not needed when the bucket's name changes.",
     )
     secret: str = Field(
         "",
@@ -48,23 +50,23 @@ class StoreSettings(Settings):
 
 
 def check_apart(places: Mapping[str, str]) -> None:
-    """Raises InputError where one of these places, by what they are called, is another or lies inside it."""
+    """Raises InputError if two of these locations, given by name, are the same or one contains the other."""
     if problem := overlap(places):
         raise InputError(problem)
 
 
 def overlap(places: Mapping[str, str]) -> str | None:
-    """Which two places are one, or lie inside each other, in words; None if none do. An empty one is nowhere."""
+    """Returns a message about two locations that are the same or nested, or None. Empty URIs are ignored."""
     given = [(name, uri, _parts(uri)) for name, uri in places.items() if uri]
     for (one, uri, parts), (other, other_uri, other_parts) in combinations(given, 2):
         shorter = min(len(parts), len(other_parts))
         if parts[:shorter] == other_parts[:shorter]:
-            return f"{one} ({uri}) and {other} ({other_uri}) must be apart: give each a prefix of its own"
+            return f"{one} ({uri}) and {other} ({other_uri}) must not overlap: give each a prefix of its own"
     return None
 
 
 def _parts(uri: str) -> list[str]:
-    """The path of a place, from the bucket or the root of the file system on."""
+    """Returns the parts of a location's path, from the bucket or the root of the file system."""
     parts = urlsplit(uri)
     if parts.scheme in ("", "file"):
         return ["file", *(part for part in os.path.realpath(parts.path if parts.scheme else uri).split("/") if part)]

@@ -1,6 +1,7 @@
 """The compiled pipeline: parsed strictly, nested as it should be, and the same for any N where it can be."""
 
 import ast
+import importlib.metadata
 import json
 import re
 from pathlib import Path
@@ -194,7 +195,7 @@ def test_every_parameter_has_a_default_and_a_description(tmp_path: Path) -> None
         ),
         (["run", "--recipe", LAPTOP, "--until", "rtf"], "error: --until 'rtf' is no stage. Did you mean 'rft'"),
         (["run", "--recipe", LAPTOP, "--output-dir", "{file}/x"], "error: cannot write to the output folder"),
-        (["run", "--recipe", LAPTOP, "--continue", "{file}"], "this is no folder of a run: it has no rloop.yaml"),
+        (["run", "--recipe", LAPTOP, "--continue", "{file}"], "this is not the folder of a run: it has no rloop.yaml"),
         (["compile", "--recipe", LAPTOP, "--output", "{file}/x.yaml"], "is not a folder"),
         (["compile", "--recipe", LAPTOP, "--output", "x.txt"], "expected a name that ends in .yaml"),
         (["compile", "--recipe", "{file}", "--output", "x.yaml"], "must be a mapping of keys"),
@@ -299,3 +300,9 @@ def test_where_nothing_can_be_written_compile_says_so(tmp_path: Path, output: st
     path = output.format(tmp_path=tmp_path) if output != "{tmp_path}" else str(folder)
     result = CliRunner().invoke(main, ["compile", "--recipe", LAPTOP, "--output", path])
     assert result.exit_code == 2 and f"error: --output {path}: " in result.output and "Traceback" not in result.output
+
+
+def test_help_lists_every_command_and_the_version_is_the_packages() -> None:
+    shown = CliRunner().invoke(main, ["--help"]).output
+    assert all(re.search(rf"^  {name} +\w", shown, re.MULTILINE) for name in main.commands)
+    assert CliRunner().invoke(main, ["--version"]).output == f"rloop {importlib.metadata.version('rloop')}\n"

@@ -20,7 +20,7 @@ from components.shared.stage import write_json
 from launch.compiled import check_single_use, read_compiled, stage_paths
 from launch.continuation import Earlier, _Attempts, continued_folder, workflow_nodes
 from launch.kubeflow.workflow_size import workflow_size
-from launch.parameters import run_parameters, taken_over
+from launch.parameters import carried_over, run_parameters
 from launch.recipe import Recipe, load_recipe
 from tests.launch.conftest import RECIPE, Call
 from tests.launch.recordings import FOLDER
@@ -49,7 +49,7 @@ def test_a_continued_pipeline_takes_over_what_the_recipe_needs_and_no_artifact_t
     json_format.ParseDict(specification, pipeline_spec_pb2.PipelineSpec())  # an unknown field raises
     check_single_use(specification)
     tasks = specification["root"]["dag"]["tasks"]
-    needed = taken_over(recipe)
+    needed = carried_over(recipe)
     importers = ["importer", *(f"importer-{number}" for number in range(2, len(needed) + 1))]
     assert set(tasks) == {"preflight", "data-preparation", "iteration-11", "iteration-12", *importers}
     given = {name: f"s3://b/{name}" for name in needed}
@@ -87,7 +87,7 @@ def test_one_iteration_component_serves_all_and_data_preparation_is_that_of_the_
 
 def test_the_size_is_that_of_the_continued_run_alone(tmp_path: Path) -> None:
     recipe = load_recipe(RECIPE, (), 3, True)
-    uris = {name: f"minio://mlpipeline/v2/artifacts/rloop/{'x' * 80}/{name}" for name in taken_over(recipe)}
+    uris = {name: f"minio://mlpipeline/v2/artifacts/rloop/{'x' * 80}/{name}" for name in carried_over(recipe)}
     own, went_on = (compiled(recipe, tmp_path / f"{n}.yaml", before=n) for n in (0, 100))
     sizes = [workflow_size(own), workflow_size(went_on, run_parameters(recipe, uris))]
     assert sizes[1].stages == 2 + 3 * 10  # preflight and data preparation, and three iterations of ten stages
@@ -137,7 +137,7 @@ def test_thirty_iterations_are_three_runs(kfp: FakeKfp, call: Call) -> None:
     first = submitted(kfp, *options, "--iterations", "1")
     said = submit(kfp, *options, "--iterations", "2", "--continue", first, "--run-name", "second").output
     second = newest(kfp)
-    assert f"goes on after iteration 1, from the policy minio://mlpipeline/v2/artifacts/rloop/{first}/rft/" in said
+    assert f"continuing after iteration 1 with the policy minio://mlpipeline/v2/artifacts/rloop/{first}/rft/" in said
     assert given(kfp, second) == made(kfp, first, "iteration")
     assert "/rl-exploration/" in given(kfp, second)["vanilla_state"], "whose beginning is the first exploration"
     ran = kfp.play(second)
@@ -172,7 +172,7 @@ def test_what_came_from_the_cache_is_taken_from_a_stage_that_took_it_in_or_names
     cached = submitted(kfp, *SMALL, "--iterations", "1", "--run-name", "two")
     said = submit(kfp, *SMALL, "--iterations", "1", "--continue", cached, status=2).output
     assert "rft of its iteration 1 came from the cache" in said
-    assert f"Name {first} ('one'), an earlier run of the same version and parameters" in said
+    assert f"Continue {first} ('one') instead, an earlier run of the same version and parameters" in said
     kfp.returns = lambda path, output: f"another {output}" if output == "report_settings" else f"{output} of {path}"
     other = submitted(kfp, *SMALL, "--iterations", "1", "--set", "report.choose_by=pass_at_k")
     submit(kfp, *SMALL, "--iterations", "1", "--continue", other)
@@ -180,7 +180,7 @@ def test_what_came_from_the_cache_is_taken_from_a_stage_that_took_it_in_or_names
     assert f"/{first}/rft/" in uris["policy"] and f"/{other}/report/" in uris["results"]
     kfp.runs.pop(first)
     said = submit(kfp, *SMALL, "--iterations", "1", "--continue", cached, status=2).output
-    assert "The stage's page in the UI shows its outputs' URIs" in said and f"/#/runs/details/{cached}" in said
+    assert "part of the output URIs on the stage's page in the UI" in said and f"/#/runs/details/{cached}" in said
 
 
 def test_of_a_run_that_failed_the_last_whole_iteration_counts(kfp: FakeKfp, call: Call) -> None:
@@ -189,7 +189,7 @@ def test_of_a_run_that_failed_the_last_whole_iteration_counts(kfp: FakeKfp, call
     kfp.play(run, fails=lambda pod: pod.path == "iteration-3/rft")
     assert kfp.runs[run].state == "FAILED"
     said = submit(kfp, *SMALL, "--iterations", "1", "--continue", run).output
-    assert "goes on after iteration 2" in said
+    assert "continuing after iteration 2" in said
     assert given(kfp, newest(kfp)) == made(kfp, run, "iteration-2")
     assert {path.split("/")[0] for path in kfp.play(newest(kfp))} == {"preflight", "iteration-3"}
 
@@ -200,28 +200,28 @@ def test_runs_that_cannot_be_gone_on_from_say_why(kfp: FakeKfp, call: Call, with
     submit(kfp, *SMALL, *vanilla, "--iterations", "1")
     run = newest(kfp)
     go_on = (*SMALL, "--iterations", "1", "--continue", run)
-    assert "has not ended; wait for it, or cancel it" in submit(kfp, *go_on, *vanilla, status=2).output
+    assert "has not finished; wait for it or cancel it" in submit(kfp, *go_on, *vanilla, status=2).output
     kfp.play(run, fails=lambda pod: pod.path == "iteration-1/report")
     assert "no iteration of the run" in submit(kfp, *go_on, *vanilla, status=2).output
     call("retry", run)
     kfp.play(run)
     if with_vanilla:
-        assert "has vanilla RL, which this one would end: add --with-vanilla-rl" in submit(kfp, *go_on, status=2).output
+        assert "has vanilla RL, which this run would drop: add --with" in submit(kfp, *go_on, status=2).output
     else:
         said = submit(kfp, *go_on, "--with-vanilla-rl", status=2).output
-        assert "has no vanilla RL to go on with: leave --with-vanilla-rl" in said
+        assert "has no vanilla RL to continue: leave out --with-vanilla-rl" in said
     said = submit(kfp, *go_on, *vanilla, "--set", "experts_from=all", status=2).output
-    assert "has no experts of all iterations to go on with: add --set experts_from=iteration" in said
+    assert "has no experts of all iterations to continue: add --set experts_from=iteration" in said
     assert "has no run called 'nothing'" in submit(kfp, *go_on[:-1], "nothing", status=2).output
     kfp.older_api = False
-    assert "does not hand out workflows (API v1beta1)" in submit(kfp, *go_on, *vanilla, status=2).output
+    assert "does not serve workflows (API v1beta1)" in submit(kfp, *go_on, *vanilla, status=2).output
 
 
 def test_a_dry_run_starts_nothing(kfp: FakeKfp, call: Call) -> None:
     first = submitted(kfp, *SMALL, "--iterations", "1")
     before = len(kfp.writes())
     said = submit(kfp, *SMALL, "--iterations", "1", "--continue", first, "--dry-run").output
-    assert "goes on after iteration 1" in said and "would start the run" in said
+    assert "continuing after iteration 1" in said and "would start the run" in said
     assert len(kfp.writes()) == before
 
 
@@ -284,24 +284,24 @@ def test_goes_on_from_the_last_iteration_in_a_folder(folder: Callable[..., Path]
 
 def test_folders_that_cannot_be_gone_on_from_say_why(folder: Callable[..., Path], tmp_path: Path) -> None:
     recipe = load_recipe(RECIPE, (), 2)
-    with pytest.raises(InputError, match=r"no folder of a run: it has no rloop\.yaml"):
+    with pytest.raises(InputError, match=r"not the folder of a run: it has no rloop\.yaml"):
         continued_folder(tmp_path, recipe)
     run = folder(2)
-    with pytest.raises(InputError, match="has no vanilla RL to go on with"):
+    with pytest.raises(InputError, match="has no vanilla RL to continue"):
         continued_folder(run, load_recipe(RECIPE, (), 2, True))
     policy = run / "artifacts" / "2" / "rloop_policy"
     weights = policy / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\0\0")  # by a later run with other settings
-    with pytest.raises(InputError, match="the report of iteration 2 is about another policy"):
+    with pytest.raises(InputError, match="the report of iteration 2 is about a different policy"):
         continued_folder(run, recipe)
     shutil.rmtree(policy)
-    with pytest.raises(InputError, match="rloop_policy is not there any more"):
+    with pytest.raises(InputError, match="rloop_policy no longer exists"):
         continued_folder(run, recipe)
     shutil.rmtree(run / "stages")
-    with pytest.raises(InputError, match="no iteration of this run has come to its report"):
+    with pytest.raises(InputError, match="no iteration of this run has finished its report"):
         continued_folder(run, recipe)
 
 
 def test_one_place_for_two_things_is_refused() -> None:
-    with pytest.raises(InputError, match="two of policy, best_policy lie in one place"):
+    with pytest.raises(InputError, match="two of policy, best_policy have the same URI"):
         Earlier(1, {"policy": "s3://a/b", "best_policy": "s3://a/b"})

@@ -215,7 +215,7 @@ def test_all_images_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_without_docker_there_is_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(InputError, match="there is no `docker` command"):
+    with pytest.raises(InputError, match="no `docker` command found"):
         images.require_images("registry.example.com/me")
 
 

@@ -60,17 +60,17 @@ def test_set_changes_keys_at_any_depth() -> None:
     [
         ("rl.stepz=7", "unknown recipe key 'rl.stepz'. Did you mean 'steps'"),
         ("rll.steps=7", "unknown recipe key 'rll'. Did you mean 'rl'"),
-        ("rl.steps", "--set takes KEY=VALUE"),
-        ("=3", "--set takes KEY=VALUE"),
+        ("rl.steps", "--set expects KEY=VALUE"),
+        ("=3", "--set expects KEY=VALUE"),
         ("rl.steps=many", "recipe key 'rl.steps': .*valid integer.*'many'"),
         ("rl.steps.more=1", "'steps' is a value, not a section"),
         ("rl.group_size=1", "recipe key 'rl.group_size'.*greater than or equal to 2"),
         ("eval.samples=8", "asks for pass@32, but eval.samples is 8"),
-        ("data.train.9=x.jsonl", "'9' is none of the list's positions 0 to 0"),
+        ("data.train.9=x.jsonl", "'9' is not an index of the list, expected 0 to 0"),
         ("data.benchmarks.dev.uri=x", "'dev' is a value, not a section"),
         ("data.train=[{path: x.jsonl}]", "unknown recipe key 'data.train.0.path'"),
-        ("report.validation=tset", "is no benchmark. Did you mean 'test'"),
-        ("rl.steps=[", "is not YAML"),
+        ("report.validation=tset", "is not a benchmark. Did you mean 'test'"),
+        ("rl.steps=[", "is not valid YAML"),
         ("data.benchmarks=[null]", "a benchmark is a URI or a mapping with a uri, not None"),
         ("seed=-1", "recipe key 'seed'"),
         ("rl.learning_rate=.inf", "recipe key 'rl.learning_rate': Input should be a finite number"),
@@ -82,7 +82,7 @@ def test_set_changes_keys_at_any_depth() -> None:
         ("pools.cpu.cpu=eight", "recipe key 'pools.cpu.cpu': expected a number of cores"),
         ("pools.cpu.cpu=0", "expected a number of cores"),
         ("pools.training.shared_memory=16GB", "recipe key 'pools.training.shared_memory': expected a size"),
-        ("eval={samples: 8, samples: 16}", "the key 'samples' is there twice"),
+        ("eval={samples: 8, samples: 16}", "duplicate key 'samples'"),
     ],
 )
 def test_wrong_keys_and_values_are_named(override: str, message: str) -> None:
@@ -94,7 +94,7 @@ def test_wrong_keys_and_values_are_named(override: str, message: str) -> None:
     ("text", "message"),
     [
         (None, "cannot read the recipe"),
-        ("a: [", "is not YAML"),
+        ("a: [", "is not valid YAML"),
         ("- a", "must be a mapping of keys"),
         ("rl: {steps: 1}\ndata: {train: a, benchmarks: b}", "recipe key 'base_policy' is missing"),
         ("base_policy: x\nrl: {steps: 1}", "recipe key 'data' is missing"),
@@ -114,7 +114,7 @@ def test_a_key_that_is_there_twice_is_refused_wherever_it_is(tmp_path: Path, key
     name = key.rpartition(".")[2]
     line = next(line for line in text.splitlines() if line.strip().startswith(name))
     (tmp_path / "r.yaml").write_text(text.replace(line, f"{line}\n{line}"))
-    with pytest.raises(InputError, match=f"the key '{name}' is there twice; remove one of the two"):
+    with pytest.raises(InputError, match=f"duplicate key '{name}'; remove one of the two"):
         load_recipe(tmp_path / "r.yaml")
 
 
@@ -134,7 +134,7 @@ def test_anchors_and_merges_of_yaml_are_no_duplicates(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_placeholders_of_kfp_and_argo_are_refused_wherever_they_stand(text: str) -> None:
     for key in ("data.prompt_template", "data.train.0", "base_policy"):
-        with pytest.raises(InputError, match=f"recipe key '{key}' holds .*Kubeflow Pipelines takes for a placeholder"):
+        with pytest.raises(InputError, match=f"recipe key '{key}' contains .*Kubeflow Pipelines would replace"):
             load_recipe(LAPTOP, [f'{key}="{{problem}} {text}"'])
 
 

@@ -38,7 +38,7 @@ def test_places_are_apart_or_not(one: str, other: str, apart: bool) -> None:
 
 def test_a_recipe_whose_places_overlap_is_refused() -> None:
     sets = ["store.checkpoint_uri=s3://b/rloop", "store.publish_uri=s3://b/rloop/published"]
-    with pytest.raises(InputError, match=r"store.checkpoint_uri \(s3://b/rloop\) and store.publish_uri .* apart"):
+    with pytest.raises(InputError, match=r"store.checkpoint_uri \(s3://b/rloop\) and store.publish_uri .* not overlap"):
         load_recipe(LAPTOP, sets)
     for key in ("checkpoint_uri", "publish_uri"):
         arguments = [
@@ -57,7 +57,7 @@ def test_a_recipe_whose_places_overlap_is_refused() -> None:
 @pytest.mark.parametrize("key", ["checkpoint_uri", "publish_uri"])
 def test_a_run_that_would_write_among_its_artifacts_is_refused(tmp_path: Path, key: str) -> None:
     recipe = load_recipe(LAPTOP, [f"store.{key}={tmp_path}/run/artifacts/own"])
-    with pytest.raises(InputError, match=f"store.{key} .* and the run's artifacts .* must be apart"):
+    with pytest.raises(InputError, match=f"store.{key} .* and the run's artifacts .* must not overlap"):
         run_locally(recipe, LAPTOP, tmp_path / "run", None, lambda *_: None)
     assert not (tmp_path / "run").exists()
 

@@ -13,7 +13,7 @@ import pytest
 
 import components.shared.stage as stage_module
 from components.shared.memory_watch import memory_group, pool_of, watched_memory
-from launch.pools import POOL_OF
+from launch.tasks import POOL_OF
 
 ROOT = Path(__file__).resolve().parents[2]
 GIB = 1 << 30

@@ -4,7 +4,7 @@ The stage's pod does not train. It copies the inputs to a folder of its own on a
 TrainJob whose pods run `components.shared.training.node` there, prints what the first of them prints, and copies the
 outputs back. The pods are like the stage's own, which is read through the Kubernetes API: its image, environment with
 secrets by reference, volumes, account, node selector and tolerations. Their resources are an annotation of it, since it
-has no accelerators itself: launch/pools.py.
+has no accelerators itself: launch/tasks.py.
 
 The TrainJob's name follows from the run and the call, so that an attempt at a stage finds and ends the TrainJob that
 an earlier attempt has left behind. One that nobody waits for ends by itself (`components.shared.training.node`), and

@@ -183,7 +183,7 @@ def test_submit_uploads_and_sends_the_uris(kfp: FakeKfp, call: Call, local: Path
 
 def test_check_refuses_for_a_cluster_alone(local: Path) -> None:
     here = CliRunner().invoke(main, ["check", "--recipe", str(local)])
-    assert here.exit_code == 0 and "everything that could be looked at is in order" in here.output
+    assert here.exit_code == 0 and "everything that could be checked is in order" in here.output
     there = CliRunner().invoke(main, ["check", "--recipe", str(local), "--cluster"])
     assert there.exit_code == 2 and "- data.train.1: " in there.output
     assert CliRunner().invoke(main, ["check", "--recipe", str(LAPTOP), "--cluster"]).exit_code == 0

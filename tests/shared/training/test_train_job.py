@@ -19,7 +19,8 @@ from components.shared.errors import InputError
 from components.shared.training import train_job
 from components.shared.training.node import node_failed
 from components.shared.training.processes import MESSAGE, ParallelSettings, join, on_processes, share
-from launch.pools import Pool, _resources
+from launch.pools import Pool
+from launch.tasks import _resources
 from tests.countdown_solver import solve
 from tests.shared.training.trainer_stand_in import TrainerStandIn
 from tests.stage_outputs import rft_outputs

@@ -1,4 +1,4 @@
-"""What a stage's task says about further attempts, in the compiled file."""
+"""The retry policy of a stage's task in the compiled file."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kfp import compiler, dsl
 
-from launch.pools import PAUSE_SECONDS, Pool, Pools, place, retry_seconds
+from launch.pools import Pool, Pools
+from launch.tasks import PAUSE_SECONDS, Nodes, place, retry_seconds
 
 
 @dsl.component(install_kfp_package=False, base_image="registry.example.com/rloop:1")
@@ -22,9 +23,8 @@ def policy_of(stage: str, pools: Pools, folder: Path) -> dict[str, Any]:
 
     @dsl.pipeline(name="one")
     def one(selector: dict, tolerations: list) -> None:  # type: ignore[type-arg]
-        names = ("cpu", "training", "inference")
-        parameters = {f"{name}_nodes": selector for name in names} | {f"{name}_taints": tolerations for name in names}
-        place(work(), stage, pools, parameters, caching=True)
+        nodes = dict.fromkeys(("cpu", "training", "inference"), Nodes(selector, tolerations))
+        place(work(), stage, pools, nodes, caching=True)
 
     compiler.Compiler().compile(one, str(folder / "one.yaml"))
     specification = next(yaml.safe_load_all((folder / "one.yaml").read_text()))
