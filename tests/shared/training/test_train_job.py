@@ -18,7 +18,7 @@ from components.shared.data.schema import TRAJECTORIES, write_table
 from components.shared.errors import InputError
 from components.shared.training import train_job
 from components.shared.training.node import node_failed
-from components.shared.training.processes import MESSAGE, ParallelSettings, join, on_processes, share
+from components.shared.training.processes import MESSAGE, ParallelSettings, init_processes, on_processes, share
 from launch.pools import Pool, _resources
 from tests.countdown_solver import solve
 from tests.shared.training.trainer_stand_in import TrainerStandIn
@@ -198,14 +198,14 @@ def test_a_stage_has_one_name_for_its_train_job_and_no_other_stage_has_it() -> N
     assert first == train_job.job_name("run-1", refine, {"iteration": 1, "policy_out": Path("/else/where")})
     others = [
         ("run-2", refine, {"iteration": 1}),
-        ("run-1", join, {"iteration": 1}),
+        ("run-1", init_processes, {"iteration": 1}),
         ("run-1", refine, {"iteration": 2}),
     ]
     assert len({first, *(train_job.job_name(*other) for other in others)}) == 4
 
 
 def test_an_earlier_attempts_train_job_is_ended_and_its_folder_removed(cluster: TrainerStandIn) -> None:
-    name = train_job.job_name("run-1", join, {})
+    name = train_job.job_name("run-1", init_processes, {})
     cluster.runs_nodes = False
     cluster.create(train_job.train_job(cluster.pod, name, Path("/gone"), TWO_NODES))
     left = train_job.SHARED / f"{name}-0"
@@ -218,7 +218,7 @@ def test_an_earlier_attempts_train_job_is_ended_and_its_folder_removed(cluster: 
 
     made(cluster, fails)
     with pytest.raises(InputError, match="too few problems"):
-        on_processes(TWO_NODES, "rl", join)
+        on_processes(TWO_NODES, "rl", init_processes)
     assert seen == [([name], False)]
     deleted, created = f"DELETE {cluster.calls[1].split(' ')[1]}", [c for c in cluster.calls if c.startswith("POST")]
     assert cluster.calls[1] == deleted and cluster.calls.index(created[0]) > 1
@@ -235,7 +235,7 @@ def test_a_node_that_failed_ends_the_stage_with_the_end_of_its_log(
 
     made(cluster, fails)
     with pytest.raises(RuntimeError, match="a node failed; node 1: ZeroDivisionError"):
-        on_processes(TWO_NODES, "rl", join)
+        on_processes(TWO_NODES, "rl", init_processes)
     printed = capsys.readouterr().out
     assert "[progress] 1/4 steps\n" in printed and "the log of node 1 ends with:\nTraceback\n" in printed
     assert not cluster.jobs
@@ -248,7 +248,7 @@ def test_another_attempts_train_job_is_left_alone(cluster: TrainerStandIn) -> No
 
     made(cluster, replaced)
     with pytest.raises(RuntimeError, match="Deleted"):
-        on_processes(TWO_NODES, "rl", join)
+        on_processes(TWO_NODES, "rl", init_processes)
     assert len(cluster.jobs) == 1
 
 
@@ -265,7 +265,7 @@ def test_what_the_cluster_refuses_is_told(
 ) -> None:
     cluster.refuses[method] = answer
     with pytest.raises(InputError, match=message):
-        on_processes(TWO_NODES, "rl", join)
+        on_processes(TWO_NODES, "rl", init_processes)
     assert not list(train_job.SHARED.iterdir())
 
 
@@ -282,11 +282,11 @@ def test_a_train_job_that_does_not_go_is_waited_for_within_limits(
         cluster.status = lambda _: {"conditions": [{"type": "Complete", "status": "True"}]}  # type: ignore[method-assign]
 
     made(cluster, completes)
-    assert on_processes(TWO_NODES, "rl", join) == [0, 2], "what the nodes made is not lost by it"
+    assert on_processes(TWO_NODES, "rl", init_processes) == [0, 2], "what the nodes made is not lost by it"
     said = capsys.readouterr().out
     assert "[note] waiting until TrainJob" in said and "finalizers (example.com/stuck)" in said
     with pytest.raises(InputError, match=r"is not gone 0 s after it was deleted: .*example.com/stuck.*kubectl -n team"):
-        on_processes(TWO_NODES, "rl", join)
+        on_processes(TWO_NODES, "rl", init_processes)
     cluster.jobs.clear()
 
 
@@ -304,17 +304,17 @@ def test_a_cluster_that_is_away_for_a_while_is_waited_for(cluster: TrainerStandI
 
     cluster.answer = away_at_first  # type: ignore[method-assign]
     made(cluster, completes)
-    assert on_processes(TWO_NODES, "rl", join) == [0, 2]
+    assert on_processes(TWO_NODES, "rl", init_processes) == [0, 2]
     assert asked.count("GET") == 4 and not cluster.jobs
 
 
 def test_without_a_cluster_or_a_volume_it_says_so(cluster: TrainerStandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train_job, "SHARED", Path("/not/mounted"))
     with pytest.raises(InputError, match="compile it again"):
-        on_processes(TWO_NODES, "rl", join)
+        on_processes(TWO_NODES, "rl", init_processes)
     monkeypatch.undo()
     with pytest.raises(InputError, match="set it to 1 for a run here"):
-        on_processes(TWO_NODES, "rl", join)
+        on_processes(TWO_NODES, "rl", init_processes)
 
 
 @pytest.mark.slow
