@@ -20,7 +20,7 @@ import click
 import psutil
 
 from components.shared.data.schema import read_rows
-from components.shared.policy import load_tokenizer, prompt_token_ids
+from components.shared.policy.policy import load_tokenizer, prompt_token_ids
 from components.shared.reporting.reports import CURVE, EVALUATION
 from components.shared.stage import read_json
 from launch.planning.costs import Costs, StageCost
@@ -43,7 +43,7 @@ STAGES = {  # by name of the plan
 _BASE = """
 import psutil, torch, trl, datasets
 from trl import GRPOTrainer, SFTTrainer
-from components.shared.policy import load_model
+from components.shared.policy.policy import load_model
 model = load_model("recipes/tiny/countdown")
 print(psutil.Process().memory_info().rss)
 """

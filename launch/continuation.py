@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from components.shared.errors import InputError
-from components.shared.policy import policy_id
+from components.shared.policy.policy import policy_id
 from components.shared.stage import read_json
 from launch.compiled import read_compiled, stage_paths
 from launch.kubeflow.cluster import Cluster

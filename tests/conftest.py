@@ -10,7 +10,7 @@ import pytest
 from components.shared.data import countdown
 from components.shared.data.schema import PROBLEMS, ROLLOUTS, write_table
 from components.shared.grading import Grader, GradingSettings
-from components.shared.policy import load_tokenizer
+from components.shared.policy.policy import load_tokenizer
 from launch.local.s3_server import S3Server
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from components.shared.policy import check_policy, load_model, load_tokenizer, prompt_token_ids
+from components.shared.policy.policy import check_policy, load_model, load_tokenizer, prompt_token_ids
 
 
 def layout(policy: Path) -> dict[str, tuple[torch.dtype, torch.Size]]:

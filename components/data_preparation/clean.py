@@ -18,7 +18,7 @@ from components.shared.data.sources import RawProblem, Source, read_source
 from components.shared.errors import InputError
 from components.shared.grading import Grader, GradingRow
 from components.shared.grading.verifiers import READS_ANSWERS, REASONING_GYM, accepted_answers
-from components.shared.policy import load_tokenizer, prompt_token_ids, rendered_prompt, vocabulary_size
+from components.shared.policy.policy import load_tokenizer, prompt_token_ids, rendered_prompt, vocabulary_size
 
 BATCH = 512
 EXAMPLES = 20

@@ -29,16 +29,16 @@ from components.shared.data.table_files import local_files
 from components.shared.errors import InputError
 from components.shared.grading import Grader, GradingSettings, check_verifier
 from components.shared.object_store.inputs import fetch_folder, is_stored
-from components.shared.policy import (
+from components.shared.policy.policy import (
     check_policy,
     context_length,
     copy_policy,
     eos_token_ids,
     template_end_token_id,
 )
+from components.shared.policy.weights import check_numbers, local_weights
 from components.shared.reporting import page
 from components.shared.stage import read_json, result, write_json
-from components.shared.weights import check_numbers, local_weights
 
 POLICY_FILES = (".safetensors", ".json", ".model", ".txt", ".jinja")  # what is taken of a model repository
 

@@ -11,7 +11,7 @@ from components.evaluation.settings import EvaluationSettings
 from components.shared.data.schema import BENCHMARK_ORDER, read_rows
 from components.shared.errors import InputError, nearest
 from components.shared.grading import Grader, GradingSettings
-from components.shared.policy import policy_id, snapshot_files, with_weights
+from components.shared.policy.policy import policy_id, snapshot_files, with_weights
 from components.shared.progress.checkpoints import NOWHERE, Checkpoints, CheckpointSettings
 from components.shared.progress.finished import Outputs
 from components.shared.sampling.base import chosen_engine

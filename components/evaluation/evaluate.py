@@ -13,7 +13,7 @@ from components.evaluation.settings import EvaluationSettings
 from components.shared.data.schema import BENCHMARK_ORDER, SAMPLES, count_rows, read_rows, table_writer, write_table
 from components.shared.errors import InputError
 from components.shared.grading import FAILED, TIMED_OUT, Grader, GradingRow, GradingSettings, reason_kind
-from components.shared.policy import check_room, policy_id
+from components.shared.policy.policy import check_room, policy_id
 from components.shared.progress.checkpoints import NOWHERE, Checkpoints, CheckpointSettings
 from components.shared.progress.finished import Outputs
 from components.shared.reporting.pass_at_k import bootstrap_interval, pass_at_k

@@ -18,9 +18,8 @@ from components.shared.object_store.inputs import (
     stored_objects,
     stored_version,
 )
-from components.shared.policy import check_policy, context_length
-from components.shared.stage import files_digest
-from components.shared.weights import (
+from components.shared.policy.policy import check_policy, context_length
+from components.shared.policy.weights import (
     INDEX,
     Tensor,
     WeightFiles,
@@ -29,6 +28,7 @@ from components.shared.weights import (
     read_header,
     refuse_adapter,
 )
+from components.shared.stage import files_digest
 
 _SMALL_FILES = (".json", ".model", ".txt", ".jinja")
 

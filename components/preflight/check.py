@@ -36,7 +36,7 @@ from components.shared.data.table_files import local_files
 from components.shared.errors import InputError
 from components.shared.grading import GradingSettings, check_verifier, is_user_function
 from components.shared.object_store.inputs import is_stored, stored_version
-from components.shared.policy import load_tokenizer, rendered_prompt
+from components.shared.policy.policy import load_tokenizer, rendered_prompt
 from components.shared.reporting import page
 from components.shared.stage import files_digest, result, whole_file
 

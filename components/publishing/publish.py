@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from components.shared.data.schema import TRAJECTORIES, count_rows, parquet_files
 from components.shared.object_store import open_store
-from components.shared.policy import policy_id
+from components.shared.policy.policy import policy_id
 from components.shared.stage import files_digest, read_json, result, write_json
 
 _MANIFEST = "manifest.json"

@@ -14,7 +14,7 @@ from components.report.analysis import by_problem, compare_policies, forgetting,
 from components.report.render import write_page
 from components.report.settings import ReportSettings
 from components.shared.errors import InputError, nearest
-from components.shared.policy import policy_id
+from components.shared.policy.policy import policy_id
 from components.shared.stage import read_json, result, whole_folder, write_json
 
 _SUMMARY, _PROBLEMS = "summary.json", "problems.json"

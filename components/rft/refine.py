@@ -13,7 +13,7 @@ from typing import Any
 from components.rft.settings import RFTSettings
 from components.shared.data.schema import earlier_expert_files, parquet_files
 from components.shared.errors import InputError
-from components.shared.policy import (
+from components.shared.policy.policy import (
     eos_token_ids,
     load_tokenizer,
     policy_id,

@@ -14,12 +14,12 @@ from components.rl_exploration import vllm_on_cpu
 from components.rl_exploration.recorder import CORRECT, RolloutRecorder, shard_name
 from components.rl_exploration.settings import ExplorationSettings
 from components.rl_exploration.step_log import LOGPROB_DIFFERENCE, STEP_FIGURES, steps_of, write_page
-from components.rl_exploration.trl_engine import check_server, trl_arguments
+from components.rl_exploration.trainer_config import check_server, trl_arguments
 from components.shared.data.chat import conversation
 from components.shared.data.schema import ROLLOUT_STEPS, count_rows, parquet_files, read_rows
 from components.shared.errors import InputError
 from components.shared.grading import Grader, GradingSettings
-from components.shared.policy import (
+from components.shared.policy.policy import (
     accelerator,
     check_room,
     eos_token_ids,

@@ -17,7 +17,7 @@ from components.preflight.estimate import GIB, ModelSize
 from components.shared.data.sources import Source, read_source
 from components.shared.errors import InputError
 from components.shared.object_store.store import split_uri
-from components.shared.policy import context_length, load_tokenizer, prompt_token_ids
+from components.shared.policy.policy import context_length, load_tokenizer, prompt_token_ids
 from launch.compiled import read_compiled
 from launch.kubeflow.workflow_size import size_problem, workflow_size
 from launch.planning.costs import Costs, StageCost

@@ -11,7 +11,7 @@ from components.data_preparation.settings import DataSettings
 from components.shared.data.schema import PROBLEMS
 from components.shared.errors import InputError
 from components.shared.grading import GradingSettings
-from components.shared.policy import load_tokenizer, rendered_prompt
+from components.shared.policy.policy import load_tokenizer, rendered_prompt
 
 LONG = "Every morning Aya goes for a 9-kilometer-long walk and stops at a coffee shop on her way back home at {}."
 

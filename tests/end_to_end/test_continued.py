@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from components.shared.policy import policy_id
+from components.shared.policy.policy import policy_id
 from tests.end_to_end.test_laptop import run, stages_that_ran
 
 pytestmark = pytest.mark.slow

@@ -12,7 +12,7 @@ from components.shared.data import countdown
 from components.shared.data.schema import BENCHMARK_ORDER, PROBLEMS, SAMPLES, write_table
 from components.shared.errors import InputError
 from components.shared.grading import GradingSettings
-from components.shared.policy import load_model, policy_id, save_weights, snapshot_name
+from components.shared.policy.policy import load_model, policy_id, save_weights, snapshot_name
 from components.shared.reporting.pass_at_k import pass_at_k
 from components.shared.stage import write_json
 

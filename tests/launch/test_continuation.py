@@ -15,7 +15,7 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 
 import pipeline
 from components.shared.errors import InputError
-from components.shared.policy import policy_id
+from components.shared.policy.policy import policy_id
 from components.shared.stage import write_json
 from launch.compiled import check_single_use, read_compiled, stage_paths
 from launch.continuation import Earlier, _Attempts, continued_folder, workflow_nodes

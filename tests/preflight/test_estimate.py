@@ -13,7 +13,7 @@ from components.preflight.estimate import (
     waiting_memory,
 )
 from components.preflight.vllm_memory import engine_memory, samples_with_vllm
-from components.shared.policy import named_config
+from components.shared.policy.policy import named_config
 from components.shared.training.lora import LoRASettings
 from components.shared.training.processes import ParallelSettings
 
@@ -30,7 +30,7 @@ QWEN_7B = {
 
 
 def test_parameters_are_counted_from_the_weights(tiny_policy: Path) -> None:
-    from components.shared.policy import load_model
+    from components.shared.policy.policy import load_model
 
     config = json.loads((tiny_policy / "config.json").read_text())
     size = ModelSize.from_config(config, (tiny_policy / "model.safetensors").stat().st_size)

@@ -10,7 +10,7 @@ import pytest
 from components.publishing.publish import _COLUMNS, publish
 from components.shared.data.schema import TRAJECTORIES, write_table
 from components.shared.object_store import Store, open_store
-from components.shared.policy import check_policy, policy_id
+from components.shared.policy.policy import check_policy, policy_id
 from components.shared.stage import write_json
 
 

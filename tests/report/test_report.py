@@ -8,7 +8,7 @@ import pytest
 from components.report.report import IterationFiles, VanillaFiles, report
 from components.report.settings import ReportSettings
 from components.shared.errors import InputError
-from components.shared.policy import load_model, policy_id, save_policy
+from components.shared.policy.policy import load_model, policy_id, save_policy
 from components.shared.stage import write_json
 
 

@@ -11,7 +11,7 @@ from components.rft.settings import RFTSettings
 from components.shared.data import countdown
 from components.shared.data.schema import EARLIER, TRAJECTORIES, write_table
 from components.shared.errors import InputError
-from components.shared.policy import check_policy, load_model, load_tokenizer, policy_id, prompt_token_ids
+from components.shared.policy.policy import check_policy, load_model, load_tokenizer, policy_id, prompt_token_ids
 from components.shared.training.processes import on_processes
 from tests.countdown_solver import solve
 from tests.merging import assert_merged_once

@@ -4,7 +4,7 @@ from typing import Any
 
 from components.rl_exploration.explore import explore
 from components.rl_exploration.trainer import ExplorationTrainer, Rollout
-from components.shared.policy import prompt_token_ids
+from components.shared.policy.policy import prompt_token_ids
 from tests.countdown_solver import solve
 
 

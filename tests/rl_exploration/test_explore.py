@@ -11,7 +11,7 @@ from components.rl_exploration.settings import ExplorationSettings
 from components.shared.data.schema import read_rows
 from components.shared.errors import InputError
 from components.shared.grading import GradingSettings
-from components.shared.policy import (
+from components.shared.policy.policy import (
     check_policy,
     load_model,
     load_tokenizer,

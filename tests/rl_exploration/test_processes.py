@@ -13,7 +13,7 @@ from components.rl_exploration.settings import ExplorationSettings
 from components.shared.data.schema import read_rows
 from components.shared.errors import InputError
 from components.shared.grading import GradingSettings
-from components.shared.policy import check_policy, load_model, policy_id, snapshot_files
+from components.shared.policy.policy import check_policy, load_model, policy_id, snapshot_files
 from components.shared.training.processes import on_processes
 from tests.rl_exploration.fixed_rollouts import explore_fixed
 from tests.stage_outputs import exploration_outputs

@@ -12,7 +12,7 @@ from components.rl_exploration.settings import ExplorationSettings
 from components.shared.data.schema import read_rows
 from components.shared.errors import InputError
 from components.shared.grading import GradingSettings
-from components.shared.policy import eos_token_ids, load_tokenizer
+from components.shared.policy.policy import eos_token_ids, load_tokenizer
 from tests.stage_outputs import exploration_outputs
 
 pytestmark = pytest.mark.vllm

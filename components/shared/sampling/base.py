@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from components.shared.errors import InputError
-from components.shared.policy import (
+from components.shared.policy.policy import (
     accelerator,
     context_length,
     eos_token_ids,

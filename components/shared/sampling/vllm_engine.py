@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from components.shared.errors import InputError
-from components.shared.policy import accelerator, eos_token_ids, load_tokenizer, prompt_token_ids
+from components.shared.policy.policy import accelerator, eos_token_ids, load_tokenizer, prompt_token_ids
 from components.shared.sampling.base import Completion, sampling_order, sampling_precision
 from components.shared.stage import Progress
 

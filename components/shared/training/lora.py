@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic import Field, model_validator
 
 from components.shared.errors import InputError
-from components.shared.policy import gpu_has_bfloat16, load_model, training_precision
+from components.shared.policy.policy import gpu_has_bfloat16, load_model, training_precision
 from components.shared.settings import Settings
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ import psutil
 from pydantic import Field, model_validator
 
 from components.shared.errors import InputError
-from components.shared.policy import accelerator
+from components.shared.policy.policy import accelerator
 from components.shared.settings import Settings
 from components.shared.stage import disk_problem
 from components.shared.training.lora import LoRASettings

@@ -21,7 +21,7 @@ from components.rft.refine import refine
 from components.rl_exploration.explore import explore
 from components.shared.data.schema import BENCHMARK_ORDER, PROBLEMS, TRAJECTORIES, read_rows, write_table
 from components.shared.errors import InputError
-from components.shared.policy import load_model
+from components.shared.policy.policy import load_model
 from components.shared.progress.uploads import CHECKPOINTS_ON_DISK
 from components.shared.stage import read_json, write_json
 from launch.planning.costs import Costs, StageCost

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from components.shared.policy import load_model, load_tokenizer, prompt_token_ids
+from components.shared.policy.policy import load_model, load_tokenizer, prompt_token_ids
 from components.shared.sampling.base import Completion, TransformersSampler
 
 pytestmark = pytest.mark.slow

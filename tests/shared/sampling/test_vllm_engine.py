@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from components.shared.data import countdown
-from components.shared.policy import load_model, load_tokenizer, prompt_token_ids
+from components.shared.policy.policy import load_model, load_tokenizer, prompt_token_ids
 from components.shared.sampling.base import Completion, Sampler, open_sampler
 from tests.conftest import POLICY
 

@@ -6,7 +6,7 @@ import torch
 from components.rft.settings import RFTSettings
 from components.rl_exploration.settings import ExplorationSettings
 from components.shared.errors import InputError
-from components.shared.policy import load_model
+from components.shared.policy.policy import load_model
 from components.shared.training.lora import LoRASettings, linear_layers, load_for_training, merged
 from tests.merging import assert_merged_once
 
@@ -55,7 +55,7 @@ def test_merging_leaves_the_model_in_training_and_its_random_numbers_alone(
 ) -> None:
     from peft import get_peft_model
 
-    from components.shared.policy import save_policy
+    from components.shared.policy.policy import save_policy
 
     model, adapters = load_for_training(tiny_policy, LoRASettings(rank=4, targets=targets), "float32", "rl")
     live = get_peft_model(model, adapters)

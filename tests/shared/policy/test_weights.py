@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from components.shared.errors import InputError
-from components.shared.policy import check_policy, load_model
-from components.shared.weights import check_numbers, check_weights, expected_tensors, local_weights
+from components.shared.policy.policy import check_policy, load_model
+from components.shared.policy.weights import check_numbers, check_weights, expected_tensors, local_weights
 
 Weights = dict[str, torch.Tensor]
 
@@ -151,7 +151,7 @@ import sys
 sys.modules["torch"] = None
 import json
 from components.shared.errors import InputError
-from components.shared.weights import check_weights, local_weights
+from components.shared.policy.weights import check_weights, local_weights
 files = local_weights(sys.argv[1], "mine")
 config = json.load(open(sys.argv[1] + "/config.json"))
 del config["layer_types"]

@@ -19,8 +19,8 @@ from jinja2.exceptions import TemplateError
 from components.shared.data.batches import batches
 from components.shared.data.chat import conversation
 from components.shared.errors import InputError
+from components.shared.policy.weights import WeightFiles, check_weights, local_weights, refuse_adapter
 from components.shared.stage import whole_file, whole_folder
-from components.shared.weights import WeightFiles, check_weights, local_weights, refuse_adapter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from components.rl_exploration import trl_engine as engine
+from components.rl_exploration import trainer_config as engine
 from components.rl_exploration.settings import ExplorationSettings
 from components.shared.errors import InputError
 

@@ -6,7 +6,7 @@ import pytest
 
 from components.shared.data.chat import conversation
 from components.shared.errors import InputError
-from components.shared.policy import (
+from components.shared.policy.policy import (
     accelerator,
     check_policy,
     check_room,

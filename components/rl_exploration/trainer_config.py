@@ -5,7 +5,7 @@ from typing import Any
 
 from components.rl_exploration.settings import ExplorationSettings
 from components.shared.errors import InputError
-from components.shared.policy import accelerator
+from components.shared.policy.policy import accelerator
 from components.shared.sampling.base import Engine
 
 
