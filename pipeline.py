@@ -36,7 +36,7 @@ from components.rl_exploration.component import rl_exploration
 from components.rollout_harvesting.component import rollout_harvesting
 from components.shared.errors import InputError
 from components.shared.stage import disk_problem, whole_file
-from components.shared.training.processes import ONE_PROCESS
+from components.shared.training.parallel import ONE_PROCESS
 from components.shared.training.tracking import CREDENTIALS
 from components.verification_filtering.component import verification_filtering
 from launch.analysis.compare import compare

@@ -8,7 +8,7 @@ from kfp import dsl, kubernetes
 from pydantic import Field, field_validator
 
 from components.shared.settings import Settings
-from components.shared.training.processes import ONE_PROCESS, ParallelSettings
+from components.shared.training.parallel import ONE_PROCESS, ParallelSettings
 from components.shared.training.train_job import NODE_RESOURCES, SHARED
 from launch.store import StoreSettings
 

@@ -18,7 +18,8 @@ from components.shared.object_store.inputs import (
     stored_objects,
     stored_version,
 )
-from components.shared.policy.policy import check_policy, context_length
+from components.shared.policy import Policy
+from components.shared.policy.checks import check_policy
 from components.shared.policy.weights import (
     INDEX,
     Tensor,
@@ -74,7 +75,7 @@ def looked_at_policy(base_policy: str) -> Iterator[BasePolicy]:
             version = files_digest(sorted(file for file in folder.iterdir() if file.is_file()))
         config = json.loads((folder / "config.json").read_text())
         parameters = sum(math.prod(t.shape) for header in weights.headers.values() for t in header.values())
-        yield BasePolicy(folder, ModelSize.with_parameters(config, parameters), context_length(folder), version)
+        yield BasePolicy(folder, ModelSize.with_parameters(config, parameters), Policy(folder).context_length, version)
 
 
 def _stored_policy(uri: str, folder: str) -> tuple[WeightFiles, str]:

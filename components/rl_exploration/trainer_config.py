@@ -1,16 +1,76 @@
-"""What RL exploration samples with: TRL's settings of the engine, and whether a server of its own can be used."""
+"""TRL's configuration of the trainer, from the recipe's `rl` section."""
 
-import urllib.request
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from components.rl_exploration.run import ExplorationRun
 from components.rl_exploration.settings import ExplorationSettings
-from components.shared.errors import InputError
-from components.shared.policy.policy import accelerator
-from components.shared.sampling.base import Engine
+from components.shared.accelerator import training_precision
+from components.shared.policy import Policy
+from components.shared.sampling.engines import Engine
+from components.shared.training.parallel import sharding_arguments
+from components.shared.training.tracking import TrackingSettings, trackers
+
+if TYPE_CHECKING:
+    from trl import GRPOConfig
 
 
-def trl_arguments(engine: Engine, settings: ExplorationSettings, length: int, eos_ids: set[int]) -> dict[str, Any]:
-    """TRL's settings of the sampling engine; `length` is that of the longest prompt and its completion."""
+def grpo_config(
+    run: ExplorationRun, policy: Policy, engine: Engine, length: int, work: str, tracking: TrackingSettings
+) -> "GRPOConfig":
+    """Returns the configuration of a run's trainer.
+
+    Args:
+        run: The run.
+        policy: The policy that training starts from.
+        engine: The sampling engine.
+        length: Tokens of the longest prompt and its completion together.
+        work: Folder for the trainer's checkpoints.
+        tracking: The recipe's `tracking` section.
+    """
+    from trl import GRPOConfig
+
+    settings = run.settings
+    return GRPOConfig(
+        output_dir=work,
+        max_steps=run.end_step * settings.updates_per_step,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="constant_with_warmup",
+        warmup_steps=settings.warmup_steps,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        num_generations=settings.group_size,
+        per_device_train_batch_size=settings.micro_batch_completions,
+        gradient_accumulation_steps=settings.process_completions // settings.micro_batch_completions,
+        generation_batch_size=settings.prompts_per_step * settings.group_size,
+        max_completion_length=settings.max_completion_tokens,
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        loss_type="dapo",
+        epsilon=settings.clip_low,
+        epsilon_high=settings.clip_high,
+        beta=settings.kl_coefficient,
+        mask_truncated_completions=settings.mask_truncated,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        seed=run.seed + run.iteration,  # a different order of problems in each iteration
+        logging_steps=1,
+        save_strategy="no",
+        disable_tqdm=True,
+        **training_precision(settings.precision),
+        **sharding_arguments(settings.parallel),
+        **engine_arguments(engine, settings, length, policy.eos_token_ids),
+        **trackers(tracking, run.title),
+    )
+
+
+def engine_arguments(engine: Engine, settings: ExplorationSettings, length: int, eos_ids: set[int]) -> dict[str, Any]:
+    """Returns TRL's arguments for the sampling engine.
+
+    Args:
+        engine: The sampling engine.
+        settings: The recipe's `rl` section.
+        length: Tokens of the longest prompt and its completion together.
+        eos_ids: Token IDs at which generation stops.
+    """
     if engine == "transformers":
         return {}
     common = {"use_vllm": True, "generation_kwargs": {"stop_token_ids": sorted(eos_ids)}}
@@ -23,19 +83,3 @@ def trl_arguments(engine: Engine, settings: ExplorationSettings, length: int, eo
         "vllm_enable_sleep_mode": settings.sleep_mode,
         "vllm_max_model_length": length,
     }
-
-
-def check_server(address: str, engine: Engine) -> None:
-    """Raises InputError unless there is a vLLM server and a GPU to send it weights from."""
-    if engine != "vllm" or accelerator() == "cpu":
-        raise InputError(
-            f"rl.vllm_server ({address}) gets its weights from a GPU, and this stage has none or no vLLM; leave it out"
-        )
-    try:
-        with urllib.request.urlopen(f"{address.rstrip('/')}/health", timeout=30):
-            pass
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"rl.vllm_server: nothing that is healthy answers at {address} ({error}); start it (docs/engines.md), or "
-            f"leave the key out for vLLM beside the trainer"
-        ) from None

@@ -1,7 +1,7 @@
-"""Whether a policy's weights fit its config, from the headers of its safetensors files: no weights are loaded.
+"""Checks that a policy's weights fit its config, from the headers of its safetensors files, without loading weights.
 
-Transformers fills what it does not find with random numbers and leaves what it does not know aside, with no more than
-a warning; a run would start from noise. Headers are read where the files lie: in a folder, a bucket or the hub.
+Transformers initialises missing tensors at random and ignores unknown ones, with no more than a warning; a run would
+start from noise. Headers are read wherever the files are stored: in a folder, in a bucket or on the hub.
 """
 
 import json
@@ -16,49 +16,49 @@ from components.shared.errors import InputError
 
 INDEX = "model.safetensors.index.json"
 ADAPTER = "adapter_config.json"
-_MOST_HEADER = 100 << 20  # bytes; what the format allows
+_MAX_HEADER = 100 << 20  # bytes; the format's limit
 _FLOATS = {"F64", "F32", "F16", "BF16"}
-# Names that are no fault where they are too many: buffers that older versions saved.
+# Unexpected tensors that are no fault: buffers that older versions saved.
 _BUFFERS = re.compile(r"(^|\.)(rotary_emb\.inv_freq|attn\.(masked_)?bias|attention\.(masked_)?bias|position_ids)$")
-# What wrappers put before or into the names of a model's tensors: DDP, torch.compile, FSDP, activation checkpointing.
+# What wrappers add to the names of a model's tensors: DDP, torch.compile, FSDP, activation checkpointing.
 _WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
 _SHOWN = 4  # names in a message
 
 
 class Tensor(NamedTuple):
-    """What a header says of a tensor."""
+    """A tensor's entry in a header."""
 
     dtype: str  # as safetensors writes it: F32, BF16, ...
     shape: tuple[int, ...]
-    start: int = 0  # bytes from the end of the header
+    start: int = 0  # offset in bytes from the end of the header
     end: int = 0
 
 
 class WeightFiles(NamedTuple):
     """A policy's weight files as their headers describe them."""
 
-    headers: dict[str, dict[str, Tensor]]  # file -> tensor's name -> tensor
-    names: set[str]  # of all files beside config.json
-    shards: dict[str, str] | None = None  # tensor's name -> file, as the index has it
+    headers: dict[str, dict[str, Tensor]]  # file -> tensor name -> tensor
+    names: set[str]  # all files beside config.json
+    shards: dict[str, str] | None = None  # tensor name -> file, from the index
 
 
 def read_header(name: str, file: str, size: int, read: Callable[[int, int], bytes]) -> dict[str, Tensor]:
     """Reads the header of a safetensors file.
 
     Args:
-        name: of the policy, for messages.
-        file: its name.
-        size: of the file in bytes.
-        read: gives the bytes from an offset on, so many.
+        name: Name of the policy, for messages.
+        file: Name of the file.
+        size: Size of the file in bytes.
+        read: Called with an offset and a number of bytes; returns those bytes.
 
     Raises:
-        InputError: it is no safetensors file, or not whole.
+        InputError: It is not a safetensors file, or it is incomplete.
     """
     start = read(0, min(size, 8))
     length = int.from_bytes(start, "little")
     pointer = " (it is a git-lfs pointer: fetch the file itself)" if start == b"version " else ""
-    if len(start) < 8 or pointer or not 2 <= length <= min(size - 8, _MOST_HEADER):
+    if len(start) < 8 or pointer or not 2 <= length <= min(size - 8, _MAX_HEADER):
         raise InputError(f"base policy {name!r}: {file} is not safetensors{pointer}, or was cut off; fetch it again")
     try:
         header = json.loads(read(8, length))
@@ -69,20 +69,20 @@ def read_header(name: str, file: str, size: int, read: Callable[[int, int], byte
         }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"base policy {name!r}: {file} is not safetensors: its header is broken: {error}") from None
-    whole = 8 + length + max((tensor.end for tensor in tensors.values()), default=0)
-    if size != whole:
+    expected = 8 + length + max((tensor.end for tensor in tensors.values()), default=0)
+    if size != expected:
         raise InputError(
-            f"base policy {name!r}: {file} has {size:,} bytes, but its header speaks of {whole:,}: it was cut off or "
-            f"written over; fetch it again"
+            f"base policy {name!r}: {file} has {size:,} bytes, but its header describes {expected:,}: it was cut off "
+            f"or overwritten; fetch it again"
         )
     return tensors
 
 
 def local_weights(folder: str | Path, name: str) -> WeightFiles:
-    """The headers of the weight files in a folder.
+    """Reads the headers of the weight files in a folder.
 
     Raises:
-        InputError: a file is no safetensors file, or not whole, or may not be read.
+        InputError: A file is not a safetensors file, is incomplete, or may not be read.
     """
     folder, headers = Path(folder), {}
     for path in sorted(folder.glob("*.safetensors")):
@@ -101,10 +101,10 @@ def local_weights(folder: str | Path, name: str) -> WeightFiles:
 
 
 def parse_index(data: bytes | None, name: str) -> dict[str, str] | None:
-    """The index of weights in several files: tensor's name to file; None where there is none.
+    """Parses the index of weights in several files; returns tensor name to file, or None if there is no index.
 
     Raises:
-        InputError: it is not what transformers writes.
+        InputError: It is not what transformers writes.
     """
     if data is None:
         return None
@@ -117,17 +117,17 @@ def parse_index(data: bytes | None, name: str) -> dict[str, str] | None:
 
 
 def check_weights(config: dict[str, Any], files: WeightFiles, name: str) -> None:
-    """Checks that weights are those of the model that a config describes: names, shapes and kinds of numbers.
+    """Checks that weights belong to the model that a config describes: names, shapes and dtypes.
 
-    Tied weights need not be there, and buffers that are not saved may or may not be.
+    Tied weights may be absent, and buffers that are not saved may or may not be there.
 
     Args:
-        config: content of config.json.
-        files: the weights.
-        name: what the user calls the policy, for the message.
+        config: Content of config.json.
+        files: The weights.
+        name: What the user calls the policy, for the message.
 
     Raises:
-        InputError: which tensors are missing, unexpected, misshapen or no plain numbers, and what to do.
+        InputError: Says which tensors are missing, unexpected, misshapen or not plain floats, and what to do.
     """
     tensors = {tensor: entry for header in files.headers.values() for tensor, entry in header.items()}
     refuse_adapter({*files.names, *tensors}, name)
@@ -136,15 +136,15 @@ def check_weights(config: dict[str, Any], files: WeightFiles, name: str) -> None
     if wrapped := [tensor for tensor in tensors if any(part in f".{tensor}" for part in map(".{}".format, _WRAPPERS))]:
         raise InputError(
             f"base policy {name!r}: the names of {len(wrapped)} tensors come from a wrapper, such as {wrapped[0]!r}; "
-            f"they would be left out and the model made of random numbers. Save the model that is wrapped (.module, "
-            f"._orig_mod) with save_pretrained"
+            f"they would be ignored and the model made of random numbers. Save the wrapped model (.module, ._orig_mod) "
+            f"with save_pretrained"
         )
     if odd := [
         tensor for tensor, entry in tensors.items() if entry.dtype not in _FLOATS and not _BUFFERS.search(tensor)
     ]:
         raise InputError(
             f"base policy {name!r}: {_names(odd)} {'is' if len(odd) == 1 else 'are'} {tensors[odd[0]].dtype}, but "
-            f"weights that are trained are {', '.join(sorted(_FLOATS))}; give the model that is not quantised"
+            f"weights that are trained are {', '.join(sorted(_FLOATS))}; use the model that is not quantised"
         )
     expected = expected_tensors(config, name)
     faults = list(_layer_faults(config, tensors) if expected is None else _faults(expected, tensors))
@@ -156,10 +156,10 @@ def check_weights(config: dict[str, Any], files: WeightFiles, name: str) -> None
 
 
 def refuse_adapter(names: Set[str], name: str) -> None:
-    """Raises InputError where the names of a policy's files and tensors say that it is, or holds, an adapter."""
+    """Raises InputError if the names of a policy's files and tensors show that it is, or contains, an adapter."""
     if ADAPTER in names or any(".lora_A." in one or ".lora_embedding_A" in one for one in names):
         raise InputError(
-            f"base policy {name!r} is an adapter, or holds one ({ADAPTER}, LoRA tensors); merge it into its base: "
+            f"base policy {name!r} is an adapter, or contains one ({ADAPTER}, LoRA tensors); merge it into its base: "
             f"AutoPeftModelForCausalLM.from_pretrained(...).merge_and_unload().save_pretrained(FOLDER)"
         )
 
@@ -167,28 +167,28 @@ def refuse_adapter(names: Set[str], name: str) -> None:
 def _check_index(index: dict[str, str], headers: Mapping[str, Mapping[str, Tensor]], name: str) -> None:
     if gone := sorted(set(index.values()) - headers.keys()):
         raise InputError(
-            f"base policy {name!r}: {INDEX} names {_names(gone)}, which {'is' if len(gone) == 1 else 'are'} not there; "
+            f"base policy {name!r}: {INDEX} names {_names(gone)}, which {'is' if len(gone) == 1 else 'are'} missing; "
             f"fetch all of its files"
         )
     if lost := [tensor for tensor, file in index.items() if tensor not in headers[file]]:
         raise InputError(
             f"base policy {name!r}: {INDEX} says that {_names(lost)} {'is' if len(lost) == 1 else 'are'} in "
-            f"{index[lost[0]]}, which is not so; index and files are not of one model"
+            f"{index[lost[0]]}, which is wrong; index and files are not from the same model"
         )
     if strange := sorted(headers.keys() - set(index.values())):
         raise InputError(
-            f"base policy {name!r}: {_names(strange)} lies beside the weights, but {INDEX} does not name it; remove "
-            f"what is no part of the model"
+            f"base policy {name!r}: {_names(strange)} is beside the weights, but {INDEX} does not name it; remove "
+            f"what does not belong to the model"
         )
 
 
 class Expected(NamedTuple):
-    """The tensors that a model class has, as its checkpoints name them."""
+    """The tensors of a model class, as its checkpoints name them."""
 
     required: dict[str, tuple[int, ...]]
     optional: dict[str, tuple[int, ...]]  # tied to others, and buffers
-    prefix: str  # of all but the output layer, which a checkpoint of the bare model lacks
-    bare: bool = False  # whether checkpoints of the bare model will do
+    prefix: str  # of all but the output layer; a checkpoint of the bare model lacks it
+    bare: bool = False  # whether checkpoints of the bare model are accepted
 
 
 def _faults(expected: Expected, tensors: dict[str, Tensor]) -> Iterator[str]:
@@ -214,23 +214,23 @@ def _faults(expected: Expected, tensors: dict[str, Tensor]) -> Iterator[str]:
 
 
 def _layer_faults(config: dict[str, Any], tensors: dict[str, Tensor]) -> Iterator[str]:
-    """What can be said of a model class that is not known here: whether it has as many layers as the config says."""
+    """Checks a model class that is not known here: whether it has as many layers as the config says."""
     found = {int(match[1]) for tensor in tensors if (match := _LAYER.search(tensor))}
     inner = config.get("text_config", config)
     layers = inner.get("num_hidden_layers", inner.get("n_layer"))
     if found and isinstance(layers, int) and found != set(range(layers)):
         there = f"{min(found)} to {max(found)}" if len(found) == max(found) - min(found) + 1 else _names(sorted(found))
-        yield f"there are layers {there}, but config.json speaks of {layers}"
+        yield f"there are layers {there}, but config.json says {layers}"
 
 
 def expected_tensors(config: dict[str, Any], name: str) -> Expected | None:
-    """The tensors that the model class of a config expects; None where that cannot be said without its code.
+    """Returns the tensors that a config's model class expects, or None if that needs its code and there is no torch.
 
-    Llama and its like are described here, since the stage that looks has no torch; other classes are asked where torch
-    is installed.
+    Llama and similar models are described here, since the stage that checks has no torch; other classes are
+    instantiated if torch is installed.
 
     Raises:
-        InputError: the config is not that of a model.
+        InputError: The config does not describe a model.
     """
     from transformers import CONFIG_MAPPING
 
@@ -242,14 +242,15 @@ def expected_tensors(config: dict[str, Any], name: str) -> Expected | None:
         return _of_class(full)
     except InputError:
         raise
-    except Exception as error:  # whatever a config's class makes of values that are none
+    except Exception as error:  # whatever a config's class raises for invalid values
         raise InputError(
             f"base policy {name!r}: config.json describes no model of type {kind!r}: "
             f"{' '.join(str(error).split())[:300]}"
         ) from None
 
 
-# Model types whose checkpoints are laid out as Llama's; the biases of queries, keys and values, and of the output.
+# Model types whose checkpoints have Llama's layout: whether queries, keys and values have a bias, and whether the
+# output has one; None: as the config says.
 _LLAMA_LIKE = {"llama": (None, None), "mistral": (False, False), "qwen2": (True, False), "qwen3": (None, None)}
 
 
@@ -258,7 +259,7 @@ def _llama_like(config: Any) -> Expected:
     heads, keys = config.num_attention_heads, config.num_key_value_heads
     head = getattr(config, "head_dim", None) or hidden // heads
     own = getattr(config, "attention_bias", False)
-    bias, output_bias = (own if said is None else said for said in _LLAMA_LIKE[config.model_type])
+    bias, output_bias = (own if fixed is None else fixed for fixed in _LLAMA_LIKE[config.model_type])
     attention = {"q": (heads * head, hidden), "k": (keys * head, hidden), "v": (keys * head, hidden)}
     layer: dict[str, tuple[int, ...]] = {}
     for part, shape in attention.items():
@@ -293,8 +294,8 @@ def _of_class(config: Any) -> Expected | None:
     from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
     if get_checkpoint_conversion_mapping(config.model_type):
-        return None  # its tensors are made of those in the files; load_model sees what is missing
-    with torch.device("meta"):  # shapes alone
+        return None  # its tensors are converted from those in the files; load_model finds what is missing
+    with torch.device("meta"):  # shapes only
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     tied = set(getattr(model, "all_tied_weights_keys", None) or ())
     shapes = {tensor: tuple(value.shape) for tensor, value in model.state_dict().items()}
@@ -305,11 +306,11 @@ def _of_class(config: Any) -> Expected | None:
 
 
 def check_numbers(folder: str | Path, files: WeightFiles, name: str) -> None:
-    """Looks at every number of a policy's weights, where they are read anyway.
+    """Checks every number of a policy's weights, for a stage that reads them anyway.
 
     Raises:
-        InputError: a tensor holds NaN or infinity; or the output layer is stored beside the embeddings that the config
-            ties it to and differs from them, which trainers and vLLM read differently.
+        InputError: A tensor contains NaN or infinity; or the output layer is stored beside the embeddings that the
+            config ties it to and differs from them, which trainers and vLLM read differently.
     """
     folder, places = Path(folder), {}
     for file, header in files.headers.items():
@@ -317,31 +318,31 @@ def check_numbers(folder: str | Path, files: WeightFiles, name: str) -> None:
             places[tensor] = folder / file, entry
             if entry.dtype in _EXPONENTS and not _finite(_bits(folder / file, entry), _EXPONENTS[entry.dtype][1]):
                 raise InputError(
-                    f"base policy {name!r}: {tensor} in {file} holds NaN or infinity; the policy is broken. Take it "
-                    f"from where it was trained, before it diverged"
+                    f"base policy {name!r}: {tensor} in {file} contains NaN or infinity; the policy is broken. Use "
+                    f"a checkpoint from before its training diverged"
                 )
     config = json.loads((folder / "config.json").read_text())
     output, embeddings = places.get("lm_head.weight"), places.get("model.embed_tokens.weight")
     if config.get("tie_word_embeddings") and output and embeddings and not _equal(_bits(*output), _bits(*embeddings)):
         raise InputError(
             f"base policy {name!r}: config.json has tie_word_embeddings, but lm_head.weight differs from "
-            f"model.embed_tokens.weight: some programs would use the one, some the other. Set tie_word_embeddings to "
+            f"model.embed_tokens.weight: some programs would use one, some the other. Set tie_word_embeddings to "
             f"false, or save the model again without lm_head.weight"
         )
 
 
-# By kind of number: the unsigned integer of its width, and the bits that are all set in NaN and infinity alone.
+# By dtype: the unsigned integer of its width, and the exponent bits, which are all set only in NaN and infinity.
 _EXPONENTS = {
     "F64": ("<u8", 0x7FF0 << 48),
     "F32": ("<u4", 0x7F80 << 16),
     "F16": ("<u2", 0x7C00),
     "BF16": ("<u2", 0x7F80),
 }
-_AT_ONCE = 1 << 22  # numbers
+_CHUNK = 1 << 22  # numbers
 
 
 def _bits(path: Path, entry: Tensor) -> "np.ndarray[Any, Any]":
-    """A tensor's numbers as unsigned integers; read when they are looked at."""
+    """Returns a tensor's numbers as unsigned integers; they are read when accessed."""
     with path.open("rb") as file:
         header = int.from_bytes(file.read(8), "little")
     kind = np.dtype(_EXPONENTS[entry.dtype][0])
@@ -353,7 +354,7 @@ def _bits(path: Path, entry: Tensor) -> "np.ndarray[Any, Any]":
 
 def _finite(bits: "np.ndarray[Any, Any]", exponent: int) -> bool:
     mask = bits.dtype.type(exponent)
-    return not any(((bits[i : i + _AT_ONCE] & mask) == mask).any() for i in range(0, len(bits), _AT_ONCE))
+    return not any(((bits[i : i + _CHUNK] & mask) == mask).any() for i in range(0, len(bits), _CHUNK))
 
 
 def _equal(a: "np.ndarray[Any, Any]", b: "np.ndarray[Any, Any]") -> bool:

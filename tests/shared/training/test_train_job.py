@@ -12,13 +12,16 @@ from kubernetes.client import ApiClient, Configuration
 
 from components.rft.refine import refine
 from components.rft.settings import RFTSettings
-from components.rl_exploration.explore import _check_state
+from components.rl_exploration.step_callback import check_state
 from components.shared.data import countdown
 from components.shared.data.schema import TRAJECTORIES, write_table
 from components.shared.errors import InputError
-from components.shared.training import train_job
-from components.shared.training.node import node_failed
-from components.shared.training.processes import MESSAGE, ParallelSettings, init_processes, on_processes, share
+from components.shared.training import train_job, trainjob_api
+from components.shared.training.collectives import init_processes
+from components.shared.training.launching import MESSAGE
+from components.shared.training.node_folder import node_failed
+from components.shared.training.parallel import ParallelSettings, share
+from components.shared.training.processes import on_processes
 from launch.pools import Pool, _resources
 from tests.countdown_solver import solve
 from tests.shared.training.trainer_stand_in import TrainerStandIn
@@ -88,8 +91,8 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Trainer
     stand_in = TrainerStandIn(stage_pod(volume))
     client = ApiClient(Configuration(host=stand_in.url))
     monkeypatch.setattr(train_job, "SHARED", volume)
-    monkeypatch.setattr(train_job, "POLL_SECONDS", 0.2)
-    monkeypatch.setattr(train_job, "connect", lambda _: train_job.Cluster(client, "team", "run-1-impl-7"))
+    monkeypatch.setattr(trainjob_api, "POLL_SECONDS", 0.2)
+    monkeypatch.setattr(train_job, "connect", lambda _: trainjob_api.Cluster(client, "team", "run-1-impl-7"))
     yield stand_in
     stand_in.close()
 
@@ -272,8 +275,8 @@ def test_what_the_cluster_refuses_is_told(
 def test_a_train_job_that_does_not_go_is_waited_for_within_limits(
     cluster: TrainerStandIn, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(train_job, "POLL_SECONDS", 0.01)
-    monkeypatch.setattr(train_job, "GONE_SECONDS", 0.3)
+    monkeypatch.setattr(trainjob_api, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(trainjob_api, "DELETION_SECONDS", 0.3)
     monkeypatch.setattr(cluster, "remove", lambda _: None)  # a finalizer whose controller is gone
 
     def completes(job: dict[str, Any], folder: Path) -> None:
@@ -313,7 +316,7 @@ def test_without_a_cluster_or_a_volume_it_says_so(cluster: TrainerStandIn, monke
     with pytest.raises(InputError, match="compile it again"):
         on_processes(TWO_NODES, "rl", init_processes)
     monkeypatch.undo()
-    with pytest.raises(InputError, match="set it to 1 for a run here"):
+    with pytest.raises(InputError, match="set it to 1 for a local run"):
         on_processes(TWO_NODES, "rl", init_processes)
 
 
@@ -324,8 +327,8 @@ def test_what_goes_wrong_in_the_nodes_ends_the_stage(
     with pytest.raises(RuntimeError, match=r"node [01]: process [01] ended with exit code 1"):
         on_processes(TWO_NODES, "rl", share, 3, 2, "rl.prompts_per_step")
     assert "must be a multiple of the 2 processes" in capsys.readouterr().out
-    with pytest.raises(InputError, match="holds no training state"):
-        on_processes(TWO_NODES, "rl", _check_state, Path(__file__).parent, 1)
+    with pytest.raises(InputError, match="has no training state"):
+        on_processes(TWO_NODES, "rl", check_state, Path(__file__).parent, 1)
     assert not cluster.jobs and not list(train_job.SHARED.iterdir())
 
 
