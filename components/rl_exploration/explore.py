@@ -139,7 +139,7 @@ def explore(
         )
         trainer.remove_callback(PrinterCallback)
         if vllm_runs_on_cpu:
-            vllm_on_cpu.hand_over_whole(trainer.vllm_generation)
+            vllm_on_cpu.patch_weight_sync(trainer.vllm_generation)
         trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
         counts = RolloutCounts(*map(sum, zip(*all_gather(recorder.counts), strict=True)))
         explored = merged(trainer.model, policy)

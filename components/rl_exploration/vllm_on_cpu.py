@@ -39,7 +39,7 @@ def prepare() -> None:
     )
 
 
-def hand_over_whole(generation: Any) -> None:
+def patch_weight_sync(generation: Any) -> None:
     """Makes TRL's engine take all weights from the trainer at once.
 
     Args:

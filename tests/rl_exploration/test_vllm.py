@@ -63,7 +63,7 @@ def test_stale_weights_stop_the_run(run: Any, monkeypatch: pytest.MonkeyPatch) -
     def keep_the_first(generation: Any) -> None:
         generation.sync_weights = lambda: None
 
-    monkeypatch.setattr(vllm_on_cpu, "hand_over_whole", keep_the_first)
+    monkeypatch.setattr(vllm_on_cpu, "patch_weight_sync", keep_the_first)
     with pytest.raises(InputError, match="vLLM does not have the weights that are trained"):
         run(steps=10, learning_rate=3e-3)
 

@@ -127,9 +127,9 @@ def merged(model: Any, initial_policy: Policy) -> "PreTrainedModel":
     if not isinstance(model, PeftModel):
         return model  # type: ignore[no-any-return]
     with torch.random.fork_rng(devices=[]):  # new adapters are initialised at random before they get their weights
-        whole = get_peft_model(initial_policy.load_model(), copy.deepcopy(model.peft_config["default"]))
-    set_peft_model_state_dict(whole, get_peft_model_state_dict(model, save_embedding_layers=False))
-    return whole.merge_and_unload()
+        adapted = get_peft_model(initial_policy.load_model(), copy.deepcopy(model.peft_config["default"]))
+    set_peft_model_state_dict(adapted, get_peft_model_state_dict(model, save_embedding_layers=False))
+    return adapted.merge_and_unload()
 
 
 def _four_bits(section: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Tracking a training run while it goes on: always with TensorBoard, with W&B and MLflow if the recipe says so."""
+"""Tracking training runs as they go: always with TensorBoard, and with W&B and MLflow if the recipe says so."""
 
 import importlib.util
 import os
