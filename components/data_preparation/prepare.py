@@ -32,7 +32,8 @@ from components.shared.object_store.inputs import fetch_folder, is_stored
 from components.shared.policy import Policy
 from components.shared.policy.checks import check_policy
 from components.shared.policy.saving import copy_policy
-from components.shared.policy.weights import check_numbers, local_weights
+from components.shared.policy.weight_checks import check_numbers
+from components.shared.policy.weights import local_weights
 from components.shared.reporting import page
 from components.shared.stage import read_json, result, write_json
 

@@ -20,6 +20,7 @@ from components.shared.object_store.inputs import (
 )
 from components.shared.policy import Policy
 from components.shared.policy.checks import check_policy
+from components.shared.policy.weight_checks import refuse_adapter
 from components.shared.policy.weights import (
     INDEX,
     Tensor,
@@ -27,7 +28,6 @@ from components.shared.policy.weights import (
     local_weights,
     parse_index,
     read_header,
-    refuse_adapter,
 )
 from components.shared.stage import files_digest
 

@@ -9,7 +9,8 @@ from jinja2.exceptions import TemplateError
 from components.shared.data.chat import conversation
 from components.shared.errors import InputError
 from components.shared.policy.policy import Policy
-from components.shared.policy.weights import WeightFiles, check_weights, local_weights, refuse_adapter
+from components.shared.policy.weight_checks import check_weights, refuse_adapter
+from components.shared.policy.weights import WeightFiles, local_weights
 
 
 def check_policy(path: str | Path, name: str, weights: WeightFiles | None = None) -> None:

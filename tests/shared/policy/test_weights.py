@@ -15,7 +15,9 @@ from safetensors.torch import load_file, save_file
 from components.shared.errors import InputError
 from components.shared.policy import Policy
 from components.shared.policy.checks import check_policy
-from components.shared.policy.weights import check_numbers, check_weights, expected_tensors, local_weights
+from components.shared.policy.expected_tensors import expected_tensors
+from components.shared.policy.weight_checks import check_numbers, check_weights
+from components.shared.policy.weights import local_weights
 
 Weights = dict[str, torch.Tensor]
 
@@ -152,7 +154,8 @@ import sys
 sys.modules["torch"] = None
 import json
 from components.shared.errors import InputError
-from components.shared.policy.weights import check_weights, local_weights
+from components.shared.policy.weight_checks import check_weights
+from components.shared.policy.weights import local_weights
 files = local_weights(sys.argv[1], "mine")
 config = json.load(open(sys.argv[1] + "/config.json"))
 del config["layer_types"]
