@@ -20,7 +20,7 @@ import click
 import psutil
 
 from components.shared.data.schema import read_rows
-from components.shared.policy import load_tokenizer, prompt_token_ids
+from components.shared.policy import Policy
 from components.shared.reporting.reports import CURVE, EVALUATION
 from components.shared.stage import read_json
 from launch.planning.costs import Costs, StageCost
@@ -43,8 +43,8 @@ STAGES = {  # by name of the plan
 _BASE = """
 import psutil, torch, trl, datasets
 from trl import GRPOTrainer, SFTTrainer
-from components.shared.policy import load_model
-model = load_model("recipes/tiny/countdown")
+from components.shared.policy import Policy
+model = Policy("recipes/tiny/countdown").load_model()
 print(psutil.Process().memory_info().rss)
 """
 
@@ -105,8 +105,8 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _prompt_tokens(rows: list[dict[str, Any]]) -> int:
-    tokenizer = load_tokenizer(ROOT / "recipes" / "tiny" / "countdown")
-    return sum(len(ids) for ids in prompt_token_ids(tokenizer, [row["prompt"] for row in rows]))
+    policy = Policy(ROOT / "recipes" / "tiny" / "countdown")
+    return sum(len(ids) for ids in policy.prompt_token_ids([row["prompt"] for row in rows]))
 
 
 def _evaluated(evaluations: list[dict[str, Any]]) -> int:

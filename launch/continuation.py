@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from components.shared.errors import InputError
-from components.shared.policy import policy_id
+from components.shared.policy import Policy
 from components.shared.stage import read_json
 from launch.compiled import read_compiled, stage_paths
 from launch.kubeflow.cluster import Cluster
@@ -88,7 +88,7 @@ def continued_folder(folder: Path, recipe: Recipe) -> Earlier:
         uris[name] = str(there.resolve())
     summary = read_json(Path(uris["results"]) / "summary.json")
     reported = {policy["name"]: policy["policy_id"] for policy in summary["policies"]}
-    if reported.get(f"rloop-{last}") != policy_id(uris["policy"]):
+    if reported.get(f"rloop-{last}") != Policy(uris["policy"]).id:
         raise InputError(
             f"--continue {folder}: the report of iteration {last} is about a different policy than the one in the "
             "folder: a later run has changed it and did not finish. Let that run finish first"

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from kfp import dsl, kubernetes
 
-from components.shared.training.processes import ONE_PROCESS, ParallelSettings
+from components.shared.training.parallel import ONE_PROCESS, ParallelSettings
 from components.shared.training.tracking import CREDENTIALS
 from components.shared.training.train_job import NODE_RESOURCES, SHARED
 from launch.images import image

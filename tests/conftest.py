@@ -10,7 +10,7 @@ import pytest
 from components.shared.data import countdown
 from components.shared.data.schema import PROBLEMS, ROLLOUTS, write_table
 from components.shared.grading import Grader, GradingSettings
-from components.shared.policy import load_tokenizer
+from components.shared.policy import Policy
 from launch.local.s3_server import S3Server
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,7 +24,7 @@ def tiny_policy() -> Path:
 
 @pytest.fixture(scope="session")
 def tokenizer() -> Any:
-    return load_tokenizer(POLICY)
+    return Policy(POLICY).tokenizer
 
 
 class TestServer(S3Server):
@@ -120,15 +120,15 @@ def write_shard() -> Callable[..., Path]:
 def live_models(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The models in training whose adapters exploration and RFT merge, in order."""
     from components.rft import refine
-    from components.rl_exploration import explore
+    from components.rl_exploration import explore, step_callback
     from components.shared.training.lora import merged
 
     models: list[Any] = []
 
-    def merge(model: Any, policy: Path) -> Any:
+    def merge(model: Any, initial_policy: Policy) -> Any:
         models.append(model)
-        return merged(model, policy)
+        return merged(model, initial_policy)
 
-    for module in (explore, refine):
+    for module in (explore, step_callback, refine):
         monkeypatch.setattr(module, "merged", merge)
     return models

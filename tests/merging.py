@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from components.shared.policy import check_policy, load_model, load_tokenizer, prompt_token_ids
+from components.shared.policy import Policy
+from components.shared.policy.checks import check_policy
 
 
 def layout(policy: Path) -> dict[str, tuple[torch.dtype, torch.Size]]:
@@ -38,9 +39,9 @@ def assert_merged_once(live: Any, initial: Path, saved: Path, targets: set[str])
         changed.add(name.removesuffix(".weight").rpartition(".")[2])
     assert changed == targets
 
-    prompts = prompt_token_ids(load_tokenizer(saved), ["Use 3 7 2 to make 13.", "Use 1 2 3 to make 6."])
+    prompts = Policy(saved).prompt_token_ids(["Use 3 7 2 to make 13.", "Use 1 2 3 to make 6."])
     with torch.no_grad():
         for ids in map(torch.tensor, prompts):
-            ours, its = (model.eval()(ids[None]).logits for model in (load_model(saved), live))
+            ours, its = (model.eval()(ids[None]).logits for model in (Policy(saved).load_model(), live))
             torch.testing.assert_close(ours, its, rtol=1e-4, atol=1e-4)
-            assert (ours - load_model(initial)(ids[None]).logits).abs().max() > 0.01
+            assert (ours - Policy(initial).load_model()(ids[None]).logits).abs().max() > 0.01

@@ -4,7 +4,6 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from jinja2.exceptions import TemplateError
@@ -18,7 +17,7 @@ from components.shared.data.sources import RawProblem, Source, read_source
 from components.shared.errors import InputError
 from components.shared.grading import Grader, GradingRow
 from components.shared.grading.verifiers import READS_ANSWERS, REASONING_GYM, accepted_answers
-from components.shared.policy import load_tokenizer, prompt_token_ids, rendered_prompt, vocabulary_size
+from components.shared.policy import Policy
 
 BATCH = 512
 EXAMPLES = 20
@@ -100,14 +99,14 @@ class Cleaner:
         first_prompts: of each source, by its recipe key: what the policy is sent of the first problem, whole.
 
     Args:
-        policy: folder of the base policy.
+        policy: the base policy.
         longest_prompt: tokens that a prompt may have.
         settings: the recipe's `data` section.
         grader: judges whether answers can be judged.
     """
 
-    def __init__(self, policy: str | Path, longest_prompt: int, settings: DataSettings, grader: Grader) -> None:
-        self._tokenizer, self._vocabulary = load_tokenizer(policy), vocabulary_size(policy)
+    def __init__(self, policy: Policy, longest_prompt: int, settings: DataSettings, grader: Grader) -> None:
+        self._policy = policy
         self._longest_prompt, self._settings, self._grader = longest_prompt, settings, grader
         self.first_prompts: dict[str, str] = {}
 
@@ -135,14 +134,14 @@ class Cleaner:
             prompts = [self._settings.prompt_of(problem) for _, problem in named]
             tokens = self._token_ids(prompts, [problem for _, problem in named], f"{key}: {source.uri}")
             if prompts:
-                self.first_prompts.setdefault(key, rendered_prompt(self._tokenizer, prompts[0]))
+                self.first_prompts.setdefault(key, self._policy.rendered_prompt(prompts[0]))
             for (identity, problem), right, prompt, ids in zip(named, gradable, prompts, tokens, strict=True):
                 if not right:
                     report.drop("answer_not_gradable", problem.row, str(problem.answer)[:80])
                 elif identity in seen.first:
                     self._drop_repeated(identity, problem, report, seen)
-                elif max(ids, default=0) >= self._vocabulary:
-                    token = self._tokenizer.convert_ids_to_tokens(max(ids))
+                elif max(ids, default=0) >= self._policy.vocabulary_size:
+                    token = self._policy.tokenizer.convert_ids_to_tokens(max(ids))
                     report.drop("token_beyond", problem.row, f"{token}, id {max(ids)}")
                 elif len(ids) > self._longest_prompt:
                     if self._settings.on_long_prompt == "error":
@@ -180,7 +179,7 @@ class Cleaner:
             if problem.chat is None:
                 continue
             try:
-                text = rendered_prompt(self._tokenizer, prompt)
+                text = self._policy.rendered_prompt(prompt)
             except (TemplateError, ValueError, TypeError) as error:
                 raise InputError(
                     f"{what}, {problem.row}: the policy's chat template refuses this conversation: {error}; give it a "
@@ -193,7 +192,7 @@ class Cleaner:
                         f"{what}, {problem.row}: the policy's chat template leaves out the {message['role']} message "
                         f"{message['content'][:80]!r}; give it a template that renders it, or the problem alone"
                     )
-        return prompt_token_ids(self._tokenizer, prompts)
+        return self._policy.prompt_token_ids(prompts)
 
     def _drop_repeated(self, identity: str, problem: RawProblem, report: SourceReport, seen: Seen) -> None:
         """Counts a problem that was there before: once more the same, or with an answer that contradicts."""

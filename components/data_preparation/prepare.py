@@ -29,16 +29,13 @@ from components.shared.data.table_files import local_files
 from components.shared.errors import InputError
 from components.shared.grading import Grader, GradingSettings, check_verifier
 from components.shared.object_store.inputs import fetch_folder, is_stored
-from components.shared.policy import (
-    check_policy,
-    context_length,
-    copy_policy,
-    eos_token_ids,
-    template_end_token_id,
-)
+from components.shared.policy import Policy
+from components.shared.policy.checks import check_policy
+from components.shared.policy.saving import copy_policy
+from components.shared.policy.weight_checks import check_numbers
+from components.shared.policy.weights import local_weights
 from components.shared.reporting import page
 from components.shared.stage import read_json, result, write_json
-from components.shared.weights import check_numbers, local_weights
 
 POLICY_FILES = (".safetensors", ".json", ".model", ".txt", ".jinja")  # what is taken of a model repository
 
@@ -80,7 +77,8 @@ def prepare_data(
         if is_file_source(source.uri):
             local_files(source.uri, key)
     _bring_policy(base_policy, policy_out)
-    context = context_length(policy_out)
+    policy = Policy(policy_out)
+    context = policy.context_length
     longest_prompt = context - completion_tokens
     if longest_prompt < 1:
         raise InputError(
@@ -91,7 +89,7 @@ def prepare_data(
     reports = []
     index = OverlapIndex(settings.overlap_ngram, settings.overlap_share)
     with Grader(grading) as grader:
-        cleaner = Cleaner(policy_out, longest_prompt, settings, grader)
+        cleaner = Cleaner(policy, longest_prompt, settings, grader)
         for name, source in settings.benchmarks.items():
             report = SourceReport("benchmark", name, source.uri)
             seen, table = Seen(), Path(benchmarks_out) / f"{name}.parquet"
@@ -197,16 +195,17 @@ def _fetch_from_hub(base_policy: str, folder: str) -> None:
         raise InputError(f"base policy {base_policy!r} cannot be had from the Hugging Face hub: {error}") from None
 
 
-def _stop_where_the_template_does(policy: str | Path) -> None:
+def _stop_where_the_template_does(policy_path: str | Path) -> None:
     """Lets generation stop at the token with which the template ends an answer, as well as at the policy's own.
 
     Qwen's base models end a document with <|endoftext|> and a chat turn with <|im_end|>; a policy that has
     learnt the template would otherwise never stop.
     """
-    token = template_end_token_id(policy)
-    if token is None or token in (known := eos_token_ids(policy)):
+    policy = Policy(policy_path)
+    token = policy.template_end_token_id
+    if token is None or token in (known := policy.eos_token_ids):
         return
-    file = Path(policy) / "generation_config.json"
+    file = policy.path / "generation_config.json"
     config = read_json(file) if file.is_file() else {}
     write_json(file, config | {"eos_token_id": [*sorted(known), token]})
     print(f"generation stops at token {token} too, with which the chat template ends an answer")

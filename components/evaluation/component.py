@@ -21,17 +21,17 @@ def evaluation(
     """Samples a policy on the benchmarks and estimates avg@n and pass@k, and measures its intermediate checkpoints.
 
     Args:
-        policy: The policy to measure.
-        benchmark_problems: One table a benchmark.
+        policy: The policy to evaluate.
+        benchmark_problems: One table per benchmark.
         kind: base, explored, rloop or vanilla.
-        iteration: Of RLoop, from 1; 0 for the base policy.
+        iteration: Iteration of RLoop, from 1; 0 for the base policy.
         settings: The seed, and the recipe's sections eval, grading and store.
         evaluation: The figures of each benchmark and of each intermediate checkpoint, as JSON, and every sample of the
             policy with its verdict, in samples.parquet.
-        page: The same as a page.
-        metrics: The figures.
-        snapshots: Weights that RL kept on its way to the policy.
-        initial_policy: Where that RL began, to measure beside them.
+        page: The figures as a page.
+        metrics: The figures of each benchmark.
+        snapshots: Intermediate checkpoints of the RL that made the policy.
+        initial_policy: The policy that RL started from, to measure beside them.
     """
     from pathlib import Path
     from typing import Any

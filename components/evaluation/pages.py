@@ -1,4 +1,4 @@
-"""The page of an evaluation."""
+"""The HTML page of an evaluation."""
 
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,8 @@ def write_page(path: str | Path, evaluation: dict[str, Any], curve: dict[str, An
 
     Args:
         path: HTML file to write.
-        evaluation: the figures of each benchmark.
-        curve: those of the intermediate checkpoints, where there are any.
+        evaluation: The content of evaluation.json.
+        curve: The content of curve.json, with the figures of the intermediate checkpoints; None if there are none.
     """
     evaluations = evaluation["evaluations"]
     ks = sorted({k for e in evaluations for k in e["pass_at_k"]}, key=int)
@@ -35,13 +35,13 @@ def write_page(path: str | Path, evaluation: dict[str, Any], curve: dict[str, An
             [
                 "benchmark",
                 "problems",
-                "samples each",
+                "samples per problem",
                 "avg@n",
                 "95 % interval",
                 *(f"pass@{k}" for k in ks),
-                "cut",
+                "truncated",
                 "tokens",
-                "different solutions",
+                "distinct solutions",
             ],
             [
                 [
@@ -59,13 +59,13 @@ def write_page(path: str | Path, evaluation: dict[str, Any], curve: dict[str, An
             ],
         ),
         page.figure(drawn, "pass@k with 95 % bootstrap intervals over problems."),
-        page.table(["verdict because", "samples"], [list(pair) for pair in evaluation["reasons"].items()]),
+        page.table(["reason of verdict", "samples"], [list(pair) for pair in evaluation["reasons"].items()]),
         *_curve(curve),
     )
 
 
 def _curve(curve: dict[str, Any] | None) -> list[str]:
-    """The intermediate checkpoints' figures over RL steps."""
+    """Returns the figures of the intermediate checkpoints over RL steps."""
     points = curve["points"] if curve else []
     if not points:
         return []

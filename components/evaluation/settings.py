@@ -9,43 +9,49 @@ from components.shared.settings import Settings
 
 
 class BenchmarkSettings(Settings):
-    """How one benchmark differs from the others; what is left out is as for all."""
+    """Settings of one benchmark that differ from the general ones; omitted keys have the general values."""
 
-    samples: int | None = Field(None, ge=1, description="Completions a problem.")
+    samples: int | None = Field(None, ge=1, description="Completions per problem.")
     pass_at: list[int] | None = Field(None, min_length=1, description="The k of pass@k.")
-    max_completion_tokens: int | None = Field(None, ge=1, description="Of a completion.")
-    temperature: float | None = Field(None, ge=0, description="Of the sampling.")
-    top_p: float | None = Field(None, gt=0, le=1, description="Of the sampling.")
+    max_completion_tokens: int | None = Field(None, ge=1, description="Maximum tokens per completion.")
+    temperature: float | None = Field(None, ge=0, description="Sampling temperature.")
+    top_p: float | None = Field(None, gt=0, le=1, description="Nucleus (top-p) sampling threshold.")
 
 
 class EvaluationSettings(Settings):
     """How a policy is measured on the benchmarks."""
 
-    samples: int = Field(32, ge=1, description="Completions a problem: the n of avg@n.")
+    samples: int = Field(32, ge=1, description="Completions per problem: the n of avg@n.")
     pass_at: list[int] = Field(
-        [1, 8, 32], min_length=1, description="The k of pass@k, each from 1 to eval.samples; 1 is always there."
+        [1, 8, 32], min_length=1, description="The k of pass@k, each from 1 to eval.samples; 1 is always included."
     )
-    max_completion_tokens: int = Field(8192, ge=1, description="Of a completion; a longer one is cut and wrong.")
-    temperature: float = Field(1.0, ge=0, description="Of the sampling; 0 takes the likeliest token each time.")
-    top_p: float = Field(1.0, gt=0, le=1, description="Of the sampling.")
-    sequences_per_batch: int = Field(512, ge=1, description="Completions generated at once. Memory only.")
+    max_completion_tokens: int = Field(
+        8192, ge=1, description="Maximum tokens per completion; longer ones are truncated and count as wrong."
+    )
+    temperature: float = Field(1.0, ge=0, description="Sampling temperature; 0 always takes the most likely token.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Nucleus (top-p) sampling threshold.")
+    sequences_per_batch: int = Field(512, ge=1, description="Completions generated at once; affects memory only.")
     engine: Literal["auto", "vllm", "transformers"] = Field(
-        "auto", description="What samples; auto is vLLM where it is installed and there is a GPU, else transformers."
+        "auto",
+        description="Sampling engine; auto is vLLM if it is installed and there is a GPU, otherwise transformers.",
     )
     gpu_memory_utilization: float = Field(
-        0.9, gt=0, le=1, description="Share of a GPU's memory that vLLM takes, for weights and KV cache."
+        0.9, gt=0, le=1, description="Share of a GPU's memory that vLLM uses for weights and KV cache."
     )
     tensor_parallel_size: int | None = Field(
-        None, ge=1, description="GPUs that vLLM spreads the policy over; all of the pod's if null."
+        None, ge=1, description="Number of GPUs that vLLM spreads the policy over; all of the pod's if null."
     )
     benchmarks: dict[str, BenchmarkSettings] = Field(
-        {}, description="By benchmark: samples, pass_at, max_completion_tokens, temperature, top_p if other than above."
+        {},
+        description="Per benchmark: samples, pass_at, max_completion_tokens, temperature, top_p if not as above.",
     )
     curve_benchmarks: list[str] = Field(
-        [], description="Where the policies that rl.snapshot_every keeps are measured; report.validation if empty."
+        [],
+        description="Benchmarks on which the intermediate checkpoints of rl.snapshot_every are measured; "
+        "report.validation if empty.",
     )
-    curve_problems: int = Field(64, ge=1, description="First problems of each of these that are used.")
-    curve_samples: int = Field(16, ge=1, description="Completions a problem there.")
+    curve_problems: int = Field(64, ge=1, description="Problems of each curve benchmark to use, from the first.")
+    curve_samples: int = Field(16, ge=1, description="Completions per problem for intermediate checkpoints.")
 
     @field_validator("pass_at")
     @classmethod
@@ -59,7 +65,7 @@ class EvaluationSettings(Settings):
         if self.pass_at[-1] > self.samples:
             raise ValueError(
                 f"eval.pass_at asks for pass@{self.pass_at[-1]}, but eval.samples is {self.samples}: pass@k needs at "
-                f"least k samples a problem; raise eval.samples or lower k"
+                f"least k samples per problem; raise eval.samples or lower k"
             )
         for benchmark, others in self.benchmarks.items():
             if others.model_dump(exclude_none=True):
@@ -70,12 +76,12 @@ class EvaluationSettings(Settings):
         return self
 
     def of(self, benchmark: str) -> "EvaluationSettings":
-        """The settings that hold for one benchmark."""
+        """Returns the settings that apply to one benchmark."""
         others = self.benchmarks[benchmark].model_dump(exclude_none=True) if benchmark in self.benchmarks else {}
         return EvaluationSettings.check({**self.model_dump(), **others, "benchmarks": {}}, "eval")
 
     def of_curve(self, benchmark: str) -> "EvaluationSettings":
-        """The settings for the policies on the way, of which a few samples have to do."""
+        """Returns the settings for intermediate checkpoints, which get fewer samples."""
         settings = self.of(benchmark)
         ks = [k for k in settings.pass_at if k <= self.curve_samples]
         others = {"samples": self.curve_samples, "pass_at": [*ks, self.curve_samples]}

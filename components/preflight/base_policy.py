@@ -18,17 +18,18 @@ from components.shared.object_store.inputs import (
     stored_objects,
     stored_version,
 )
-from components.shared.policy import check_policy, context_length
-from components.shared.stage import files_digest
-from components.shared.weights import (
+from components.shared.policy import Policy
+from components.shared.policy.checks import check_policy
+from components.shared.policy.weight_checks import refuse_adapter
+from components.shared.policy.weights import (
     INDEX,
     Tensor,
     WeightFiles,
     local_weights,
     parse_index,
     read_header,
-    refuse_adapter,
 )
+from components.shared.stage import files_digest
 
 _SMALL_FILES = (".json", ".model", ".txt", ".jinja")
 
@@ -74,7 +75,7 @@ def looked_at_policy(base_policy: str) -> Iterator[BasePolicy]:
             version = files_digest(sorted(file for file in folder.iterdir() if file.is_file()))
         config = json.loads((folder / "config.json").read_text())
         parameters = sum(math.prod(t.shape) for header in weights.headers.values() for t in header.values())
-        yield BasePolicy(folder, ModelSize.with_parameters(config, parameters), context_length(folder), version)
+        yield BasePolicy(folder, ModelSize.with_parameters(config, parameters), Policy(folder).context_length, version)
 
 
 def _stored_policy(uri: str, folder: str) -> tuple[WeightFiles, str]:

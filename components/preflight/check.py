@@ -36,7 +36,7 @@ from components.shared.data.table_files import local_files
 from components.shared.errors import InputError
 from components.shared.grading import GradingSettings, check_verifier, is_user_function
 from components.shared.object_store.inputs import is_stored, stored_version
-from components.shared.policy import load_tokenizer, rendered_prompt
+from components.shared.policy import Policy
 from components.shared.reporting import page
 from components.shared.stage import files_digest, result, whole_file
 
@@ -165,7 +165,7 @@ def look(
                 engine = _engine(policy.size, policy.context, size, accelerator_memory_gib)
                 findings.figures = _estimates(policy.size, policy.context, size, engine)
                 findings.problems += _too_large(findings.figures, size, policy.context, accelerator_memory_gib, engine)
-            findings.prompts = _prompts(policy.folder, first, prompt_template or "{problem}")
+            findings.prompts = _prompts(Policy(policy.folder), first, prompt_template or "{problem}")
     except InputError as error:
         findings.problems.append(str(error))
     findings.version = digest.hexdigest()[:16]
@@ -182,11 +182,11 @@ def _none_usable(rows: list[RawProblem]) -> str:
     )
 
 
-def _prompts(policy: Path, first: dict[str, RawProblem], template: str) -> dict[str, str]:
-    tokenizer, prompts = load_tokenizer(policy), {}
+def _prompts(policy: Policy, first: dict[str, RawProblem], template: str) -> dict[str, str]:
+    prompts = {}
     for key, problem in first.items():
         try:
-            prompts[key] = rendered_prompt(tokenizer, prompt_of(problem, template))
+            prompts[key] = policy.rendered_prompt(prompt_of(problem, template))
         except (TemplateError, ValueError, TypeError) as error:
             raise InputError(
                 f"{key}, {problem.row}: the policy's chat template refuses this conversation: {error}"

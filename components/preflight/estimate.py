@@ -7,10 +7,10 @@ what runs used. Figures are upper bounds: every sequence is taken as long as it 
 from dataclasses import dataclass
 from typing import Any
 
-from components.shared.policy import named_config
+from components.shared.policy.config import named_config
 from components.shared.progress.uploads import CHECKPOINTS_ON_DISK
 from components.shared.training.lora import ALL_WEIGHTS, LoRASettings
-from components.shared.training.processes import ONE_PROCESS, ParallelSettings
+from components.shared.training.parallel import ONE_PROCESS, ParallelSettings
 
 GIB = 2**30
 # The trainers hold weights and gradients in single precision and Adam's two moments: 16 bytes a parameter.

@@ -4,7 +4,7 @@ from pydantic import ConfigDict, Field
 
 from components.shared.settings import Settings
 from components.shared.training.lora import ALL_WEIGHTS, LoRASettings
-from components.shared.training.processes import ONE_PROCESS, ParallelSettings
+from components.shared.training.parallel import ONE_PROCESS, ParallelSettings
 
 
 class RunSize(Settings):

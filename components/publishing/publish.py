@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from components.shared.data.schema import TRAJECTORIES, count_rows, parquet_files
 from components.shared.object_store import open_store
-from components.shared.policy import policy_id
+from components.shared.policy import Policy
 from components.shared.stage import files_digest, read_json, result, write_json
 
 _MANIFEST = "manifest.json"
@@ -96,7 +96,7 @@ def publish(
         "run": run,
         "complete": True,
         "published_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "policy": {"path": "policy", "name": summary["chosen_policy"], "policy_id": policy_id(best_policy)},
+        "policy": {"path": "policy", "name": summary["chosen_policy"], "policy_id": Policy(best_policy).id},
         "iterations": sorted([*others, entry], key=lambda item: int(item["iteration"])),
         "policies": summary["policies"],
     }

@@ -14,7 +14,7 @@ from components.report.analysis import by_problem, compare_policies, forgetting,
 from components.report.render import write_page
 from components.report.settings import ReportSettings
 from components.shared.errors import InputError, nearest
-from components.shared.policy import policy_id
+from components.shared.policy import Policy
 from components.shared.stage import read_json, result, whole_folder, write_json
 
 _SUMMARY, _PROBLEMS = "summary.json", "problems.json"
@@ -141,7 +141,7 @@ def report(
             "report": settings.model_dump(),
         },
     }
-    by_id = {policy_id(folder): folder for folder in folders}
+    by_id = {Policy(folder).id: folder for folder in folders}
     _link_or_copy(by_id[chosen["policy_id"]], policy_out)
     with whole_folder(results_out) as folder:
         write_json(folder / _SUMMARY, summary)

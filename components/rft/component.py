@@ -21,11 +21,11 @@ def rft(
     Args:
         policy: The iteration's initial policy.
         experts: The trajectories to learn from.
-        iteration: Of RLoop, from 1.
+        iteration: Iteration of RLoop, from 1.
         settings: The seed, and the recipe's sections rft, store and tracking.
         rloop_policy: The iteration's result, where the next one starts.
-        log: Figures of each update, earlier stages' reports, and the trainer's TensorBoard event files.
-        page: The same as plots.
+        log: Figures of each update, reports of earlier stages, and the trainer's TensorBoard event files.
+        page: The figures of each update as plots.
         metrics: Figures of the run as a whole.
     """
     from pathlib import Path

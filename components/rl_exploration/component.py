@@ -23,16 +23,17 @@ def rl_exploration(
     """Runs RL (DAPO) from the iteration's policy and keeps every rollout.
 
     Args:
-        policy: The iteration's initial policy; of vanilla RL, the base policy.
+        policy: The iteration's initial policy; for vanilla RL, the base policy.
         problems: Training problems.
-        iteration: Of RLoop, from 1.
-        segment: Of vanilla RL, from 1: it goes on where the segment before it ended. 1 for an iteration of RLoop.
+        iteration: Iteration of RLoop, from 1.
+        segment: Segment of vanilla RL, from 1; it continues where the segment before it ended. 1 for an iteration of
+            RLoop.
         settings: The seed, and the recipe's sections rl, grading, store and tracking.
         rollouts: Every completion of every step, in Parquet shards; figures of each step; TensorBoard event files.
         explored_policy: The policy at the end of RL.
-        snapshots: The weights after every rl.snapshot_every steps, where they are measured.
-        training_state: Optimiser, scheduler, random numbers and position in the data, where a segment follows.
-        page: The same as plots.
+        snapshots: Intermediate checkpoints: the weights after every rl.snapshot_every steps, if they are evaluated.
+        training_state: Optimiser, scheduler, random state and position in the data, if another segment follows.
+        page: The figures of each step as plots.
         metrics: Figures of the run as a whole.
         earlier_state: The training state of the segment before.
     """

@@ -1,7 +1,7 @@
 """Settings of RL exploration: the recipe's `rl` section.
 
-Defaults without a word on their origin are those of DAPO's public verl recipe for Qwen2.5-Math-7B, our
-stand-in for what the RLoop paper does not tell.
+Unless stated otherwise, defaults are those of DAPO's public verl recipe for Qwen2.5-Math-7B, our stand-in for values
+that the RLoop paper does not report.
 """
 
 from typing import Literal, Self
@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from components.shared.settings import Settings
 from components.shared.training.lora import ALL_WEIGHTS, LoRASettings
-from components.shared.training.processes import ONE_PROCESS, ParallelSettings, check_parallel, share
+from components.shared.training.parallel import ONE_PROCESS, ParallelSettings, check_parallel, share
 
 
 class ExplorationSettings(Settings):
@@ -22,79 +22,92 @@ class ExplorationSettings(Settings):
         "refill_rounds": "resample_rounds",
     }
 
-    steps: int = Field(ge=1, description="RL steps of an iteration; each samples one batch of prompts.")
-    learning_rate: float = Field(1e-6, ge=0, description="Of AdamW, constant after the warm-up.")
+    steps: int = Field(ge=1, description="RL steps per iteration; each samples one batch of prompts.")
+    learning_rate: float = Field(1e-6, ge=0, description="AdamW learning rate, constant after the warm-up.")
     prompts_per_step: int = Field(
-        512, ge=1, description="Prompts sampled at each step, with all their completions at once."
+        512, ge=1, description="Prompts sampled per step, with all their completions at once."
     )
     group_size: int = Field(
-        16, ge=2, description="Completions a prompt; advantages compare them, so a group of one teaches nothing."
+        16, ge=2, description="Completions per prompt; advantages compare them, so a group of one teaches nothing."
     )
     prompts_per_update: int | None = Field(
-        None, ge=1, description="Prompts of one optimiser update; all of the step's if left out (on-policy)."
+        None, ge=1, description="Prompts per optimiser update; all of the step's if omitted (on-policy)."
     )
     micro_batch_size: int | None = Field(
         None,
         ge=1,
-        description="Completions of one forward and backward pass of a process; its share of an update's if left out. "
-        "Memory only.",
+        description="Completions per forward and backward pass of a process; if omitted, its whole share of an update. "
+        "Affects memory only.",
     )
-    max_completion_tokens: int = Field(8192, ge=1, description="Of a completion; a longer one is cut and wrong.")
-    temperature: float = Field(1.0, gt=0, description="Of the sampling.")
-    top_p: float = Field(1.0, gt=0, le=1, description="Of the sampling.")
+    max_completion_tokens: int = Field(
+        8192, ge=1, description="Maximum tokens per completion; longer ones are truncated and count as wrong."
+    )
+    temperature: float = Field(1.0, gt=0, description="Sampling temperature.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Nucleus (top-p) sampling threshold.")
     engine: Literal["auto", "vllm", "transformers"] = Field(
         "auto",
-        description="What samples; auto is vLLM where it is installed and there is a GPU, else transformers. vLLM runs "
-        "beside the trainer, which hands it the weights after each update.",
+        description="Sampling engine; auto is vLLM if it is installed and there is a GPU, otherwise transformers. vLLM "
+        "runs beside the trainer, which hands it the weights after each update.",
     )
     vllm_server: str = Field(
         "",
-        description="Address of a vLLM server on other GPUs, such as http://vllm.rloop:8000, which samples in place of "
-        "one beside the trainer and gets the weights over NCCL; docs/engines.md says how to start it.",
+        description="URL of a vLLM server on other GPUs, such as http://vllm.rloop:8000, which samples instead of an "
+        "engine beside the trainer and gets the weights over NCCL; docs/engines.md says how to start it.",
     )
     gpu_memory_utilization: float = Field(
-        0.3, gt=0, le=1, description="Share of a GPU's memory that vLLM takes beside the trainer: TRL's default."
+        0.3, gt=0, le=1, description="Share of a GPU's memory that vLLM uses beside the trainer. TRL's default."
     )
     sleep_mode: bool = Field(
         False,
-        description="Let vLLM give its memory back while the policy is trained; costs some time at each step.",
+        description="Free vLLM's memory while the policy is trained (vLLM's sleep mode); costs some time per step.",
     )
     max_logprob_difference: float = Field(
         0.1,
         gt=0,
-        description="Mean absolute difference of a token's log-probability between vLLM and the trainer from which the "
-        "run stops: the engine samples from other weights than those that are trained. Usual is 0.001 to 0.03.",
+        description="Maximum mean absolute difference of a token's log-probability between vLLM and the trainer. Above "
+        "it the run stops, because vLLM does not sample from the weights that are trained. 0.001 to 0.03 is usual.",
     )
     clip_low: float = Field(0.2, gt=0, description="Lower clip range of the probability ratio.")
-    clip_high: float = Field(0.28, gt=0, description="Upper clip range: DAPO's clip-higher.")
-    kl_coefficient: float = Field(0.0, ge=0, description="Weight of the KL penalty to the initial policy; 0: none.")
-    mask_truncated: bool = Field(False, description="Leave cut completions out of the loss: DAPO's overlong filtering.")
+    clip_high: float = Field(0.28, gt=0, description="Upper clip range of the probability ratio: DAPO's clip-higher.")
+    kl_coefficient: float = Field(
+        0.0, ge=0, description="Weight of the KL penalty to the initial policy; 0 disables it."
+    )
+    mask_truncated: bool = Field(
+        False, description="Exclude truncated completions from the loss: DAPO's overlong filtering."
+    )
     overlong_tokens: int = Field(
         0,
         ge=0,
-        description="Tokens before max_completion_tokens over which a penalty on the reward rises from 0 to 1: DAPO's "
-        "soft overlong punishment; 0: none.",
+        description="Number of tokens before max_completion_tokens over which a penalty on the reward rises from 0 to "
+        "1: DAPO's soft overlong punishment; 0 disables it.",
     )
     resample_rounds: int = Field(
         0,
         ge=0,
-        description="DAPO's dynamic sampling: times in a step that prompts whose completions all have the same reward "
-        "are replaced by others and sampled anew; 0: none. What is missing after that trains without them.",
+        description="DAPO's dynamic sampling: how many times per step prompts whose completions all have the same "
+        "reward are replaced by others, which are then sampled; 0 disables it. If prompts are still missing after "
+        "that, the step trains on fewer.",
     )
     warmup_steps: int = Field(10, ge=0, description="Updates over which the learning rate rises from 0.")
-    weight_decay: float = Field(0.1, ge=0, description="Of AdamW.")
-    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are scaled down to this norm.")
+    weight_decay: float = Field(0.1, ge=0, description="AdamW weight decay.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Maximum gradient norm, for clipping.")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="Of training: auto is bfloat16 on a GPU that has it, float32 elsewhere."
+        "auto", description="Training precision; auto is bfloat16 on a GPU that has it, otherwise float32."
     )
-    gradient_checkpointing: bool = Field(False, description="Saves memory for a third more compute.")
-    lora: LoRASettings = Field(ALL_WEIGHTS, description="Adapters of low rank in place of all weights.")
-    parallel: ParallelSettings = Field(ONE_PROCESS, description="Several processes, one for each GPU; several pods.")
+    gradient_checkpointing: bool = Field(
+        False, description="Recompute activations in the backward pass: less memory for a third more compute."
+    )
+    lora: LoRASettings = Field(ALL_WEIGHTS, description="Train low-rank adapters instead of all weights.")
+    parallel: ParallelSettings = Field(
+        ONE_PROCESS, description="Train in several processes, one per GPU, and in several pods."
+    )
     snapshot_every: int = Field(
-        0, ge=0, description="Keep the weights after every so many RL steps, for the report's curves; 0: none."
+        0,
+        ge=0,
+        description="Number of RL steps between intermediate checkpoints, for the report's curves; 0 saves none.",
     )
     patience: int = Field(
-        20, ge=1, description="Stop with an explanation after so many steps in a row without anything to learn from."
+        20, ge=1, description="Stop with an explanation after this many steps in a row without anything to learn from."
     )
 
     @model_validator(mode="after")
@@ -113,7 +126,7 @@ class ExplorationSettings(Settings):
             )
         check_parallel(self.parallel, self.lora)
         if self.vllm_server and self.engine == "transformers":
-            raise ValueError("rl.vllm_server is of no use with rl.engine: transformers; set rl.engine to vllm or auto")
+            raise ValueError("rl.vllm_server has no effect with rl.engine: transformers; set rl.engine to vllm or auto")
         if self.overlong_tokens > self.max_completion_tokens:
             raise ValueError(
                 f"rl.overlong_tokens ({self.overlong_tokens}) must be at most rl.max_completion_tokens "
@@ -123,17 +136,17 @@ class ExplorationSettings(Settings):
 
     @property
     def update_prompts(self) -> int:
-        """Prompts of one optimiser update."""
+        """Prompts per optimiser update."""
         return self.prompts_per_update or self.prompts_per_step
 
     @property
     def process_completions(self) -> int:
-        """Completions of one optimiser update that a process has, whole groups of them."""
+        """A process's completions of one optimiser update: complete groups."""
         return share(self.update_prompts, self.parallel.world, "rl.prompts_per_update") * self.group_size
 
     @property
     def micro_batch_completions(self) -> int:
-        """Completions of one forward and backward pass of a process."""
+        """Completions per forward and backward pass of a process."""
         return self.micro_batch_size or self.process_completions
 
     @property

@@ -1,4 +1,4 @@
-"""TRL's GRPO trainer, with an order of problems that a resumed run keeps to, and dynamic sampling."""
+"""TRL's GRPO trainer with dynamic sampling, and with an order of problems that survives resuming."""
 
 import random
 from typing import Any, NamedTuple
@@ -7,57 +7,58 @@ import torch
 from trl import GRPOTrainer
 
 from components.rl_exploration.recorder import RolloutRecorder
-from components.shared.training.processes import all_gather
+from components.shared.training.collectives import all_gather
 
 
 class Rollout(NamedTuple):
-    """One completion of one problem, and what it was judged."""
+    """One completion of one problem, and its reward."""
 
-    problem: dict[str, Any]  # row of the training data
+    problem: dict[str, Any]  # its row of the training data
     prompt_ids: list[int]
     completion_ids: list[int]
     completion: list[dict[str, str]]  # as messages
-    logprobs: list[float] | None  # of the sampler, where it tells
-    reward: float | None  # 1 for correct, 0 for wrong
+    logprobs: list[float] | None  # the sampler's, if it returns them
+    reward: float | None  # 1 for correct, 0 for wrong, None if not gradable
 
 
 class ExplorationTrainer(GRPOTrainer):  # type: ignore[misc]
     """The trainer of RL exploration.
 
     Dynamic sampling (Yu et al. 2025, DAPO, arXiv 2503.14476, section 3.2): groups whose completions all have the same
-    reward have no advantage and teach nothing; they are replaced by groups of other problems, sampled anew, until
-    the batch is full of groups with spread or the rounds are used up. What is then missing is filled with groups
-    without spread: the step trains on fewer. Every completion is recorded, also of groups that were replaced.
+    reward have zero advantage and teach nothing. They are replaced by newly sampled groups of other problems until the
+    batch consists of groups with different rewards or the rounds are used up. In the latter case, groups with equal
+    rewards fill the batch, and the step trains on fewer. Every completion is recorded, including those of groups that
+    were replaced.
 
     Args:
-        recorder: the reward function.
-        resample_rounds: times that groups are replaced in one step; 0 for none.
-        others: as of GRPOTrainer.
+        recorder: The reward function.
+        resample_rounds: How many times groups are replaced per step; 0 disables dynamic sampling.
+        others: Arguments of GRPOTrainer.
     """
 
     def __init__(self, *, recorder: RolloutRecorder, resample_rounds: int, **others: Any) -> None:
         super().__init__(reward_funcs=recorder, **others)
-        self._recorder, self._refill_rounds = recorder, resample_rounds
+        self._recorder, self._resample_rounds = recorder, resample_rounds
         self._sampled: list[Rollout] | None = None
 
     def _get_train_sampler(self, dataset: Any = None) -> Any:
-        # TRL draws each epoch's order from a generator that a resumed run starts anew: it would train on the first
-        # epoch's problems again.
+        # TRL draws each epoch's order from a generator that starts over in a resumed run, which would train on the
+        # first epoch's problems again.
         sampler = super()._get_train_sampler(dataset)
         sampler.set_epoch = lambda epoch: sampler.generator.manual_seed(sampler.seed + 1_000_003 * epoch)
         return sampler
 
     def get_train_dataloader(self) -> Any:
-        """The batches, whose sampler can be told the epoch also where a resumed run skips some of them."""
+        """Returns the batches; their sampler can be told the epoch even if a resumed run skips some of them."""
         loader = super().get_train_dataloader()
         if self.accelerator.num_processes > 1:
-            # Where accelerate looks for it then. It puts its own samplers there; without, an epoch that is gone on with
-            # would have the first one's order.
+            # Where accelerate looks for the sampler in this case. It has put its own samplers there; otherwise an epoch
+            # that is resumed would have the first one's order.
             loader.batch_sampler.sampler = loader.batch_sampler.batch_sampler.sampler
         return loader
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Any:
-        if self._refill_rounds:
+        if self._resample_rounds:
             self._sampled = self._groups_with_spread(inputs)
             inputs = [{**rollout.problem, "known_reward": rollout.reward} for rollout in self._sampled]
         return super()._generate_and_score_completions(inputs)
@@ -79,18 +80,18 @@ class ExplorationTrainer(GRPOTrainer):  # type: ignore[misc]
         )
 
     def _groups_with_spread(self, inputs: list[dict[str, Any]]) -> list[Rollout]:
-        """Samples a batch of as many groups; those without spread only where the rounds did not find enough."""
+        """Samples a batch with as many groups as `inputs`; groups with equal rewards only fill what is missing."""
         wanted = len(inputs) // self.num_generations
         process, processes = self.accelerator.process_index, self.accelerator.num_processes
-        # Of the step alone, so that a resumed run draws the same.
+        # Seeded by the step, so that a resumed run draws the same.
         draw = random.Random(f"{self.args.seed} {self.state.global_step} {process}")
         taken = set().union(*all_gather({problem["problem_id"] for problem in inputs}))
         others = [i for i, identity in enumerate(self.train_dataset["problem_id"]) if identity not in taken]
-        others = others[process::processes][: len(others) // processes]  # each process draws from its own, as many
+        others = others[process::processes][: len(others) // processes]  # an equal part for each process
         useful, flat = self._sample(inputs)
-        for _ in range(self._refill_rounds):
+        for _ in range(self._resample_rounds):
             missing = torch.tensor([wanted - len(useful)], device=self.accelerator.device)
-            # All processes sample as often and as much: generation may be a common effort.
+            # All processes sample the same number of times and groups: generation may be collective.
             count = min(int(self.accelerator.gather(missing).max()), len(others))
             if count <= 0:
                 break
@@ -107,7 +108,7 @@ class ExplorationTrainer(GRPOTrainer):  # type: ignore[misc]
         return [rollout for group in groups[:wanted] for rollout in group]
 
     def _sample(self, inputs: list[dict[str, Any]]) -> tuple[list[list[Rollout]], list[list[Rollout]]]:
-        """Samples and judges groups; returns those with and those without spread."""
+        """Samples and grades groups; returns those with different rewards, and those with equal rewards."""
         prompt_ids, completion_ids, _, completions, logprobs, *_ = super()._generate([row["prompt"] for row in inputs])
         rewards = self._recorder.rewards(inputs, [messages[-1]["content"] for messages in completions], completion_ids)
         rollouts = [

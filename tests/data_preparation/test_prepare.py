@@ -11,7 +11,7 @@ from components.data_preparation.settings import DataSettings
 from components.shared.data.schema import PROBLEMS
 from components.shared.errors import InputError
 from components.shared.grading import GradingSettings
-from components.shared.policy import load_tokenizer, rendered_prompt
+from components.shared.policy import Policy
 
 LONG = "Every morning Aya goes for a 9-kilometer-long walk and stops at a coffee shop on her way back home at {}."
 
@@ -163,7 +163,7 @@ def test_a_chat_is_sent_with_its_system_message_and_examples(prepare: Any, tmp_p
     assert report["first_prompts"]["data.train.0"] == sent
     assert "[system] Be brief." in report["page"]
     (prompt,) = report["problems_table"]["prompt"].to_pylist()
-    assert rendered_prompt(load_tokenizer(policy), prompt) == sent
+    assert Policy(policy).rendered_prompt(prompt) == sent
 
 
 @pytest.mark.parametrize(
@@ -174,10 +174,10 @@ def test_a_chat_is_sent_with_its_system_message_and_examples(prepare: Any, tmp_p
         ("{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}",
          "line 1: the policy's chat template leaves out the system message 'Be brief.'"),
         ("{% for m in messages if m.role != 'assistant' %}{{ m.content }}{% endfor %}",
-         "its chat template leaves out what the assistant says"),
+         "its chat template leaves out the assistant's message"),
         ("{% for m in messages %}{% if m.role == 'assistant' %}{{ raise_exception('users alone') }}{% endif %}"
-         "{{ m.content }}{% endfor %}", "its chat template fails on an assistant's turn, .*users alone"),
-        ("Hello.", "its chat template leaves out what the user says"),
+         "{{ m.content }}{% endfor %}", "its chat template fails on assistant turns, .*users alone"),
+        ("Hello.", "its chat template leaves out the user's message"),
     ],
 )  # fmt: skip
 def test_a_template_that_takes_no_such_chat_is_said(
@@ -191,7 +191,7 @@ def test_a_template_that_takes_no_such_chat_is_said(
 
 def test_a_token_beyond_the_embeddings_is_said(prepare: Any, tmp_path: Path, tiny_policy: Path) -> None:
     policy = Path(shutil.copytree(tiny_policy, tmp_path / "policy"))
-    tokenizer = load_tokenizer(policy)
+    tokenizer = Policy(policy).tokenizer
     tokenizer.add_tokens(["<tool>"])
     tokenizer.save_pretrained(policy)
     report = prepare(

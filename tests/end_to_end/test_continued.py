@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from components.shared.policy import policy_id
+from components.shared.policy import Policy
 from tests.end_to_end.test_laptop import run, stages_that_ran
 
 pytestmark = pytest.mark.slow
@@ -36,7 +36,7 @@ def test_two_runs_of_one_iteration_are_one_run_of_two(tmp_path: Path) -> None:
     for name in ("problems.json", "summary.json"):
         one, two = (json.loads((each / name).read_text()) for each in (whole, second))
         assert figures(two) == figures(one)
-    assert policy_id(second / "policy") == policy_id(whole / "policy")
+    assert Policy(second / "policy").id == Policy(whole / "policy").id
     assert "explored-2" in (second / "report.html").read_text()
     check_vanilla_rl(one)
     assert stages_that_ran(run(whole, *OPTIONS, "2")) == []

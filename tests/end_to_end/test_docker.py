@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from components.shared.policy import check_policy
+from components.shared.policy.checks import check_policy
 from launch import images
 from launch.local.cache import MANIFEST
 from tests.end_to_end.test_laptop import REDUCED, stages_that_ran, start

@@ -130,11 +130,11 @@ def test_exploration_killed_six_times_is_the_same_bit_for_bit(tmp_path: Path, s3
     expected = undisturbed("rl_exploration", tmp_path)
     got, count, said = killed("rl_exploration", tmp_path, uri, kills, seed=1)
     assert count >= kills * 0.75, "the run was over too soon to be killed as often as it should be"
-    assert sum("goes on after step" in line for line in said) >= count / 2
+    assert sum("resuming after step" in line for line in said) >= count / 2
     assert rows(got / "rollouts", "sampled_at") == rows(expected / "rollouts", "sampled_at")
     assert weights(got) == weights(expected)
     kept = [{file.name: file.read_bytes() for file in (out / "snapshots").iterdir()} for out in (got, expected)]
-    assert kept[0] == kept[1] and len(kept[0]) == 5, "policies kept on the way are there whatever was killed"
+    assert kept[0] == kept[1] and len(kept[0]) == 5, "intermediate checkpoints are there whatever was killed"
     assert log(got) == log(expected)
     assert not any("checkpoint-" in item.name for item in open_store(uri).list())
     handed_over("rl_exploration", tmp_path, uri, got)
@@ -145,7 +145,7 @@ def test_exploration_otherwise_killed_is_the_same_bit_for_bit(stage: str, tmp_pa
     write_table(tmp_path / "problems" / "problems.parquet", PROBLEMS, problems("train", 64))
     expected = undisturbed(stage, tmp_path)
     got, count, said = killed(stage, tmp_path, uri, 2, seed=5)
-    assert count == 2 and any("goes on after step" in line for line in said)
+    assert count == 2 and any("resuming after step" in line for line in said)
     assert rows(got / "rollouts", "sampled_at") == rows(expected / "rollouts", "sampled_at")
     assert weights(got) == weights(expected)
     kept = [{file.name: file.read_bytes() for file in (out / "snapshots").iterdir()} for out in (got, expected)]

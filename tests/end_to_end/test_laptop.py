@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.shared.data.schema import ROLLOUTS, TRAJECTORIES
-from components.shared.policy import check_policy
+from components.shared.policy.checks import check_policy
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]

@@ -6,13 +6,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.evaluation.curve import evaluate_curve
-from components.evaluation.evaluate import _in_words, evaluate
+from components.evaluation.evaluate import _result_line, evaluate
 from components.evaluation.settings import EvaluationSettings
 from components.shared.data import countdown
 from components.shared.data.schema import BENCHMARK_ORDER, PROBLEMS, SAMPLES, write_table
 from components.shared.errors import InputError
 from components.shared.grading import GradingSettings
-from components.shared.policy import load_model, policy_id, save_weights, snapshot_name
+from components.shared.policy import Policy
+from components.shared.policy.snapshots import save_weights, snapshot_name
 from components.shared.reporting.pass_at_k import pass_at_k
 from components.shared.stage import write_json
 
@@ -138,9 +139,9 @@ def test_the_result_names_n_and_k_of_each_benchmark_where_they_differ() -> None:
         {"benchmark": name, "n": n, "avg": 0.25, "pass_at_k": {"1": 0.25, str(n): 0.5}}
         for name, n in (("dev", 8), ("test", 8))
     )
-    assert _in_words([dev, test]) == "avg@8/pass@8: dev 0.250/0.500, test 0.250/0.500"
+    assert _result_line([dev, test]) == "avg@8/pass@8: dev 0.250/0.500, test 0.250/0.500"
     more = {**test, "n": 16, "pass_at_k": {"1": 0.25, "16": 0.5}}
-    assert _in_words([dev, more]) == "dev avg@8/pass@8 0.250/0.500, test avg@16/pass@16 0.250/0.500"
+    assert _result_line([dev, more]) == "dev avg@8/pass@8 0.250/0.500, test avg@16/pass@16 0.250/0.500"
 
 
 def test_a_benchmark_may_have_settings_of_its_own() -> None:
@@ -174,12 +175,12 @@ def test_each_benchmark_is_sampled_by_its_own_settings(tiny_policy: Path, benchm
 @pytest.mark.parametrize(
     "engine", [pytest.param("transformers", marks=pytest.mark.slow), pytest.param("vllm", marks=pytest.mark.vllm)]
 )
-def test_policies_on_the_way_are_measured_as_the_policies_they_are(
+def test_intermediate_checkpoints_are_measured_as_the_policies_they_are(
     tiny_policy: Path, benchmarks: Path, tmp_path: Path, engine: str
 ) -> None:
     import torch
 
-    model = load_model(tiny_policy)
+    model = Policy(tiny_policy).load_model()
     for step in (2, 4):
         with torch.no_grad():
             next(model.parameters()).mul_(0.98)
@@ -205,9 +206,9 @@ def test_policies_on_the_way_are_measured_as_the_policies_they_are(
 
     points = curve(True, curve_benchmarks=["alpha", "zeta"])
     assert [point["step"] for point in points] == [0, 2, 4]
-    assert points[0]["policy_id"] == policy_id(tiny_policy) and len({point["policy_id"] for point in points}) == 3
+    assert points[0]["policy_id"] == Policy(tiny_policy).id and len({point["policy_id"] for point in points}) == 3
     assert [e["benchmark"] for e in points[0]["evaluations"]] == ["alpha", "zeta"]
     assert len(points[0]["evaluations"][0]["by_problem"]["correct"]) == 5
     assert curve(False) == [{**point, "evaluations": point["evaluations"][1:]} for point in points[1:]]
-    with pytest.raises(InputError, match="'alpah' is no benchmark. Did you mean 'alpha'"):
+    with pytest.raises(InputError, match="'alpah' is not a benchmark. Did you mean 'alpha'"):
         curve(True, curve_benchmarks=["alpah"])

@@ -15,7 +15,7 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 
 import pipeline
 from components.shared.errors import InputError
-from components.shared.policy import policy_id
+from components.shared.policy import Policy
 from components.shared.stage import write_json
 from launch.compiled import check_single_use, read_compiled, stage_paths
 from launch.continuation import Earlier, _Attempts, continued_folder, workflow_nodes
@@ -256,7 +256,7 @@ def folder(tmp_path: Path, tiny_policy: Path) -> Callable[..., Path]:
         for number in range(before + 1, before + iterations + 1):
             stages, artifacts = output / "stages" / f"iteration-{number}", output / "artifacts" / str(number)
             shutil.copytree(tiny_policy, artifacts / "rloop_policy")
-            policies = [{"name": f"rloop-{number}", "policy_id": policy_id(tiny_policy)}]
+            policies = [{"name": f"rloop-{number}", "policy_id": Policy(tiny_policy).id}]
             write_json(artifacts / "results/summary.json", {"policies": policies, "iterations": [{}] * number})
             (artifacts / "best_policy").mkdir()
             (artifacts / "training_state").mkdir()

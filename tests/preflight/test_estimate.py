@@ -13,9 +13,10 @@ from components.preflight.estimate import (
     waiting_memory,
 )
 from components.preflight.vllm_memory import engine_memory, samples_with_vllm
-from components.shared.policy import named_config
+from components.shared.policy import Policy
+from components.shared.policy.config import named_config
 from components.shared.training.lora import LoRASettings
-from components.shared.training.processes import ParallelSettings
+from components.shared.training.parallel import ParallelSettings
 
 # Qwen2.5-Math-7B's config, as published: 7.62 billion parameters in bfloat16.
 QWEN_7B = {
@@ -30,11 +31,10 @@ QWEN_7B = {
 
 
 def test_parameters_are_counted_from_the_weights(tiny_policy: Path) -> None:
-    from components.shared.policy import load_model
 
     config = json.loads((tiny_policy / "config.json").read_text())
     size = ModelSize.from_config(config, (tiny_policy / "model.safetensors").stat().st_size)
-    exact = sum(p.numel() for p in load_model(tiny_policy).parameters())
+    exact = sum(p.numel() for p in Policy(tiny_policy).load_model().parameters())
     assert size.parameters == pytest.approx(exact, rel=0.01)  # the file's header is counted too
     assert (size.layers, size.hidden, size.key_value_width) == (3, 96, 96)
 

@@ -10,7 +10,8 @@ import pytest
 from components.publishing.publish import _COLUMNS, publish
 from components.shared.data.schema import TRAJECTORIES, write_table
 from components.shared.object_store import Store, open_store
-from components.shared.policy import check_policy, policy_id
+from components.shared.policy import Policy
+from components.shared.policy.checks import check_policy
 from components.shared.stage import write_json
 
 
@@ -67,7 +68,7 @@ def test_what_is_published_loads_straight_from_s3(
         (1, 10, 3),
         (2, 10, 3),
     ]
-    assert manifest["policy"] == {"path": "policy", "name": "rloop-2", "policy_id": policy_id(tiny_policy)}
+    assert manifest["policy"] == {"path": "policy", "name": "rloop-2", "policy_id": Policy(tiny_policy).id}
     store.download_folder("policy", tmp_path / "policy")
     check_policy(tmp_path / "policy", "published")
     card = (store.read_bytes("trajectories/README.md") or b"").decode()

@@ -8,7 +8,8 @@ import pytest
 from components.report.report import IterationFiles, VanillaFiles, report
 from components.report.settings import ReportSettings
 from components.shared.errors import InputError
-from components.shared.policy import load_model, policy_id, save_policy
+from components.shared.policy import Policy
+from components.shared.policy.saving import save_policy
 from components.shared.stage import write_json
 
 
@@ -45,11 +46,11 @@ def policies(tmp_path: Path, tiny_policy: Path) -> dict[str, Path]:
     import torch
 
     folders = {"base": Path(shutil.copytree(tiny_policy, tmp_path / "base"))}
-    model = load_model(tiny_policy)
+    model = Policy(tiny_policy).load_model()
     for name in ("explored-1", "rloop-1", "explored-2", "rloop-2", "vanilla-2"):
         with torch.no_grad():
             next(model.parameters()).add_(0.01)
-        save_policy(model, tiny_policy, tmp_path / name)
+        save_policy(model, Policy(tiny_policy), tmp_path / name)
         folders[name] = tmp_path / name
     return folders
 
@@ -67,7 +68,7 @@ def run(tmp_path: Path, policies: dict[str, Path]) -> Any:
             "first_prompts": {"data.train.0": "<|user|>Use 1 2 to make 3.<|end|>"},
         },
     )
-    base = evaluation("base", "base", 0, policy_id(policies["base"]), 0.3, 0.9)
+    base = evaluation("base", "base", 0, Policy(policies["base"]).id, 0.3, 0.9)
 
     def add(
         iteration: int,
@@ -82,7 +83,7 @@ def run(tmp_path: Path, policies: dict[str, Path]) -> Any:
         files = []
         for kind, figures in (("base", None), ("explored", explored), ("rloop", rloop)):
             name = f"{kind}-{iteration}"
-            value = base if figures is None else evaluation(name, kind, iteration, policy_id(policies[name]), *figures)
+            value = base if figures is None else evaluation(name, kind, iteration, Policy(policies[name]).id, *figures)
             write_json(tmp_path / f"{name}.json", value)
             files.append(tmp_path / f"{name}.json")
         steps = [{"step": i, "reward": 0.1 * i, "entropy": 0.5, "grad_norm": None} for i in range(4)]
@@ -114,7 +115,7 @@ def run(tmp_path: Path, policies: dict[str, Path]) -> Any:
         if vanilla and iteration == 1:
             beside = VanillaFiles()
         elif vanilla:
-            value = evaluation("v", "vanilla", iteration, policy_id(policies[f"vanilla-{iteration}"]), *vanilla)
+            value = evaluation("v", "vanilla", iteration, Policy(policies[f"vanilla-{iteration}"]).id, *vanilla)
             write_json(tmp_path / "vanilla.json", value)
             write_json(
                 tmp_path / "vanilla-log.json",
@@ -165,7 +166,7 @@ def test_results_grow_with_the_iterations_and_the_best_policy_is_kept(
     assert [p["name"] for p in summary["policies"]] == ["base", "explored-1", "rloop-1", "explored-2", "rloop-2"]
     assert [it["iteration"] for it in summary["iterations"]] == [1, 2]
     assert summary["chosen_policy"] == "rloop-1"
-    assert policy_id(second / "policy") == policy_id(policies["rloop-1"])
+    assert Policy(second / "policy").id == Policy(policies["rloop-1"]).id
     assert summary["policies"][0]["evaluations"][0]["pass_at_k"]["8"] == 0.9
     assert summary["settings"]["rl"] == {"steps": 4} and summary["settings"]["iterations"] == 2
 
@@ -175,7 +176,7 @@ def test_chooses_by_the_validation_benchmark_and_figure_asked_for(
 ) -> None:
     out = run(1, (0.4, 0.7), (0.6, 0.8), tmp_path / "data.json", policies["base"], choose_by="pass_at_k")
     assert json.loads((out / "results" / "summary.json").read_text())["chosen_policy"] == "base"
-    assert policy_id(out / "policy") == policy_id(policies["base"])
+    assert Policy(out / "policy").id == Policy(policies["base"]).id
     out = run(1, (0.7, 0.7), (0.6, 0.8), tmp_path / "data.json", policies["base"], validation="test")
     assert json.loads((out / "results" / "summary.json").read_text())["chosen_policy"] == "explored-1"
     with pytest.raises(InputError, match="report.validation 'tset' is no benchmark. Did you mean 'test'"):
@@ -193,7 +194,7 @@ def test_vanilla_rl_stands_beside_rloop_and_the_first_segment_is_the_exploration
     summary = json.loads((second / "results" / "summary.json").read_text())
     assert [p["name"] for p in summary["policies"]][4:] == ["explored-2", "rloop-2", "vanilla-2"]
     assert summary["chosen_policy"] == "vanilla-2", "the best is the best, whatever made it"
-    assert policy_id(second / "policy") == policy_id(policies["vanilla-2"])
+    assert Policy(second / "policy").id == Policy(policies["vanilla-2"]).id
     pairs = {(c["first"], c["second"]) for c in summary["comparisons"]}
     assert pairs == {("rloop-2", "base"), ("rloop-2", "explored-2"), ("rloop-2", "vanilla-2")}
     against = next(c for c in summary["comparisons"] if c["second"] == "vanilla-2" and c["benchmark"] == "dev")

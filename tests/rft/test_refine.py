@@ -11,7 +11,8 @@ from components.rft.settings import RFTSettings
 from components.shared.data import countdown
 from components.shared.data.schema import EARLIER, TRAJECTORIES, write_table
 from components.shared.errors import InputError
-from components.shared.policy import check_policy, load_model, load_tokenizer, policy_id, prompt_token_ids
+from components.shared.policy import Policy
+from components.shared.policy.checks import check_policy
 from components.shared.training.processes import on_processes
 from tests.countdown_solver import solve
 from tests.merging import assert_merged_once
@@ -66,7 +67,7 @@ def test_learns_the_experts_and_leaves_the_initial_policy_alone(
     assert len(log["updates"]) == 16 and log["trajectories"] == 32
     assert log["updates"][-1]["loss"] < log["updates"][0]["loss"]
     check_policy(out / "policy", "rft")
-    assert policy_id(out / "policy") != policy_id(tiny_policy)
+    assert Policy(out / "policy").id != Policy(tiny_policy).id
     assert {file.name: file.read_bytes() for file in tiny_policy.iterdir()} == before
     for name in before:
         if not name.endswith(".safetensors"):
@@ -89,12 +90,13 @@ def test_the_loss_is_that_of_the_completions_tokens_with_their_eos(
 
     out = run(tiny_policy, experts, tmp_path / "out", batch_size=32, epochs=1)
     (update,) = json.loads((out / "log.json").read_text())["updates"]
-    model, tokenizer = load_model(tiny_policy).eval(), load_tokenizer(tiny_policy)
+    policy = Policy(tiny_policy)
+    model = policy.load_model().eval()
     total, tokens = 0.0, 0
     for row in pq.read_table(experts / "experts.parquet").to_pylist():
-        (prompt,) = prompt_token_ids(tokenizer, [row["prompt"]])
+        (prompt,) = policy.prompt_token_ids([row["prompt"]])
         ids = torch.tensor([prompt + row["completion_ids"]])
-        assert ids[0, -1] == tokenizer.eos_token_id
+        assert ids[0, -1] == policy.tokenizer.eos_token_id
         with torch.no_grad():
             logits = model(ids).logits[0, len(prompt) - 1 : -1]
         total += torch.nn.functional.cross_entropy(logits, ids[0, len(prompt) :], reduction="sum").item()
@@ -103,11 +105,12 @@ def test_the_loss_is_that_of_the_completions_tokens_with_their_eos(
 
 
 def test_the_policy_still_ends_its_answers(tiny_policy: Path, experts: Path, tmp_path: Path) -> None:
-    from components.shared.sampling.base import TransformersSampler
+    from components.shared.sampling.transformers_engine import TransformersSampler
 
     out = run(tiny_policy, experts, tmp_path / "out")
     prompts = ["Use 3 7 2 to make 13.", "Use 1 2 3 to make 6."]
-    (completions,) = TransformersSampler(out / "policy", batch_size=64).sample(prompts, 16, seed=0, max_tokens=40)
+    sampler = TransformersSampler(Policy(out / "policy"), batch_size=64)
+    (completions,) = sampler.sample(prompts, 16, seed=0, max_tokens=40)
     assert sum(c.finish_reason == "stop" for c in completions) >= 30
 
 
@@ -117,7 +120,7 @@ def test_epochs_are_passes_and_even_one_update_learns(
 ) -> None:
     out = run(tiny_policy, experts, tmp_path / "out", batch_size=batch_size, epochs=epochs)
     assert len(json.loads((out / "log.json").read_text())["updates"]) == updates
-    assert policy_id(out / "policy") != policy_id(tiny_policy)
+    assert Policy(out / "policy").id != Policy(tiny_policy).id
 
 
 def test_fine_tuning_that_changes_nothing_is_an_error(tiny_policy: Path, experts: Path, tmp_path: Path) -> None:
@@ -184,11 +187,11 @@ def test_two_processes_learn_what_one_does(
         out = run(tiny_policy, experts, tmp_path / name, epochs=2, **changes)
         check_policy(out / "policy", name)
         logs.append(json.loads((out / "log.json").read_text())["updates"])
-        weights.append(load_model(out / "policy").state_dict())
+        weights.append(Policy(out / "policy").load_model().state_dict())
     assert len(logs[0]) == 4
     for one, two in zip(*logs, strict=True):
         assert one == pytest.approx(two, rel=1e-4)
-    initial = load_model(tiny_policy).state_dict()
+    initial = Policy(tiny_policy).load_model().state_dict()
     for name, weight in weights[0].items():
         assert (weight - weights[1][name]).abs().max() < 1e-5
         assert (weight - initial[name]).abs().max() > 1e-4

@@ -11,14 +11,9 @@ from components.rl_exploration.settings import ExplorationSettings
 from components.shared.data.schema import read_rows
 from components.shared.errors import InputError
 from components.shared.grading import GradingSettings
-from components.shared.policy import (
-    check_policy,
-    load_model,
-    load_tokenizer,
-    policy_id,
-    snapshot_files,
-    with_weights,
-)
+from components.shared.policy import Policy
+from components.shared.policy.checks import check_policy
+from components.shared.policy.snapshots import snapshot_files, with_weights
 from tests.merging import assert_merged_once, layout
 from tests.stage_outputs import exploration_outputs
 
@@ -63,7 +58,7 @@ def test_every_completion_of_every_step_is_kept(run: Any, tiny_policy: Path, upd
     rows = list(read_rows(out / "rollouts"))
     assert len(rows) == 3 * 4 * 4
     assert sorted({row["step"] for row in rows}) == [0, 1, 2]
-    tokenizer = load_tokenizer(tiny_policy)
+    tokenizer = Policy(tiny_policy).tokenizer
     for row in rows:
         assert tokenizer.decode(row["completion_ids"], skip_special_tokens=True) == row["completion"]
         assert (row["completion_ids"][-1] == tokenizer.eos_token_id) == (row["finish_reason"] == "stop")
@@ -80,7 +75,7 @@ def test_every_completion_of_every_step_is_kept(run: Any, tiny_policy: Path, upd
         assert step["reward"] == pytest.approx(sum(rewards) / len(rewards), abs=1e-6)
     # The explored policy is another one, a policy still, and the initial one is as it was.
     check_policy(out / "policy", "explored")
-    assert policy_id(out / "policy") != policy_id(tiny_policy)
+    assert Policy(out / "policy").id != Policy(tiny_policy).id
     assert {file.name: file.read_bytes() for file in tiny_policy.iterdir()} == before
     for name in before:
         if not name.endswith(".safetensors"):
@@ -88,21 +83,21 @@ def test_every_completion_of_every_step_is_kept(run: Any, tiny_policy: Path, upd
 
 
 def test_the_same_seed_gives_the_same_policy(run: Any) -> None:
-    assert policy_id(run("first") / "policy") == policy_id(run("second") / "policy")
+    assert Policy(run("first") / "policy").id == Policy(run("second") / "policy").id
 
 
 def test_learning_rate_zero_leaves_the_weights(run: Any, tiny_policy: Path) -> None:
-    assert policy_id(run(learning_rate=0.0) / "policy") == policy_id(tiny_policy)
+    assert Policy(run(learning_rate=0.0) / "policy").id == Policy(tiny_policy).id
 
 
 def test_all_truncated_stops_with_an_explanation(run: Any, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="every completion was cut at 3 tokens"):
+    with pytest.raises(InputError, match="every completion was truncated at 3 tokens"):
         run(max_completion_tokens=3, steps=10, patience=2)
     assert not (tmp_path / "out" / "policy").exists()
 
 
 def test_a_run_shorter_than_the_patience_does_not_pass_for_one_that_learnt(run: Any) -> None:
-    with pytest.raises(InputError, match="in the last 3 steps every completion was cut"):
+    with pytest.raises(InputError, match="in the last 3 steps every completion was truncated"):
         run(max_completion_tokens=3, steps=3, patience=20)
 
 
@@ -117,7 +112,7 @@ def test_a_run_in_segments_is_the_run_in_one_piece(run: Any, rounds: int) -> Non
     whole = run("whole", steps=4, **common)
     first = run("first", steps=2, keep_state=True, **common)
     second = run("second", steps=2, segment=2, state=first / "state", **common)
-    assert policy_id(second / "policy") == policy_id(whole / "policy") != policy_id(first / "policy")
+    assert Policy(second / "policy").id == Policy(whole / "policy").id != Policy(first / "policy").id
     assert list(snapshot_files(second / "snapshots")) == [3, 4]
     for name in ("step-000003.safetensors", "step-000004.safetensors"):
         assert (second / "snapshots" / name).read_bytes() == (whole / "snapshots" / name).read_bytes()
@@ -167,9 +162,9 @@ def test_rounds_are_a_bound(run: Any) -> None:
 def test_a_snapshot_is_the_policy_of_its_step(run: Any, tiny_policy: Path, tmp_path: Path) -> None:
     out = run(steps=2, snapshot_every=2)
     assert list(snapshot_files(out / "snapshots")) == [2]
-    policy = with_weights(tiny_policy, snapshot_files(out / "snapshots")[2], tmp_path / "kept")
-    check_policy(policy, "kept")
-    kept, last = load_model(policy).state_dict(), load_model(out / "policy").state_dict()
+    policy = with_weights(Policy(tiny_policy), snapshot_files(out / "snapshots")[2], tmp_path / "kept")
+    check_policy(policy.path, "kept")
+    kept, last = policy.load_model().state_dict(), Policy(out / "policy").load_model().state_dict()
     assert all((kept[name] == last[name]).all() for name in last)
 
 
@@ -177,12 +172,12 @@ def test_a_training_state_of_another_step_is_refused(run: Any) -> None:
     first = run("first", steps=2, keep_state=True)
     with pytest.raises(InputError, match="after 2 updates; expected one after 4"):
         run("third", steps=2, segment=3, state=first / "state")
-    with pytest.raises(InputError, match="holds no training state"):
+    with pytest.raises(InputError, match="has no training state"):
         run("none", steps=2, segment=2, state=first / "rollouts")
 
 
 def test_a_learning_rate_of_zero_changes_no_weight(run: Any, tiny_policy: Path) -> None:
-    assert policy_id(run(learning_rate=0.0) / "policy") == policy_id(tiny_policy)
+    assert Policy(run(learning_rate=0.0) / "policy").id == Policy(tiny_policy).id
 
 
 LORA = {"lora": {"rank": 4, "targets": ["q_proj", "v_proj", "down_proj"]}, "learning_rate": 3e-3}
@@ -194,20 +189,20 @@ def test_lora_is_merged_exactly_once_into_the_explored_policy_and_the_snapshots(
     out = run(steps=3, snapshot_every=2, **LORA)
     assert len(live_models) == 2, "one snapshot and the end"
     assert_merged_once(live_models[-1], tiny_policy, out / "policy", set(LORA["lora"]["targets"]))
-    kept = with_weights(tiny_policy, snapshot_files(out / "snapshots")[2], tmp_path / "kept")
-    check_policy(kept, "kept")
-    assert layout(kept) == layout(tiny_policy)
-    assert len({policy_id(policy) for policy in (kept, out / "policy", tiny_policy)}) == 3
-    # Keeping policies on the way does not change the way.
-    assert policy_id(run("without", steps=3, **LORA) / "policy") == policy_id(out / "policy")
-    assert policy_id(run("two", steps=2, **LORA) / "policy") == policy_id(kept)
+    kept = with_weights(Policy(tiny_policy), snapshot_files(out / "snapshots")[2], tmp_path / "kept")
+    check_policy(kept.path, "kept")
+    assert layout(kept.path) == layout(tiny_policy)
+    assert len({kept.id, Policy(out / "policy").id, Policy(tiny_policy).id}) == 3
+    # Saving intermediate checkpoints does not change the training.
+    assert Policy(run("without", steps=3, **LORA) / "policy").id == Policy(out / "policy").id
+    assert Policy(run("two", steps=2, **LORA) / "policy").id == kept.id
 
 
 def test_lora_in_segments_is_lora_in_one_piece(run: Any) -> None:
     whole = run("whole", steps=4, snapshot_every=1, **LORA)
     first = run("first", steps=2, snapshot_every=1, keep_state=True, **LORA)
     second = run("second", steps=2, snapshot_every=1, segment=2, state=first / "state", **LORA)
-    assert policy_id(second / "policy") == policy_id(whole / "policy") != policy_id(first / "policy")
+    assert Policy(second / "policy").id == Policy(whole / "policy").id != Policy(first / "policy").id
     for name in ("step-000003.safetensors", "step-000004.safetensors"):
         assert (second / "snapshots" / name).read_bytes() == (whole / "snapshots" / name).read_bytes()
     # What a segment hands on holds the adapters alone, not the policy's weights.
@@ -216,7 +211,7 @@ def test_lora_in_segments_is_lora_in_one_piece(run: Any) -> None:
 
 def test_lora_with_a_kl_penalty_and_gradient_checkpointing_learns(run: Any, tiny_policy: Path) -> None:
     out = run(kl_coefficient=0.01, gradient_checkpointing=True, micro_batch_size=4, **LORA)
-    assert policy_id(out / "policy") != policy_id(tiny_policy)
+    assert Policy(out / "policy").id != Policy(tiny_policy).id
 
 
 def test_a_wrong_target_of_lora_is_named_before_anything_is_sampled(run: Any, tmp_path: Path) -> None:

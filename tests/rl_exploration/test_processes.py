@@ -13,7 +13,9 @@ from components.rl_exploration.settings import ExplorationSettings
 from components.shared.data.schema import read_rows
 from components.shared.errors import InputError
 from components.shared.grading import GradingSettings
-from components.shared.policy import check_policy, load_model, policy_id, snapshot_files
+from components.shared.policy import Policy
+from components.shared.policy.checks import check_policy
+from components.shared.policy.snapshots import snapshot_files
 from components.shared.training.processes import on_processes
 from tests.rl_exploration.fixed_rollouts import explore_fixed
 from tests.stage_outputs import exploration_outputs
@@ -61,7 +63,7 @@ def run(tmp_path: Path, tiny_policy: Path, problems_folder: Path, monkeypatch: p
 
 
 def weights_of(policy: Path) -> dict[str, Any]:
-    found: dict[str, Any] = load_model(policy).state_dict()
+    found: dict[str, Any] = Policy(policy).load_model().state_dict()
     return found
 
 
@@ -102,7 +104,7 @@ def test_two_processes_in_segments_are_two_processes_in_one_piece(run: Any) -> N
     whole = run("whole", steps=6, **common)
     first = run("first", steps=3, **common)
     second = run("second", steps=3, segment=2, state=first / "state", **common)
-    assert policy_id(second / "policy") == policy_id(whole / "policy") != policy_id(first / "policy")
+    assert Policy(second / "policy").id == Policy(whole / "policy").id != Policy(first / "policy").id
     assert list(snapshot_files(second / "snapshots")) == [4, 5, 6]
     for name in ("step-000004.safetensors", "step-000006.safetensors"):
         assert (second / "snapshots" / name).read_bytes() == (whole / "snapshots" / name).read_bytes()
@@ -121,7 +123,7 @@ def test_two_processes_in_segments_are_two_processes_in_one_piece(run: Any) -> N
 
 @pytest.mark.slow
 def test_what_a_process_has_to_say_reaches_the_user(run: Any) -> None:
-    with pytest.raises(InputError, match="in the last 2 steps every completion was cut at 3 tokens"):
+    with pytest.raises(InputError, match="in the last 2 steps every completion was truncated at 3 tokens"):
         run("cut", max_completion_tokens=3, patience=2, resample_rounds=0, parallel=TWO)
 
 
@@ -132,7 +134,7 @@ def test_what_a_process_has_to_say_reaches_the_user(run: Any) -> None:
         ({"parallel": TWO, "prompts_per_update": 1}, r"rl.prompts_per_update \(1\) must be a multiple of the 2"),
         ({"parallel": TWO, "micro_batch_size": 16}, "must divide a process's share of an update, 8 completions"),
         ({"parallel": {"sharding": "full"}}, "sharding: full needs at least 2 processes"),
-        ({"parallel": SPREAD, "lora": {"rank": 4}}, "lora and parallel.sharding: full do not go together"),
+        ({"parallel": SPREAD, "lora": {"rank": 4}}, "lora and parallel.sharding: full cannot be combined"),
         ({"parallel": {"process": 2}}, "processes"),
     ],
 )

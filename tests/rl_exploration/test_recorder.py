@@ -12,6 +12,7 @@ from components.rl_exploration.settings import ExplorationSettings
 from components.shared.data.schema import ROLLOUTS
 from components.shared.errors import InputError
 from components.shared.grading import Grader
+from components.shared.policy import Policy
 
 ANSWER = '{"numbers": [3, 7, 2], "target": 13}'
 RIGHT, WRONG = "3*2=6,6+7=13.", "3*2=6,6+7=14."
@@ -19,19 +20,19 @@ EOS = 1
 
 
 @pytest.fixture
-def make(tmp_path: Path, grader: Grader) -> Any:
+def make(tmp_path: Path, grader: Grader, tiny_policy: Path) -> Any:
+    policy = Policy(tiny_policy)
+
     def build(rank: int = 0, patience: int = 3, updates_per_step: int = 1, overlong: int = 0) -> RolloutRecorder:
+        values = {"steps": 100, "patience": patience, "prompts_per_step": updates_per_step, "prompts_per_update": 1}
+        values |= {"max_completion_tokens": 40, "overlong_tokens": overlong}
         return RolloutRecorder(
             tmp_path,
             grader,
+            policy,
+            ExplorationSettings.check(values, "rl"),
             iteration=2,
             rank=rank,
-            policy_id="abc",
-            eos_ids={EOS},
-            updates_per_step=updates_per_step,
-            max_completion_tokens=40,
-            overlong_tokens=overlong,
-            patience=patience,
         )
 
     return build
@@ -60,7 +61,7 @@ def call(
     return recorder(**(arguments | changes))
 
 
-def test_rewards_and_a_whole_shard_with_every_column(make: Any, tmp_path: Path) -> None:
+def test_rewards_and_a_whole_shard_with_every_column(make: Any, tmp_path: Path, tiny_policy: Path) -> None:
     assert call(make(), [RIGHT, WRONG, RIGHT], global_step=7, ids=[[5, EOS], [5, EOS], [5, 6]]) == [1.0, 0.0, 0.0]
     table = pq.read_table(tmp_path / "step-000007-rank-0000.parquet")
     assert table.schema.equals(ROLLOUTS)
@@ -68,7 +69,8 @@ def test_rewards_and_a_whole_shard_with_every_column(make: Any, tmp_path: Path) 
     assert [row["finish_reason"] for row in rows] == ["stop", "stop", "length"]  # cut, so no answer, though right
     assert [row["completion_ids"] for row in rows] == [[5, EOS], [5, EOS], [5, 6]]
     assert [row["sample_index"] for row in rows] == [0, 1, 2]
-    assert {(row["iteration"], row["step"], row["rank"], row["policy_id"]) for row in rows} == {(2, 7, 0, "abc")}
+    same = {(row["iteration"], row["step"], row["rank"], row["policy_id"]) for row in rows}
+    assert same == {(2, 7, 0, Policy(tiny_policy).id)}
     assert len({row["group_id"] for row in rows}) == 1
 
 
@@ -128,7 +130,7 @@ def test_a_write_that_breaks_off_leaves_earlier_shards_and_no_half_one(
     [
         ([WRONG, WRONG], None, "same reward .*all wrong.*choose easier problems"),
         ([RIGHT, RIGHT], None, "same reward .*all right.*choose harder problems"),
-        ([WRONG, WRONG], [[5, 6], [5, 6]], "every completion was cut at 40 tokens"),
+        ([WRONG, WRONG], [[5, 6], [5, 6]], "every completion was truncated at 40 tokens"),
     ],
 )
 def test_nothing_to_learn_from_stops_with_an_explanation(

@@ -12,7 +12,7 @@ from components.rl_exploration.settings import ExplorationSettings
 from components.shared.data.schema import read_rows
 from components.shared.errors import InputError
 from components.shared.grading import GradingSettings
-from components.shared.policy import eos_token_ids, load_tokenizer
+from components.shared.policy import Policy
 from tests.stage_outputs import exploration_outputs
 
 pytestmark = pytest.mark.vllm
@@ -51,7 +51,8 @@ def test_sampler_and_trainer_agree_after_each_update(run: Any, tiny_policy: Path
     assert steps[-1]["grad_norm"] > 0
     rows = list(read_rows(out / "rollouts"))
     assert len(rows) == sum(step["sampled_groups"] for step in steps) * 8
-    tokenizer, eos = load_tokenizer(tiny_policy), eos_token_ids(tiny_policy)
+    policy = Policy(tiny_policy)
+    tokenizer, eos = policy.tokenizer, policy.eos_token_ids
     for row in rows:
         assert tokenizer.decode(row["completion_ids"], skip_special_tokens=True) == row["completion"]
         assert (row["completion_ids"][-1] in eos) == (row["finish_reason"] == "stop")
@@ -62,12 +63,12 @@ def test_stale_weights_stop_the_run(run: Any, monkeypatch: pytest.MonkeyPatch) -
     def keep_the_first(generation: Any) -> None:
         generation.sync_weights = lambda: None
 
-    monkeypatch.setattr(vllm_on_cpu, "hand_over_whole", keep_the_first)
-    with pytest.raises(InputError, match="vLLM has not got the weights that are trained"):
+    monkeypatch.setattr(vllm_on_cpu, "patch_weight_sync", keep_the_first)
+    with pytest.raises(InputError, match="vLLM does not have the weights that are trained"):
         run(steps=10, learning_rate=3e-3)
 
 
 def test_untried_versions_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vllm_on_cpu, "version", lambda _: "2.0.0")
-    with pytest.raises(InputError, match="was tried with TRL 1.16"):
+    with pytest.raises(InputError, match="was tested with TRL 1.16"):
         vllm_on_cpu.prepare()

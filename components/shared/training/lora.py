@@ -1,21 +1,21 @@
-"""LoRA and QLoRA: training adapters of low rank in place of all weights, and merging them once into the policy.
+"""LoRA and QLoRA: training low-rank adapters instead of all weights, and merging them once into the policy.
 
 A linear layer's W becomes W + alpha / rank x B A, of which B and A are trained (Hu et al. 2021, arXiv 2106.09685).
-What a stage hands on is an ordinary policy with the sum as its weights. The sum is made of the weights in the initial
-policy's folder, in single precision, and never of the model in training, whose weights may be rounded or quantised
-and which has to go on unchanged.
+What a stage hands on is an ordinary policy with the sum as its weights. The sum is computed from the weights in the
+initial policy's folder, in single precision, and never from the model in training, whose weights may be rounded or
+quantised and which must stay unchanged for further training.
 """
 
 import copy
 import importlib.util
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import Field, model_validator
 
+from components.shared.accelerator import gpu_has_bfloat16, training_precision
 from components.shared.errors import InputError
-from components.shared.policy import gpu_has_bfloat16, load_model, training_precision
+from components.shared.policy import Policy
 from components.shared.settings import Settings
 
 if TYPE_CHECKING:
@@ -24,25 +24,28 @@ if TYPE_CHECKING:
 
 
 class LoRASettings(Settings):
-    """Whether adapters are trained in place of all weights, and which."""
+    """Whether adapters are trained instead of all weights, and which."""
 
     rank: int = Field(
         0,
         ge=0,
-        description="Of the adapters that are trained in place of the weights, such as 16; 0: all weights are trained. "
-        "Adapters want a learning rate about ten times as high.",
+        description="Rank of the adapters that are trained instead of the weights, such as 16; 0 trains all weights. "
+        "Adapters need a learning rate about ten times as high.",
     )
-    alpha: float = Field(32.0, gt=0, description="An adapter counts alpha / rank times; TRL's default.")
+    alpha: float = Field(
+        32.0, gt=0, description="Scaling of the adapters: each is multiplied by alpha / rank. TRL's default."
+    )
     targets: list[str] = Field(
         [],
-        description="Linear layers that get an adapter, such as [q_proj, v_proj]; all but the output layer if empty.",
+        description="Linear layers that get an adapter, such as [q_proj, v_proj]; if empty, all except the output "
+        "layer.",
     )
     quantize: bool = Field(
-        False, description="Hold the frozen weights in 4 bits while training: QLoRA. Needs a GPU and bitsandbytes."
+        False, description="Hold the frozen weights in 4 bits while training (QLoRA). Needs a GPU and bitsandbytes."
     )
 
     @model_validator(mode="after")
-    def _has_adapters(self) -> Self:
+    def _check_quantize(self) -> Self:
         if self.quantize and not self.rank:
             raise ValueError("quantize needs a rank of at least 1: quantised weights cannot be trained themselves")
         return self
@@ -52,31 +55,31 @@ ALL_WEIGHTS = LoRASettings()
 
 
 def load_for_training(
-    policy: str | Path, settings: LoRASettings, precision: str, section: str
+    policy: Policy, settings: LoRASettings, precision: str, section: str
 ) -> tuple["PreTrainedModel", "LoraConfig | None"]:
-    """A policy's model as a TRL trainer takes it, and its `peft_config`.
+    """Loads a policy's model as a TRL trainer takes it, and makes its `peft_config`.
 
     Args:
-        policy: its folder.
-        settings: the recipe's `rl.lora` or `rft.lora`.
-        precision: the recipe's `rl.precision` or `rft.precision`. Weights that are trained are in single precision
-            whatever it says; frozen ones are in the precision that they are used in.
-        section: of the recipe, for the messages.
+        policy: The policy that training starts from.
+        settings: The recipe's `rl.lora` or `rft.lora`.
+        precision: The recipe's `rl.precision` or `rft.precision`. Weights that are trained are in single precision in
+            any case; frozen ones are in the precision that they are used in.
+        section: Recipe section, for messages.
 
     Returns:
-        The model, and the adapters to add to it; None where all weights are trained.
+        The model, and the adapters to add to it; None if all weights are trained.
 
     Raises:
-        InputError: a target that is none of the model's linear layers, or quantisation without what it needs.
+        InputError: A target is not one of the model's linear layers, or a requirement of quantisation is missing.
     """
     if not settings.rank:
-        return load_model(policy), None
+        return policy.load_model(), None
     from peft import LoraConfig
 
     if settings.quantize:
-        model = load_model(policy, "bfloat16", **_four_bits(section))
+        model = policy.load_model("bfloat16", **_four_bits(section))
     else:
-        model = load_model(policy, "bfloat16" if training_precision(precision)["bf16"] else "float32")
+        model = policy.load_model("bfloat16" if training_precision(precision)["bf16"] else "float32")
     layers = linear_layers(model)
     if unknown := [name for name in settings.targets if name not in layers]:
         raise InputError(
@@ -90,7 +93,7 @@ def load_for_training(
 
 
 def linear_layers(model: "PreTrainedModel") -> list[str]:
-    """The names that a model's linear layers have in its blocks, in order; without the output layer."""
+    """Returns the names of the linear layers in a model's blocks, in order, without the output layer."""
     from torch.nn import Linear
 
     head = model.get_output_embeddings()
@@ -98,16 +101,16 @@ def linear_layers(model: "PreTrainedModel") -> list[str]:
     return list(dict.fromkeys(name.rpartition(".")[2] for name in found))
 
 
-def merged(model: Any, policy: str | Path) -> "PreTrainedModel":
-    """A trained model with its adapters merged into the initial policy's weights, in single precision, on the CPU.
+def merged(model: Any, initial_policy: Policy) -> "PreTrainedModel":
+    """Returns a trained model with its adapters merged into the initial policy's weights, in single precision, on CPU.
 
     Args:
-        model: in training or at its end; stays as it is, and so do the random numbers it goes on with.
-        policy: folder of the policy that training started from.
+        model: The model, during training or at its end; it and the random state it trains with stay unchanged.
+        initial_policy: The policy that training started from.
 
     Returns:
-        A model of its own; without adapters, the very model. Of one that is spread over processes, each of which has to
-        call this, the first gets a model of its own and the others theirs as it is.
+        A separate model; without adapters, the same model. If the model is sharded over processes, each of which has
+        to call this, rank 0 gets a separate model and the others get theirs unchanged.
     """
     import torch
     from peft import PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
@@ -116,24 +119,24 @@ def merged(model: Any, policy: str | Path) -> "PreTrainedModel":
 
     if isinstance(model, FSDPModule):
         weights = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
-        if not weights:  # the first process alone has them
+        if not weights:  # only rank 0 has them
             return model  # type: ignore[no-any-return]
-        gathered = load_model(policy)
+        gathered = initial_policy.load_model()
         gathered.load_state_dict(weights)
         return gathered
     if not isinstance(model, PeftModel):
         return model  # type: ignore[no-any-return]
-    with torch.random.fork_rng(devices=[]):  # new adapters are drawn at random before they get their weights
-        whole = get_peft_model(load_model(policy), copy.deepcopy(model.peft_config["default"]))
-    set_peft_model_state_dict(whole, get_peft_model_state_dict(model, save_embedding_layers=False))
-    return whole.merge_and_unload()
+    with torch.random.fork_rng(devices=[]):  # new adapters are initialised at random before they get their weights
+        adapted = get_peft_model(initial_policy.load_model(), copy.deepcopy(model.peft_config["default"]))
+    set_peft_model_state_dict(adapted, get_peft_model_state_dict(model, save_embedding_layers=False))
+    return adapted.merge_and_unload()
 
 
 def _four_bits(section: str) -> dict[str, Any]:
-    """Arguments that load a model in QLoRA's format: NormalFloat with quantised constants (arXiv 2305.14314).
+    """Returns arguments that load a model in QLoRA's format: NormalFloat with double quantisation (arXiv 2305.14314).
 
     Raises:
-        InputError: there is no GPU for it, or no bitsandbytes.
+        InputError: There is no suitable GPU, or no bitsandbytes.
     """
     if not gpu_has_bfloat16():
         raise InputError(

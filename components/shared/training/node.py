@@ -1,17 +1,13 @@
-"""One of the nodes that train a stage together, in each pod of a TrainJob.
+"""One of the nodes that train a stage together: the program that runs in each pod of a TrainJob.
 
 `python -m components.shared.training.node FOLDER`
 
-FOLDER is on a volume that all of them and the stage's own pod mount. In it the stage's pod has left what to call, as
-JSON, and the inputs; the nodes leave the outputs, their logs, what the call returns, and what went wrong.
-
-Kubeflow Trainer's torch runtime tells a pod where it stands by PET_NNODES, PET_NPROC_PER_NODE, PET_NODE_RANK,
-PET_MASTER_ADDR and PET_MASTER_PORT (kubeflow/trainer, pkg/runtime/framework/plugins/torch/torch.go).
+FOLDER is the one that `node_folder` describes. Kubeflow Trainer's torch runtime tells a pod its place by PET_NNODES,
+PET_NPROC_PER_NODE, PET_NODE_RANK, PET_MASTER_ADDR and PET_MASTER_PORT (kubeflow/trainer,
+pkg/runtime/framework/plugins/torch/torch.go).
 """
 
 import contextlib
-import importlib
-import inspect
 import os
 import signal
 import sys
@@ -24,91 +20,30 @@ from typing import Any
 
 from components.shared.errors import InputError
 from components.shared.memory_watch import watched_memory
-from components.shared.settings import Settings
-from components.shared.stage import note, read_json, write_json
-from components.shared.training.processes import COMMON_FOLDER, MESSAGE, ParallelSettings, launch
+from components.shared.stage import note, write_json
+from components.shared.training.collectives import COMMON_FOLDER
+from components.shared.training.launching import MESSAGE, launch
+from components.shared.training.node_folder import ALIVE, RESULT, node_failed, node_log, read_call
 
-CALL, RESULT = "call.json", "result.json"
-ALIVE = "alive"  # touched by the stage's pod for as long as it waits
-LEFT_SECONDS = 300.0
-_MEETING_SECONDS = 3600  # a node may have to be added to the cluster first, and the image brought
-_OURS = "components."
-
-
-def node_log(node: int) -> str:
-    """The file in the folder that has what a node printed."""
-    return f"node-{node}.log"
-
-
-def node_failed(node: int) -> str:
-    """The file in the folder that says why a node failed, where that is nothing for the user to mend."""
-    return f"failed-{node}.txt"
-
-
-def write_call(
-    folder: Path, settings: ParallelSettings, section: str, function: Callable[..., Any], arguments: dict[str, Any]
-) -> None:
-    """Leaves in a folder what its nodes shall call.
-
-    Args:
-        folder: of the nodes.
-        settings: the recipe's `rl.parallel` or `rft.parallel`.
-        section: of the recipe, for messages.
-        function: of a module of ours.
-        arguments: by the function's names for them: settings, paths, or what JSON has.
-    """
-    call = {
-        "parallel": settings.model_dump(),
-        "section": section,
-        "function": _name(function),
-        "arguments": {name: _encoded(value) for name, value in arguments.items()},
-    }
-    write_json(folder / CALL, call)
-
-
-def arguments_of(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """All arguments of a call by name."""
-    return dict(inspect.signature(function).bind(*args, **kwargs).arguments)
-
-
-def _name(thing: Any) -> str:
-    return f"{thing.__module__}:{thing.__name__}"
-
-
-def _named(name: str) -> Any:
-    module, _, attribute = name.partition(":")
-    if not module.startswith(_OURS):
-        raise ValueError(f"{name} is not of {_OURS}*")
-    return getattr(importlib.import_module(module), attribute)
-
-
-def _encoded(value: Any) -> Any:
-    if isinstance(value, Settings):
-        return {"settings": _name(type(value)), "values": value.model_dump(mode="json")}
-    return {"path": str(value)} if isinstance(value, Path) else value
-
-
-def _decoded(value: Any) -> Any:
-    if isinstance(value, dict) and "settings" in value:
-        return _named(value["settings"]).model_validate(value["values"])
-    return Path(value["path"]) if isinstance(value, dict) and "path" in value else value
+ABANDONED_SECONDS = 300.0
+_RENDEZVOUS_SECONDS = 3600  # a node may have to be added to the cluster first, and the image pulled
 
 
 def run(folder: Path) -> None:
-    """Runs the processes of this node; the first node leaves what the call returned in its first process.
+    """Runs the processes of this node; the first node leaves what the call returned at rank 0.
 
     Raises:
-        SystemExit: with status 1, after what went wrong was left in the folder.
+        SystemExit: With status 1, after what went wrong was left in the folder.
     """
     node = int(os.environ["PET_NODE_RANK"])
     try:
         if (started := folder / f"started-{node}").exists():
-            # Kubernetes starts a pod's container again; the other nodes and the stage do not wait for it.
+            # Kubernetes restarts a pod's container; the other nodes and the stage do not wait for it.
             if (folder / MESSAGE).exists() or (folder / node_failed(node)).exists():
                 sys.exit(1)
             raise RuntimeError("its container was killed, most often for memory; see pools.training.memory")
         started.touch()
-        result = _launched(folder, node)
+        result = _launch(folder, node)
         if node == 0:
             write_json(folder / RESULT, result[0])
         return
@@ -130,27 +65,27 @@ def _reason(error: Exception) -> str:
     return f"process {process} ended with {how}"
 
 
-def _launched(folder: Path, node: int) -> dict[int, Any]:
-    call = read_json(folder / CALL)
-    settings, section = ParallelSettings.check(call["parallel"], call["section"]), call["section"]
-    for name, wanted in (("PET_NNODES", settings.nodes), ("PET_NPROC_PER_NODE", settings.processes)):
-        if (found := os.environ[name]) != str(wanted):
-            raise InputError(f"the TrainJob's runtime sets {name} to {found}; {section}.parallel asks for {wanted}")
+def _launch(folder: Path, node: int) -> dict[int, Any]:
+    call = read_call(folder)
+    for name, expected in (("PET_NNODES", call.settings.nodes), ("PET_NPROC_PER_NODE", call.settings.processes)):
+        if (found := os.environ[name]) != str(expected):
+            raise InputError(
+                f"the TrainJob's runtime sets {name} to {found}; {call.section}.parallel asks for {expected}"
+            )
     work = folder / "work"
     work.mkdir(exist_ok=True)
     os.environ[COMMON_FOLDER] = str(work)
-    # Static: the node's number is the one that the TrainJob gave it, and the first process the first node's.
-    meeting = {
+    # Static: the node keeps the rank that the TrainJob gave it, and global rank 0 is on the first node.
+    rendezvous = {
         "rdzv_backend": "static",
         "rdzv_endpoint": f"{os.environ['PET_MASTER_ADDR']}:{os.environ['PET_MASTER_PORT']}",
-        "rdzv_configs": {"rank": node, "timeout": _MEETING_SECONDS},
+        "rdzv_configs": {"rank": node, "timeout": _RENDEZVOUS_SECONDS},
     }
-    arguments = {name: _decoded(value) for name, value in call["arguments"].items()}
-    return launch(settings, section, folder, _named(call["function"]), (), arguments, meeting)
+    return launch(call.settings, call.section, folder, call.function, (), call.arguments, rendezvous)
 
 
-def print_to(path: Path) -> Callable[[], None]:
-    """Sends what this process and its children print to a file too; call what it returns at the end."""
+def copy_output_to(path: Path) -> Callable[[], None]:
+    """Copies the output of this process and its children to a file too; call the returned function at the end."""
     pipe, into = os.pipe()
     out = os.dup(1)
     os.dup2(into, 1)
@@ -159,9 +94,9 @@ def print_to(path: Path) -> Callable[[], None]:
 
     def copy() -> None:
         with path.open("ab", buffering=0) as file:
-            while some := os.read(pipe, 1 << 16):
-                os.write(out, some)
-                file.write(some)
+            while chunk := os.read(pipe, 1 << 16):
+                os.write(out, chunk)
+                file.write(chunk)
 
     copying = threading.Thread(target=copy, name="log", daemon=True)
     copying.start()
@@ -171,13 +106,13 @@ def print_to(path: Path) -> Callable[[], None]:
         sys.stderr.flush()
         os.dup2(out, 1)
         os.dup2(out, 2)
-        copying.join(10)  # a process that was left behind may hold the pipe open
+        copying.join(10)  # a leftover process may hold the pipe open
 
     return end
 
 
-def wait_until_left(alive: Path, seconds: float, every: float) -> None:
-    """Returns when nobody has touched a file for so many seconds; looks every so many."""
+def wait_until_abandoned(alive: Path, seconds: float, every: float) -> None:
+    """Returns once nobody has touched a file for `seconds`; looks at it every `every` seconds."""
     touched, since = -1, time.monotonic()
     while time.monotonic() - since < seconds:
         time.sleep(every)
@@ -186,17 +121,17 @@ def wait_until_left(alive: Path, seconds: float, every: float) -> None:
                 touched, since = now, time.monotonic()
 
 
-def _stop_when_left(folder: Path) -> None:
-    wait_until_left(folder / ALIVE, LEFT_SECONDS, 10.0)
-    print("the stage's pod waits no more: this node stops", flush=True)
+def _stop_when_abandoned(folder: Path) -> None:
+    wait_until_abandoned(folder / ALIVE, ABANDONED_SECONDS, 10.0)
+    print("the stage's pod is no longer waiting: this node stops", flush=True)
     os.kill(os.getpid(), signal.SIGTERM)  # the launcher ends its processes
 
 
 def main() -> None:
     """Runs this node in the folder that the command line names."""
     folder = Path(sys.argv[1])
-    end = print_to(folder / node_log(int(os.environ["PET_NODE_RANK"])))
-    threading.Thread(target=_stop_when_left, args=(folder,), name="alive", daemon=True).start()
+    end = copy_output_to(folder / node_log(int(os.environ["PET_NODE_RANK"])))
+    threading.Thread(target=_stop_when_abandoned, args=(folder,), name="alive", daemon=True).start()
     try:
         with watched_memory("pools.training.memory", note):
             run(folder)

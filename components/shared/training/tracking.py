@@ -1,4 +1,4 @@
-"""Following a training run while it goes on: TensorBoard always, W&B and MLflow where the recipe asks for them."""
+"""Tracking training runs as they go: always with TensorBoard, and with W&B and MLflow if the recipe says so."""
 
 import importlib.util
 import os
@@ -10,23 +10,25 @@ from pydantic import Field
 from components.shared.errors import InputError
 from components.shared.settings import Settings
 
-# What a tracker takes its credentials from, as it calls it itself; on a cluster, the keys of the secret.
+# The variables that trackers read their credentials from; on a cluster, also the keys of the secret.
 CREDENTIALS = {"wandb": "WANDB_API_KEY", "mlflow": "MLFLOW_TRACKING_TOKEN"}
 
 
 class TrackingSettings(Settings):
-    """Where else training is followed. Credentials come from the environment or a secret; never from a recipe."""
+    """Where else training is tracked. Credentials come from the environment or a secret, never from a recipe."""
 
     report_to: list[Literal["wandb", "mlflow"]] = Field(
-        [], description="Trackers beside TensorBoard, by TRL's own integration; their packages have to be installed."
+        [], description="Trackers besides TensorBoard, through TRL's integration; their packages must be installed."
     )
-    project: str = Field("rloop", description="W&B's project, MLflow's experiment.")
-    wandb_url: str = Field("", description="Of a W&B server of one's own; empty: W&B's.")
-    mlflow_url: str = Field("", description="Of the MLflow server; empty: what MLFLOW_TRACKING_URI says, if it is set.")
+    project: str = Field("rloop", description="W&B project or MLflow experiment.")
+    wandb_url: str = Field("", description="URL of a self-hosted W&B server; empty for W&B's own.")
+    mlflow_url: str = Field(
+        "", description="URL of the MLflow server; if empty, MLFLOW_TRACKING_URI is used if it is set."
+    )
     secret: str = Field(
         "",
         description="Kubernetes secret for the training pods, with WANDB_API_KEY, MLFLOW_TRACKING_TOKEN or both, as "
-        "report_to says. Fixed when the pipeline is compiled, as is report_to where there is a secret.",
+        "report_to requires. Fixed when the pipeline is compiled, and so is report_to if there is a secret.",
     )
 
 
@@ -34,13 +36,13 @@ NO_TRACKERS = TrackingSettings()
 
 
 def tensorboard(folder: str | Path) -> Any:
-    """A trainer's callback that writes what is logged as TensorBoard event files.
+    """Returns a trainer callback that writes what is logged as TensorBoard event files.
 
-    A stage that goes on after it was killed writes a file of its own from there on; what the killed attempt had
-    written is there where its disk is, and lost with a pod's.
+    A stage that resumes after it was killed writes a new file from there on; the killed attempt's file survives only
+    if its disk does, and is lost with a pod.
 
     Args:
-        folder: to make and fill; made by the main process alone.
+        folder: Folder to create and fill; only rank 0 does so.
     """
     from transformers.integrations import TensorBoardCallback
 
@@ -50,14 +52,14 @@ def tensorboard(folder: str | Path) -> Any:
 
 
 def trackers(settings: TrackingSettings, run_name: str) -> dict[str, Any]:
-    """The arguments of a transformers trainer for the trackers; their own settings go to the environment.
+    """Returns the arguments of a transformers trainer for the trackers, and sets their environment variables.
 
     Args:
-        settings: the recipe's `tracking` section.
-        run_name: what the run is called there.
+        settings: The recipe's `tracking` section.
+        run_name: Name of the run in the trackers.
 
     Raises:
-        InputError: a tracker's package is not installed.
+        InputError: A tracker's package is not installed.
     """
     for name in settings.report_to:
         if importlib.util.find_spec(name) is None:
@@ -75,7 +77,7 @@ def trackers(settings: TrackingSettings, run_name: str) -> dict[str, Any]:
 
 
 def tracked_at(settings: TrackingSettings) -> dict[str, str]:
-    """The address of the run that a trainer just made, by tracker, where it has one."""
+    """Returns the URL of the run that a trainer has just created, by tracker, if it has one."""
     found = {}
     if "wandb" in settings.report_to:
         import wandb

@@ -21,7 +21,7 @@ from components.rft.refine import refine
 from components.rl_exploration.explore import explore
 from components.shared.data.schema import BENCHMARK_ORDER, PROBLEMS, TRAJECTORIES, read_rows, write_table
 from components.shared.errors import InputError
-from components.shared.policy import load_model
+from components.shared.policy import Policy
 from components.shared.progress.uploads import CHECKPOINTS_ON_DISK
 from components.shared.stage import read_json, write_json
 from launch.planning.costs import Costs, StageCost
@@ -165,7 +165,7 @@ def test_a_config_alone_is_enough(qwen: Path, tiny_policy: Path, tmp_path: Path)
     bare.mkdir()
     shutil.copy(tiny_policy / "config.json", bare)
     counted, context = size_of_policy(str(bare))
-    assert counted.parameters == sum(p.numel() for p in load_model(tiny_policy).parameters())
+    assert counted.parameters == sum(p.numel() for p in Policy(tiny_policy).load_model().parameters())
     read, _ = size_of_policy(str(tiny_policy))
     assert counted.parameters == pytest.approx(read.parameters, rel=0.01) and context == 2048
     (bare / "config.json").write_text('{"model_type": "no-such"}')

@@ -6,14 +6,15 @@ import pytest
 
 from components.evaluation.settings import EvaluationSettings
 from components.shared.errors import InputError
-from components.shared.sampling import base as sampling
-from components.shared.sampling.base import chosen_engine, open_sampler
+from components.shared.policy import Policy
+from components.shared.sampling import engines
+from components.shared.sampling.engines import chosen_engine, open_sampler
 
 
 def machine(monkeypatch: pytest.MonkeyPatch, vllm: bool, device: str) -> None:
     found = importlib.machinery.ModuleSpec("vllm", None) if vllm else None
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: found)
-    monkeypatch.setattr(sampling, "accelerator", lambda: device)
+    monkeypatch.setattr(engines, "accelerator", lambda: device)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +53,7 @@ def test_a_policy_that_cannot_be_spread_over_the_gpus_is_an_error(
     with pytest.raises(
         InputError, match=f"3 attention heads cannot be spread over {wanted or there} of .* {there} GPUs"
     ):
-        open_sampler(tiny_policy, "vllm", batch_size=4, tensor_parallel_size=wanted)
+        open_sampler(Policy(tiny_policy), "vllm", batch_size=4, tensor_parallel_size=wanted)
 
 
 def test_another_engine_is_an_error() -> None:

@@ -2,22 +2,23 @@ from pathlib import Path
 
 import pytest
 
-from components.shared.policy import load_model, load_tokenizer, prompt_token_ids
-from components.shared.sampling.base import Completion, TransformersSampler
+from components.shared.policy import Policy
+from components.shared.sampling.base import Completion
+from components.shared.sampling.transformers_engine import TransformersSampler
 
 pytestmark = pytest.mark.slow
 PROMPTS = ["Use 3 7 2 to make 13.", "Use 11 12 13 to make 36.", "Use 1 2 3 4 to make 10."]
 
 
 def sample(policy: Path, n: int = 4, seed: int = 0, temperature: float = 1.0, batch_size: int = 5) -> list[Completion]:
-    sampler = TransformersSampler(policy, batch_size=batch_size)
+    sampler = TransformersSampler(Policy(policy), batch_size=batch_size)
     batches = sampler.sample(PROMPTS, n, seed, max_tokens=30, temperature=temperature)
     return [completion for batch in batches for completion in batch]
 
 
 def test_n_samples_of_every_prompt_that_end_where_they_say(tiny_policy: Path) -> None:
     completions = sample(tiny_policy)
-    tokenizer = load_tokenizer(tiny_policy)
+    tokenizer = Policy(tiny_policy).tokenizer
     assert sorted((c.prompt_index, c.sample_index) for c in completions) == [(i, k) for i in range(3) for k in range(4)]
     for c in completions:
         assert (c.token_ids[-1] == tokenizer.eos_token_id) == (c.finish_reason == "stop")
@@ -33,9 +34,10 @@ def test_the_seed_decides(tiny_policy: Path) -> None:
 def test_temperature_zero_is_greedy_and_padding_changes_nothing(tiny_policy: Path) -> None:
     import torch
 
-    model, tokenizer = load_model(tiny_policy).eval(), load_tokenizer(tiny_policy)
+    policy = Policy(tiny_policy)
+    model = policy.load_model().eval()
     for c in sample(tiny_policy, n=1, temperature=0.0, batch_size=3):
-        (ids,) = prompt_token_ids(tokenizer, [PROMPTS[c.prompt_index]])
+        (ids,) = policy.prompt_token_ids([PROMPTS[c.prompt_index]])
         with torch.no_grad():
             for token in c.token_ids:
                 assert model(torch.tensor([ids])).logits[0, -1].argmax() == token
@@ -45,11 +47,12 @@ def test_temperature_zero_is_greedy_and_padding_changes_nothing(tiny_policy: Pat
 def test_tokens_come_as_often_as_the_policy_says(tiny_policy: Path) -> None:
     import torch
 
-    model, tokenizer = load_model(tiny_policy).eval(), load_tokenizer(tiny_policy)
-    (ids,) = prompt_token_ids(tokenizer, PROMPTS[:1])
+    policy = Policy(tiny_policy)
+    model = policy.load_model().eval()
+    (ids,) = policy.prompt_token_ids(PROMPTS[:1])
     with torch.no_grad():
         expected = model(torch.tensor([ids])).logits[0, -1].softmax(-1)
-    batches = TransformersSampler(tiny_policy, batch_size=500).sample(PROMPTS[:1], 4000, seed=0, max_tokens=1)
+    batches = TransformersSampler(policy, batch_size=500).sample(PROMPTS[:1], 4000, seed=0, max_tokens=1)
     first = torch.tensor([c.token_ids[0] for batch in batches for c in batch])
     seen = torch.bincount(first, minlength=len(expected)) / 4000
     assert (seen - expected).abs().max() < 0.03

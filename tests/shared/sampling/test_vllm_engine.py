@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from components.shared.data import countdown
-from components.shared.policy import load_model, load_tokenizer, prompt_token_ids
-from components.shared.sampling.base import Completion, Sampler, open_sampler
+from components.shared.policy import Policy
+from components.shared.sampling.base import Completion, Sampler
+from components.shared.sampling.engines import open_sampler
 from tests.conftest import POLICY
 
 pytestmark = pytest.mark.vllm
@@ -23,14 +24,14 @@ PERMUTATIONS = 999  # the least p-value is 1 / (1 + PERMUTATIONS)
 
 @pytest.fixture(scope="module")
 def vllm_sampler() -> Iterator[Sampler]:
-    sampler = open_sampler(POLICY, "vllm", batch_size=256, length=128)
+    sampler = open_sampler(Policy(POLICY), "vllm", batch_size=256, length=128)
     yield sampler
     sampler.close()
 
 
 @pytest.fixture(scope="module")
 def transformers_sampler() -> Sampler:
-    return open_sampler(POLICY, "transformers", batch_size=256)
+    return open_sampler(Policy(POLICY), "transformers", batch_size=256)
 
 
 def sample(
@@ -52,8 +53,9 @@ def surprisal(completions: list[Completion]) -> list[float]:
     import torch
     from torch.nn.utils.rnn import pad_sequence
 
-    model, tokenizer = load_model(POLICY).eval(), load_tokenizer(POLICY)
-    prompts = [torch.tensor(ids) for ids in prompt_token_ids(tokenizer, PROMPTS)]
+    policy = Policy(POLICY)
+    model = policy.load_model().eval()
+    prompts = [torch.tensor(ids) for ids in policy.prompt_token_ids(PROMPTS)]
     rows = [torch.cat([prompts[c.prompt_index], torch.tensor(c.token_ids)]) for c in completions]
     ids = pad_sequence(rows, batch_first=True)  # on the right, where it changes nothing before it
     with torch.inference_mode():
@@ -160,6 +162,6 @@ def test_what_is_generated_beside_a_sequence_changes_nothing_and_a_checkpoints_s
     own = json.loads((policy / "generation_config.json").read_text())
     own |= {"repetition_penalty": 3.0, "temperature": 0.1, "top_k": 1, "top_p": 0.1, "max_new_tokens": 3}
     (policy / "generation_config.json").write_text(json.dumps(own))
-    other = open_sampler(policy, "vllm", batch_size=5000, length=128)
+    other = open_sampler(Policy(policy), "vllm", batch_size=5000, length=128)
     assert sample(other, 4) == expected
     other.close()

@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 
 from components.shared.errors import InputError
-from components.shared.training.node import RESULT, node_failed, node_log, run, wait_until_left, write_call
-from components.shared.training.processes import MESSAGE, ParallelSettings, all_gather, init_processes
+from components.shared.training.collectives import all_gather, init_processes
+from components.shared.training.launching import MESSAGE
+from components.shared.training.node import run, wait_until_abandoned
+from components.shared.training.node_folder import RESULT, node_failed, node_log, write_call
+from components.shared.training.parallel import ParallelSettings
 from tests.shared.training.trainer_stand_in import ROOT, free_port, start_node
 
 TWO_NODES = ParallelSettings(nodes=2, volume="shared")
@@ -42,12 +45,13 @@ def test_a_runtime_that_starts_other_numbers_is_told_of(
 
 def test_a_process_that_finds_no_other_does_not_train_alone(tmp_path: Path) -> None:
     code = (
-        "from components.shared.training.processes import in_process, init_processes; "
-        f"in_process({str(tmp_path)!r}, 2, init_processes, (), {{}})"
+        "from components.shared.training.collectives import init_processes; "
+        "from components.shared.training.launching import run_in_process; "
+        f"run_in_process({str(tmp_path)!r}, 2, init_processes, (), {{}})"
     )
     environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment).returncode == 1
-    assert (tmp_path / MESSAGE).read_text().startswith("1 processes have found each other where 2 were to train")
+    assert (tmp_path / MESSAGE).read_text().startswith("1 processes found each other, but 2 were to train")
 
 
 def test_a_node_that_was_killed_does_not_start_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,7 +86,7 @@ def test_a_node_notices_that_the_stage_is_gone(tmp_path: Path) -> None:
             time.sleep(0.1)
 
     threading.Thread(target=stage).start()
-    wait_until_left(alive, seconds=0.5, every=0.05)
+    wait_until_abandoned(alive, seconds=0.5, every=0.05)
     assert time.monotonic() - began > 1.2
 
 

@@ -12,13 +12,16 @@ from kubernetes.client import ApiClient, Configuration
 
 from components.rft.refine import refine
 from components.rft.settings import RFTSettings
-from components.rl_exploration.explore import _check_state
+from components.rl_exploration.step_callback import check_state
 from components.shared.data import countdown
 from components.shared.data.schema import TRAJECTORIES, write_table
 from components.shared.errors import InputError
-from components.shared.training import train_job
-from components.shared.training.node import node_failed
-from components.shared.training.processes import MESSAGE, ParallelSettings, join, on_processes, share
+from components.shared.training import train_job, trainjob_api
+from components.shared.training.collectives import init_processes
+from components.shared.training.launching import MESSAGE
+from components.shared.training.node_folder import node_failed
+from components.shared.training.parallel import ParallelSettings, share
+from components.shared.training.processes import on_processes
 from launch.pools import Pool
 from launch.tasks import _resources
 from tests.countdown_solver import solve
@@ -89,8 +92,8 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Trainer
     stand_in = TrainerStandIn(stage_pod(volume))
     client = ApiClient(Configuration(host=stand_in.url))
     monkeypatch.setattr(train_job, "SHARED", volume)
-    monkeypatch.setattr(train_job, "POLL_SECONDS", 0.2)
-    monkeypatch.setattr(train_job, "connect", lambda _: train_job.Cluster(client, "team", "run-1-impl-7"))
+    monkeypatch.setattr(trainjob_api, "POLL_SECONDS", 0.2)
+    monkeypatch.setattr(train_job, "connect", lambda _: trainjob_api.Cluster(client, "team", "run-1-impl-7"))
     yield stand_in
     stand_in.close()
 
@@ -199,14 +202,14 @@ def test_a_stage_has_one_name_for_its_train_job_and_no_other_stage_has_it() -> N
     assert first == train_job.job_name("run-1", refine, {"iteration": 1, "policy_out": Path("/else/where")})
     others = [
         ("run-2", refine, {"iteration": 1}),
-        ("run-1", join, {"iteration": 1}),
+        ("run-1", init_processes, {"iteration": 1}),
         ("run-1", refine, {"iteration": 2}),
     ]
     assert len({first, *(train_job.job_name(*other) for other in others)}) == 4
 
 
 def test_an_earlier_attempts_train_job_is_ended_and_its_folder_removed(cluster: TrainerStandIn) -> None:
-    name = train_job.job_name("run-1", join, {})
+    name = train_job.job_name("run-1", init_processes, {})
     cluster.runs_nodes = False
     cluster.create(train_job.train_job(cluster.pod, name, Path("/gone"), TWO_NODES))
     left = train_job.SHARED / f"{name}-0"
@@ -219,7 +222,7 @@ def test_an_earlier_attempts_train_job_is_ended_and_its_folder_removed(cluster: 
 
     made(cluster, fails)
     with pytest.raises(InputError, match="too few problems"):
-        on_processes(TWO_NODES, "rl", join)
+        on_processes(TWO_NODES, "rl", init_processes)
     assert seen == [([name], False)]
     deleted, created = f"DELETE {cluster.calls[1].split(' ')[1]}", [c for c in cluster.calls if c.startswith("POST")]
     assert cluster.calls[1] == deleted and cluster.calls.index(created[0]) > 1
@@ -236,7 +239,7 @@ def test_a_node_that_failed_ends_the_stage_with_the_end_of_its_log(
 
     made(cluster, fails)
     with pytest.raises(RuntimeError, match="a node failed; node 1: ZeroDivisionError"):
-        on_processes(TWO_NODES, "rl", join)
+        on_processes(TWO_NODES, "rl", init_processes)
     printed = capsys.readouterr().out
     assert "[progress] 1/4 steps\n" in printed and "the log of node 1 ends with:\nTraceback\n" in printed
     assert not cluster.jobs
@@ -249,7 +252,7 @@ def test_another_attempts_train_job_is_left_alone(cluster: TrainerStandIn) -> No
 
     made(cluster, replaced)
     with pytest.raises(RuntimeError, match="Deleted"):
-        on_processes(TWO_NODES, "rl", join)
+        on_processes(TWO_NODES, "rl", init_processes)
     assert len(cluster.jobs) == 1
 
 
@@ -266,15 +269,15 @@ def test_what_the_cluster_refuses_is_told(
 ) -> None:
     cluster.refuses[method] = answer
     with pytest.raises(InputError, match=message):
-        on_processes(TWO_NODES, "rl", join)
+        on_processes(TWO_NODES, "rl", init_processes)
     assert not list(train_job.SHARED.iterdir())
 
 
 def test_a_train_job_that_does_not_go_is_waited_for_within_limits(
     cluster: TrainerStandIn, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(train_job, "POLL_SECONDS", 0.01)
-    monkeypatch.setattr(train_job, "GONE_SECONDS", 0.3)
+    monkeypatch.setattr(trainjob_api, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(trainjob_api, "DELETION_SECONDS", 0.3)
     monkeypatch.setattr(cluster, "remove", lambda _: None)  # a finalizer whose controller is gone
 
     def completes(job: dict[str, Any], folder: Path) -> None:
@@ -283,11 +286,11 @@ def test_a_train_job_that_does_not_go_is_waited_for_within_limits(
         cluster.status = lambda _: {"conditions": [{"type": "Complete", "status": "True"}]}  # type: ignore[method-assign]
 
     made(cluster, completes)
-    assert on_processes(TWO_NODES, "rl", join) == [0, 2], "what the nodes made is not lost by it"
+    assert on_processes(TWO_NODES, "rl", init_processes) == [0, 2], "what the nodes made is not lost by it"
     said = capsys.readouterr().out
     assert "[note] waiting until TrainJob" in said and "finalizers (example.com/stuck)" in said
     with pytest.raises(InputError, match=r"is not gone 0 s after it was deleted: .*example.com/stuck.*kubectl -n team"):
-        on_processes(TWO_NODES, "rl", join)
+        on_processes(TWO_NODES, "rl", init_processes)
     cluster.jobs.clear()
 
 
@@ -305,17 +308,17 @@ def test_a_cluster_that_is_away_for_a_while_is_waited_for(cluster: TrainerStandI
 
     cluster.answer = away_at_first  # type: ignore[method-assign]
     made(cluster, completes)
-    assert on_processes(TWO_NODES, "rl", join) == [0, 2]
+    assert on_processes(TWO_NODES, "rl", init_processes) == [0, 2]
     assert asked.count("GET") == 4 and not cluster.jobs
 
 
 def test_without_a_cluster_or_a_volume_it_says_so(cluster: TrainerStandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train_job, "SHARED", Path("/not/mounted"))
     with pytest.raises(InputError, match="compile it again"):
-        on_processes(TWO_NODES, "rl", join)
+        on_processes(TWO_NODES, "rl", init_processes)
     monkeypatch.undo()
-    with pytest.raises(InputError, match="set it to 1 for a run here"):
-        on_processes(TWO_NODES, "rl", join)
+    with pytest.raises(InputError, match="set it to 1 for a local run"):
+        on_processes(TWO_NODES, "rl", init_processes)
 
 
 @pytest.mark.slow
@@ -325,8 +328,8 @@ def test_what_goes_wrong_in_the_nodes_ends_the_stage(
     with pytest.raises(RuntimeError, match=r"node [01]: process [01] ended with exit code 1"):
         on_processes(TWO_NODES, "rl", share, 3, 2, "rl.prompts_per_step")
     assert "must be a multiple of the 2 processes" in capsys.readouterr().out
-    with pytest.raises(InputError, match="holds no training state"):
-        on_processes(TWO_NODES, "rl", _check_state, Path(__file__).parent, 1)
+    with pytest.raises(InputError, match="has no training state"):
+        on_processes(TWO_NODES, "rl", check_state, Path(__file__).parent, 1)
     assert not cluster.jobs and not list(train_job.SHARED.iterdir())
 
 

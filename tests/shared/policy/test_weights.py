@@ -13,8 +13,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from components.shared.errors import InputError
-from components.shared.policy import check_policy, load_model
-from components.shared.weights import check_numbers, check_weights, expected_tensors, local_weights
+from components.shared.policy import Policy
+from components.shared.policy.checks import check_policy
+from components.shared.policy.expected_tensors import expected_tensors
+from components.shared.policy.weight_checks import check_numbers, check_weights
+from components.shared.policy.weights import local_weights
 
 Weights = dict[str, torch.Tensor]
 
@@ -151,7 +154,8 @@ import sys
 sys.modules["torch"] = None
 import json
 from components.shared.errors import InputError
-from components.shared.weights import check_weights, local_weights
+from components.shared.policy.weight_checks import check_weights
+from components.shared.policy.weights import local_weights
 files = local_weights(sys.argv[1], "mine")
 config = json.load(open(sys.argv[1] + "/config.json"))
 del config["layer_types"]
@@ -168,11 +172,11 @@ for change in ({"vocab_size": 300}, {"model_type": "gemma2", "num_hidden_layers"
 def test_an_adapter_is_said_to_be_one(tmp_path: Path, tiny_policy: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
     save_file({"base_model.model.q_proj.lora_A.weight": torch.zeros(2, 2)}, tmp_path / "adapter_model.safetensors")
-    with pytest.raises(InputError, match="base policy 'mine' is an adapter, or holds one .*merge_and_unload"):
+    with pytest.raises(InputError, match="base policy 'mine' is an adapter, or contains one .*merge_and_unload"):
         check_policy(tmp_path, "mine")
     beside = Path(shutil.copytree(tiny_policy, tmp_path / "beside"))
     shutil.copy(tmp_path / "adapter_config.json", beside)
-    with pytest.raises(InputError, match="is an adapter, or holds one"):
+    with pytest.raises(InputError, match="is an adapter, or contains one"):
         check_policy(beside, "mine")
 
 
@@ -181,26 +185,26 @@ def test_without_torch_llama_and_its_like_are_known_and_others_must_have_their_l
     done = subprocess.run(program, capture_output=True, text=True, check=True)
     known, other = done.stdout.splitlines()
     assert "[266, 96] for [300, 96]" in known
-    assert other.endswith("there are layers 0 to 2, but config.json speaks of 4")
+    assert other.endswith("there are layers 0 to 2, but config.json says 4")
 
 
 def test_several_files_are_whole_and_of_one_model(tiny_policy: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny_policy, tmp_path / "policy"))
-    load_model(tiny_policy).save_pretrained(folder, max_shard_size="500KB")
+    Policy(tiny_policy).load_model().save_pretrained(folder, max_shard_size="500KB")
     (folder / "model.safetensors").unlink()
     shards = sorted(folder.glob("model-*.safetensors"))
     assert len(shards) > 2
     check_policy(folder, "mine")
     stray = shutil.copy(shards[0], folder / "old.safetensors")
-    with pytest.raises(InputError, match="old.safetensors lies beside the weights"):
+    with pytest.raises(InputError, match="old.safetensors is beside the weights"):
         check_policy(folder, "mine")
     stray.unlink()
     whole = shards[1].read_bytes()
     shards[1].write_bytes(whole[:-10])
-    with pytest.raises(InputError, match=f"{shards[1].name} has .* bytes, but its header speaks of .* cut off"):
+    with pytest.raises(InputError, match=f"{shards[1].name} has .* bytes, but its header describes .* cut off"):
         check_policy(folder, "mine")
     shards[1].unlink()
-    with pytest.raises(InputError, match=f"names {shards[1].name}, which is not there; fetch all"):
+    with pytest.raises(InputError, match=f"names {shards[1].name}, which is missing; fetch all"):
         check_policy(folder, "mine")
     (folder / "model.safetensors.index.json").unlink()
     with pytest.raises(InputError, match="missing are"):
@@ -218,15 +222,17 @@ def test_numbers_that_are_none_are_found(changed: Callable[..., Path], value: fl
     folder = changed(lambda weights: {key: tensor.to(kind) for key, tensor in weights.items()})
     check_numbers(folder, local_weights(folder, "mine"), "mine")
     folder = changed(poison)
-    with pytest.raises(InputError, match=r"mine.*model.layers.1.mlp.up_proj.weight in .* holds NaN or infinity"):
+    with pytest.raises(InputError, match=r"mine.*model.layers.1.mlp.up_proj.weight in .* contains NaN or infinity"):
         check_numbers(folder, local_weights(folder, "mine"), "mine")
-    with pytest.raises(InputError, match="1 of its tensors hold NaN or infinity, such as model.layers.1.mlp.up_proj"):
-        load_model(folder)
+    with pytest.raises(
+        InputError, match="1 of its tensors contain NaN or infinity, such as model.layers.1.mlp.up_proj"
+    ):
+        Policy(folder).load_model()
 
 
 def test_a_model_with_random_numbers_in_it_is_not_loaded(changed: Callable[..., Path]) -> None:
     with pytest.raises(InputError, match="lack 12 tensors that the model has, such as model.layers.1"):
-        load_model(changed(without("layers.1.")))
+        Policy(changed(without("layers.1."))).load_model()
 
 
 def test_an_output_layer_that_is_tied_and_differs_is_refused(changed: Callable[..., Path]) -> None:

@@ -4,22 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from components.shared.accelerator import accelerator
 from components.shared.data.chat import conversation
 from components.shared.errors import InputError
-from components.shared.policy import (
-    accelerator,
-    check_policy,
-    check_room,
-    context_length,
-    copy_policy,
-    eos_token_ids,
-    load_model,
-    load_tokenizer,
-    policy_id,
-    prompt_token_ids,
-    save_policy,
-    template_end_token_id,
-)
+from components.shared.policy import Policy
+from components.shared.policy.checks import check_policy
+from components.shared.policy.saving import copy_policy, save_policy
 
 TEXTS = ["Use 3 7 2 to make 13.", "3*2=6,6+7=13.", "what is 12345 + 678?\n\\frac{1}{2} é ∑", ""]
 
@@ -33,11 +23,11 @@ def broken(tmp_path: Path, tiny_policy: Path) -> Path:
 def test_a_committed_policy_is_one_and_loads_as_what_was_saved(task: str, tiny_policy: Path, tmp_path: Path) -> None:
     policy = tiny_policy.parent / task
     check_policy(policy, str(policy))
-    tokenizer = load_tokenizer(policy)
+    tokenizer = Policy(policy).tokenizer
     config = json.loads((policy / "tokenizer_config.json").read_text())
     assert type(tokenizer).__name__ == config["tokenizer_class"]
     tokenizer.save_pretrained(tmp_path)
-    again = load_tokenizer(tmp_path)
+    again = Policy(tmp_path).tokenizer
     for text in TEXTS:
         assert tokenizer.decode(tokenizer.encode(text)) == text
         assert again.encode(text) == tokenizer.encode(text)
@@ -55,38 +45,38 @@ def test_saving_keeps_every_file_but_the_weights_and_leaves_the_initial_policy_a
 ) -> None:
     import torch
 
-    before = policy_id(tiny_policy)
-    model = load_model(tiny_policy)
+    before = Policy(tiny_policy).id
+    model = Policy(tiny_policy).load_model()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.01)
     model.config.use_cache = False  # as a trainer would
-    save_policy(model, tiny_policy, tmp_path / "saved")
+    save_policy(model, Policy(tiny_policy), tmp_path / "saved")
     for file in tiny_policy.iterdir():
         if file.suffix != ".safetensors":
             assert (tmp_path / "saved" / file.name).read_bytes() == file.read_bytes()
-    policy_id.cache_clear()
-    assert policy_id(tiny_policy) == before
-    assert policy_id(tmp_path / "saved") != before
-    loaded = load_model(tmp_path / "saved")
+    assert Policy(tiny_policy).id == before
+    assert Policy(tmp_path / "saved").id != before
+    loaded = Policy(tmp_path / "saved").load_model()
     for a, b in zip(model.parameters(), loaded.parameters(), strict=True):
         assert torch.equal(a, b)
     check_policy(tmp_path / "saved", "saved")
 
 
 def test_prompt_ids_are_those_that_trl_feeds_the_policy(tiny_policy: Path) -> None:
-    tokenizer = load_tokenizer(tiny_policy)
+    policy = Policy(tiny_policy)
+    tokenizer = policy.tokenizer
     prompts = TEXTS[:3]
     as_trl = tokenizer.apply_chat_template(
         conversation=[conversation(p) for p in prompts], add_generation_prompt=True, tokenize=True, return_dict=True
     )["input_ids"]
-    assert prompt_token_ids(tokenizer, prompts) == as_trl
+    assert policy.prompt_token_ids(prompts) == as_trl
     rendered = tokenizer.apply_chat_template(
         [*conversation(prompts[0]), {"role": "assistant", "content": "3*2=6,6+7=13."}], tokenize=False
     )
     assert rendered == "Use 3 7 2 to make 13.\n3*2=6,6+7=13.<|end|>"
-    assert context_length(tiny_policy) == 2048
-    assert eos_token_ids(tiny_policy) == {tokenizer.eos_token_id}
+    assert policy.context_length == 2048
+    assert policy.eos_token_ids == {tokenizer.eos_token_id}
 
 
 @pytest.mark.parametrize(
@@ -122,9 +112,9 @@ def test_pickled_weights_and_code_are_not_copied(broken: Path, tmp_path: Path) -
 
 
 def test_a_prompt_without_room_for_a_completion_is_an_error(tiny_policy: Path) -> None:
-    check_room(tiny_policy, ["Use 3 7 2 to make 13."], 2034, "rl")
+    Policy(tiny_policy).check_room(["Use 3 7 2 to make 13."], 2034, "rl")
     with pytest.raises(InputError, match="takes 14 tokens; with rl.max_completion_tokens"):
-        check_room(tiny_policy, ["Use 3 7 2 to make 13."], 2035, "rl")
+        Policy(tiny_policy).check_room(["Use 3 7 2 to make 13."], 2035, "rl")
 
 
 @pytest.mark.parametrize(
@@ -148,7 +138,7 @@ def test_a_broken_file_is_named(broken: Path, file: str, content: str, message: 
 def test_the_checkpoints_own_sampling_is_not_ours(broken: Path) -> None:
     config = {"eos_token_id": 1, "repetition_penalty": 1.3, "min_p": 0.3, "top_k": 5, "no_repeat_ngram_size": 2}
     (broken / "generation_config.json").write_text(json.dumps(config))
-    generation = load_model(broken).generation_config
+    generation = Policy(broken).load_model().generation_config
     assert generation.eos_token_id == [1] and generation.pad_token_id == 0
     assert not generation.repetition_penalty and not generation.min_p and not generation.no_repeat_ngram_size
 
@@ -168,9 +158,9 @@ def test_a_gpu_that_torch_cannot_use_is_an_error(monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_token_that_ends_an_answer_in_the_template(broken: Path) -> None:
-    assert template_end_token_id(broken) == 1
+    assert Policy(broken).template_end_token_id == 1
     template = (broken / "chat_template.jinja").read_text()
     (broken / "chat_template.jinja").write_text(template.replace("{{ eos_token }}", "<|pad|>"))
-    assert template_end_token_id(broken) == 0
+    assert Policy(broken).template_end_token_id == 0
     (broken / "chat_template.jinja").write_text(template.replace("{{ eos_token }}", ""))
-    assert template_end_token_id(broken) is None
+    assert Policy(broken).template_end_token_id is None
