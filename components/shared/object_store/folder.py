@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from components.shared.object_store.store import StoredObject, digest_of
+from components.shared.object_store.backend import StoredObject
+from components.shared.object_store.digests import digest_of
 
 
 class Folder:

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from components.shared.errors import InputError
-from components.shared.object_store.store import MARKER, Store, StoredObject, open_store, split_uri
+from components.shared.object_store.backend import StoredObject
+from components.shared.object_store.store import MARKER, Store, open_store, split_uri
 
 
 def is_stored(uri: str) -> bool:

@@ -21,7 +21,8 @@ from urllib3 import PoolManager, Timeout
 from urllib3.exceptions import HTTPError
 
 from components.shared.errors import InputError
-from components.shared.object_store.store import PART, THREADS, StoredObject, composed
+from components.shared.object_store.backend import THREADS, StoredObject
+from components.shared.object_store.digests import PART, composed
 from components.shared.stage import note
 
 _T = TypeVar("_T")

@@ -10,58 +10,19 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from datetime import datetime
 from pathlib import Path, PurePosixPath
 from threading import Lock
-from typing import Any, NamedTuple, Protocol
-
-import xxhash
+from typing import Any
 
 from components.shared.errors import InputError
+from components.shared.object_store.backend import THREADS, Backend, StoredObject
+from components.shared.object_store.digests import digest_of
 from components.shared.stage import Progress
 
 MARKER = ".complete.json"
-THREADS = 16  # files at once; connections are reused
-PART = 16 << 20  # bytes; larger files are digested and come in parts of this size
 _MIB = 1 << 20
-
-
-class StoredObject(NamedTuple):
-    """One object, by its name below the store's root."""
-
-    name: str
-    size: int  # bytes
-    modified: datetime
-
-
-class Backend(Protocol):
-    """What a kind of store can do with single objects. Names are full keys or paths below the root."""
-
-    def put(self, path: Path, name: str, digest: str) -> None:
-        """Sends a file, with its digest beside it."""
-
-    def get(self, name: str, path: Path, size: int) -> str:
-        """Fetches an object of a known size into a file; returns the digest of what came."""
-
-    def digest(self, name: str) -> str | None:
-        """The digest that came with an object; None if there is none, or no object."""
-
-    def read(self, name: str) -> bytes | None:
-        """The content of a small object; None if there is none."""
-
-    def write(self, name: str, data: bytes) -> None:
-        """Writes a small object."""
-
-    def create(self, name: str, data: bytes) -> bool:
-        """Writes a small object unless there is one; whether it did. A store without conditional writes replaces it."""
-
-    def list(self, prefix: str) -> Iterator[StoredObject]:
-        """All objects whose name starts so."""
-
-    def remove(self, names: Sequence[str]) -> None:
-        """Removes objects; those that are not there are no error."""
 
 
 def open_store(uri: str) -> "Store":
@@ -295,27 +256,6 @@ class Store:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-
-
-def digest_of(path: Path) -> str:
-    """A file's digest: XXH3 of 128 bits, in hexadecimal; of a larger file, that of the digests of its parts.
-
-    It finds accidents at the speed of memory, and not attackers: who can write objects can write their digests.
-    """
-    parts, piece = [], memoryview(bytearray(_MIB))
-    with path.open("rb", buffering=0) as file:
-        for _ in range(0, max(1, path.stat().st_size), PART):
-            part, left = xxhash.xxh3_128(), PART
-            while left and (count := file.readinto(piece[:left])):
-                part.update(piece[:count])
-                left -= count
-            parts.append(part.hexdigest())
-    return composed(parts)
-
-
-def composed(parts: Sequence[str]) -> str:
-    """The digest of a file from those of its parts, of PART bytes each."""
-    return parts[0] if len(parts) == 1 else xxhash.xxh3_128_hexdigest("".join(parts).encode())
 
 
 def _checked_name(name: str) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from components.shared.object_store import Store
-from components.shared.object_store.store import digest_of
+from components.shared.object_store.digests import digest_of
 from components.shared.stage import files_digest
 
 SHARDS = "shards"

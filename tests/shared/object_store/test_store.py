@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 
 from components.shared.errors import InputError
 from components.shared.object_store import Store, open_store
+from components.shared.object_store.digests import PART, digest_of
 from components.shared.object_store.inputs import fetched_file, stored_bytes, stored_objects
 from components.shared.object_store.s3 import new_client
-from components.shared.object_store.store import MARKER, PART, digest_of
+from components.shared.object_store.store import MARKER
 from launch.local.s3_server import S3Server
 
 
