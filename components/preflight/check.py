@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from jinja2.exceptions import TemplateError
 
 from components.preflight.base_policy import hub_commit, looked_at_policy
-from components.preflight.estimate import (
+from components.preflight.memory import (
     GIB,
     ModelSize,
     checkpoints_disk,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from components.evaluation.settings import EvaluationSettings
-from components.preflight.estimate import (
+from components.preflight.memory import (
     CACHE_PAIR_BYTES,
     WEIGHT_BYTES,
     Memory,

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from components.preflight.base_policy import look_at_policy
 from components.preflight.check import PROMPT_TOKENS
-from components.preflight.estimate import GIB, ModelSize
+from components.preflight.memory import GIB, ModelSize
 from components.shared.data.sources import Source, read_source
 from components.shared.errors import InputError
 from components.shared.object_store.store import split_uri

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from components.preflight.estimate import (
+from components.preflight.memory import (
     GIB,
     Memory,
     ModelSize,

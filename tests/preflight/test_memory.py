@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from components.preflight.estimate import (
+from components.preflight.memory import (
     GIB,
     ModelSize,
     evaluation_memory,
