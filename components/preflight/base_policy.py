@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from components.preflight.memory import ModelSize
+from components.preflight.model_size import ModelSize
 from components.shared.errors import InputError
 from components.shared.object_store.inputs import (
     fetch_folder,

@@ -18,16 +18,9 @@ from urllib.parse import urlsplit
 from jinja2.exceptions import TemplateError
 
 from components.preflight.base_policy import hub_commit, looked_at_policy
-from components.preflight.memory import (
-    GIB,
-    ModelSize,
-    checkpoints_disk,
-    exploring_memory,
-    policy_bytes,
-    rollout_bytes,
-    training_memory,
-    waiting_memory,
-)
+from components.preflight.disk import checkpoints_disk, policy_bytes, rollout_bytes
+from components.preflight.memory import GIB, exploring_memory, training_memory, waiting_memory
+from components.preflight.model_size import ModelSize
 from components.preflight.settings import RunSize
 from components.preflight.verifiers import TRIED, try_verifier
 from components.preflight.vllm_memory import EngineMemory, engine_memory, samples_with_vllm

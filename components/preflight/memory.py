@@ -5,10 +5,8 @@ what runs used. Figures are upper bounds: every sequence is taken as long as it 
 """
 
 from dataclasses import dataclass
-from typing import Any
 
-from components.shared.policy import named_config
-from components.shared.progress.uploads import CHECKPOINTS_ON_DISK
+from components.preflight.model_size import ModelSize
 from components.shared.training.lora import ALL_WEIGHTS, LoRASettings
 from components.shared.training.processes import ONE_PROCESS, ParallelSettings
 
@@ -36,66 +34,6 @@ _SAMPLING_LOGIT_BYTES = 4 * 4
 # What FSDP2 holds whole at a time: weights, their gradients, and the buffers that these are reduced from.
 _WHOLE_COPIES = 3
 _GATHERED_LAYERS = 2  # the one that computes and the next, which is gathered meanwhile
-_ROW_BYTES = 64  # of a rollout or sample besides its tokens: identifiers, counters and times
-
-
-@dataclass(frozen=True)
-class ModelSize:
-    """What matters of a model's config."""
-
-    parameters: int
-    layers: int
-    hidden: int
-    intermediate: int  # inner size of the MLP
-    vocabulary: int
-    heads: int  # of the queries
-    key_value_heads: int
-    key_value_width: int  # heads x head size of the keys
-    linear_width: int  # inputs and outputs of all linear layers of a block together
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], weight_bytes: int) -> "ModelSize":
-        """Reads a Hugging Face config; the parameters are counted from the weights' size.
-
-        Args:
-            config: the content of config.json.
-            weight_bytes: size of all safetensors files.
-        """
-        inner = named_config(config)
-        width = 4 if inner.get("dtype", inner.get("torch_dtype")) in (None, "float32") else 2
-        return cls.with_parameters(config, weight_bytes // width)
-
-    @classmethod
-    def with_parameters(cls, config: dict[str, Any], parameters: int) -> "ModelSize":
-        """Reads a Hugging Face config, given the number of parameters."""
-        config = named_config(config)
-        heads, hidden = config["num_attention_heads"], config["hidden_size"]
-        inner = config.get("intermediate_size") or 4 * hidden
-        head_size = config.get("head_dim") or hidden // heads
-        key_value_heads = config.get("num_key_value_heads") or heads
-        queries, keys = heads * head_size, key_value_heads * head_size
-        return cls(
-            parameters=parameters,
-            layers=config["num_hidden_layers"],
-            hidden=hidden,
-            intermediate=inner,
-            vocabulary=config["vocab_size"],
-            heads=heads,
-            key_value_heads=key_value_heads,
-            key_value_width=keys,
-            # Attention's queries, keys, values and output; the gated MLP's two inner layers and its output.
-            linear_width=4 * hidden + 2 * queries + 2 * keys + 3 * (hidden + inner),
-        )
-
-    @property
-    def output_parameters(self) -> int:
-        """Of the output matrix, the largest tensor."""
-        return self.vocabulary * self.hidden
-
-    @property
-    def layer_parameters(self) -> int:
-        """Of one layer, at most: the embeddings count too where they are not the output matrix."""
-        return (self.parameters - self.output_parameters) // self.layers
 
 
 @dataclass(frozen=True)
@@ -288,33 +226,3 @@ def sampling_activations(model: ModelSize, sequences: int, prefilled: int, value
     """
     prefill = prefilled * (4 * model.hidden + 3 * model.intermediate) * value
     return prefill + sequences * model.vocabulary * _SAMPLING_LOGIT_BYTES
-
-
-def rollout_bytes(completions: int, tokens: int) -> int:
-    """Disk of rollouts at most: four bytes a token id and as many of text, before compression.
-
-    Args:
-        completions: how many.
-        tokens: of a completion.
-    """
-    return completions * (tokens * 8 + _ROW_BYTES)
-
-
-def sample_bytes(completions: int, tokens: int) -> int:
-    """Disk of evaluation's samples at most: the text alone."""
-    return completions * (tokens * 4 + _ROW_BYTES)
-
-
-def policy_bytes(model: ModelSize) -> int:
-    """Disk of a policy that a stage has trained: single precision."""
-    return model.parameters * WEIGHT_BYTES
-
-
-def checkpoint_bytes(model: ModelSize) -> int:
-    """Disk of a trainer's checkpoint: weights and Adam's moments."""
-    return model.parameters * (WEIGHT_BYTES + ADAM_BYTES)
-
-
-def checkpoints_disk(model: ModelSize) -> int:
-    """Disk of the checkpoints that lie on a training pod at once, at most."""
-    return CHECKPOINTS_ON_DISK * checkpoint_bytes(model)

@@ -5,7 +5,8 @@ docs/plan.md writes it down with its sources.
 
 from dataclasses import dataclass
 
-from components.preflight.memory import ModelSize, cache_bytes, sampling_activations
+from components.preflight.memory import cache_bytes, sampling_activations
+from components.preflight.model_size import ModelSize
 
 _PREFILLED = 8192  # tokens of prompts that pass at once: TRL sets 4,096, vLLM's defaults are 2,048 to 16,384
 _VALUE_BYTES = 2  # of a weight, a key or a value: bfloat16

@@ -13,7 +13,8 @@ from rich.table import Table
 
 from components.preflight.base_policy import look_at_policy
 from components.preflight.check import PROMPT_TOKENS
-from components.preflight.memory import GIB, ModelSize
+from components.preflight.memory import GIB
+from components.preflight.model_size import ModelSize
 from components.shared.data.sources import Source, read_source
 from components.shared.errors import InputError
 from components.shared.object_store.store import split_uri

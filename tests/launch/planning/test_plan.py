@@ -14,7 +14,9 @@ from click.testing import CliRunner, Result
 from components.evaluation.evaluate import evaluate
 from components.preflight.base_policy import look_at_policy
 from components.preflight.check import _estimates
-from components.preflight.memory import GIB, ModelSize, policy_bytes
+from components.preflight.disk import policy_bytes
+from components.preflight.memory import GIB
+from components.preflight.model_size import ModelSize
 from components.preflight.settings import RunSize
 from components.preflight.vllm_memory import engine_memory
 from components.rft.refine import refine
