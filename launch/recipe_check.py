@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from components.preflight.check import Findings, in_the_way, look
+from components.preflight.check import Findings, error_list, inspect_inputs
 from components.preflight.settings import RunSize
 from components.shared.data.sources import Source
 from components.shared.errors import InputError
@@ -29,9 +29,9 @@ def check_everything(values: dict[str, Any], others: list[Callable[[Recipe], Non
     except InputError as error:
         faults += str(error).split("\n")
         policy = values.get("base_policy")
-        findings = look(policy, _clear_sources(values), None, 0.0) if isinstance(policy, str) else Findings()
+        findings = inspect_inputs(policy, _clear_sources(values), None, 0.0) if isinstance(policy, str) else Findings()
     else:
-        findings = look(
+        findings = inspect_inputs(
             recipe.base_policy,
             sources_of(recipe),
             RunSize.check(recipe.rl.model_dump(), "rl"),
@@ -39,7 +39,7 @@ def check_everything(values: dict[str, Any], others: list[Callable[[Recipe], Non
             recipe.grading,
             recipe.data.prompt_template,
         )
-    faults += findings.problems
+    faults += findings.errors
     for other in others:
         try:
             if recipe is not None:
@@ -47,7 +47,7 @@ def check_everything(values: dict[str, Any], others: list[Callable[[Recipe], Non
         except InputError as error:
             faults.append(str(error))
     if faults or recipe is None:
-        raise InputError(in_the_way(faults))
+        raise InputError(error_list(faults))
     return recipe, findings
 
 

@@ -1,4 +1,4 @@
-"""What a model's config tells of its size."""
+"""The size of a model, from its config."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,25 +8,25 @@ from components.shared.policy import named_config
 
 @dataclass(frozen=True)
 class ModelSize:
-    """What matters of a model's config."""
+    """The dimensions that memory, disk and time depend on."""
 
     parameters: int
     layers: int
     hidden: int
     intermediate: int  # inner size of the MLP
     vocabulary: int
-    heads: int  # of the queries
+    heads: int  # query heads
     key_value_heads: int
-    key_value_width: int  # heads x head size of the keys
-    linear_width: int  # inputs and outputs of all linear layers of a block together
+    key_value_width: int  # key heads x head size
+    linear_width: int  # sum of the inputs and outputs of all linear layers of a block
 
     @classmethod
     def from_config(cls, config: dict[str, Any], weight_bytes: int) -> "ModelSize":
-        """Reads a Hugging Face config; the parameters are counted from the weights' size.
+        """Reads a Hugging Face config; counts the parameters from the size of the weights.
 
         Args:
             config: the content of config.json.
-            weight_bytes: size of all safetensors files.
+            weight_bytes: total size of the safetensors files.
         """
         inner = named_config(config)
         width = 4 if inner.get("dtype", inner.get("torch_dtype")) in (None, "float32") else 2
@@ -56,10 +56,10 @@ class ModelSize:
 
     @property
     def output_parameters(self) -> int:
-        """Of the output matrix, the largest tensor."""
+        """Parameters of the output matrix, the largest tensor."""
         return self.vocabulary * self.hidden
 
     @property
     def layer_parameters(self) -> int:
-        """Of one layer, at most: the embeddings count too where they are not the output matrix."""
+        """Parameters of one layer, at most: includes the embeddings if they are not tied to the output matrix."""
         return (self.parameters - self.output_parameters) // self.layers

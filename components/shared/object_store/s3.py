@@ -50,7 +50,7 @@ class S3:
         self.where = describe(bucket, endpoint)
         self._answered, self._large = False, threading.Lock()
         if not self._persist(lambda: self.client.bucket_exists(bucket)):
-            raise InputError(f"{self.where}: there is no such bucket")
+            raise InputError(f"{self.where}: no such bucket")
 
     def put(self, path: Path, name: str, digest: str) -> None:
         """Sends a file, with its digest as metadata; the client sends a large one in parts, three at once."""

@@ -211,7 +211,7 @@ def test_any_tree_comes_back_as_it_was(store: Store, tmp_path_factory: Any, file
     [
         ({"AWS_SECRET_ACCESS_KEY": "a-wrong-secret"}, "s3://artifacts/x", "SignatureDoesNotMatch|AccessDenied"),
         ({"AWS_ACCESS_KEY_ID": "nobody"}, "s3://artifacts/x", "key id nobody: .*InvalidAccessKeyId|AccessDenied"),
-        ({}, "s3://nowhere/x", "bucket nowhere at http://127.0.0.1:.*: there is no such bucket"),
+        ({}, "s3://nowhere/x", "bucket nowhere at http://127.0.0.1:.*: no such bucket"),
         ({"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:1"}, "s3://artifacts/x", "http://127.0.0.1:1, key id .*no answer"),
         ({"AWS_ENDPOINT_URL_S3": "127.0.0.1:1"}, "s3://artifacts/x", "expected a URL"),
         ({"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:x"}, "s3://artifacts/x", "expected a URL"),
