@@ -45,8 +45,8 @@ def try_verifier(key: str, problems: Sequence[RawProblem], grading: GradingSetti
             if verdict.reason.startswith((FAILED, TIMED_OUT)):
                 raise InputError(
                     f"{key}: verifier {name!r} returned no verdict on {problem.row}: {verdict.reason}. It was called "
-                    f"with the answer {gold[:80]!r} and the completion {completion[:120]!r}; expected True, False, 1, 0 or "
-                    f"None within grading.seconds ({grading.seconds:g})"
+                    f"with the answer {gold[:80]!r} and the completion {completion[:120]!r}; expected True, False, 1, "
+                    f"0 or None within grading.seconds ({grading.seconds:g})"
                 )
             scored += verdict.correct is not None
             right += is_right and verdict.correct is True

@@ -1,11 +1,11 @@
-"""What the object store needs of the kinds of storage behind it: S3 (s3.py) and a local folder (folder.py)."""
+"""The interface between a store and what is behind it: S3 (s3.py) or a local folder (folder.py)."""
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-THREADS = 16  # files at once; connections are reused
+THREADS = 16  # files transferred at once; connections are reused
 
 
 class StoredObject(NamedTuple):
@@ -17,28 +17,28 @@ class StoredObject(NamedTuple):
 
 
 class Backend(Protocol):
-    """What a kind of store can do with single objects. Names are full keys or paths below the root."""
+    """Operations on single objects. Names are full keys or paths below the root."""
 
     def put(self, path: Path, name: str, digest: str) -> None:
-        """Sends a file, with its digest beside it."""
+        """Uploads a file together with its digest."""
 
     def get(self, name: str, path: Path, size: int) -> str:
-        """Fetches an object of a known size into a file; returns the digest of what came."""
+        """Downloads an object of a known size to a file; returns the digest of the bytes received."""
 
     def digest(self, name: str) -> str | None:
-        """The digest that came with an object; None if there is none, or no object."""
+        """Returns the digest stored with an object; None if there is no digest or no object."""
 
     def read(self, name: str) -> bytes | None:
-        """The content of a small object; None if there is none."""
+        """Returns the content of a small object; None if it does not exist."""
 
     def write(self, name: str, data: bytes) -> None:
         """Writes a small object."""
 
     def create(self, name: str, data: bytes) -> bool:
-        """Writes a small object unless there is one; whether it did. A store without conditional writes replaces it."""
+        """Writes a small object unless it exists; returns whether it did. Overwrites without conditional writes."""
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
-        """All objects whose name starts so."""
+        """Lists all objects whose names start with a prefix."""
 
     def remove(self, names: Sequence[str]) -> None:
-        """Removes objects; those that are not there are no error."""
+        """Deletes objects; missing ones are not an error."""

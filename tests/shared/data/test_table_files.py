@@ -190,5 +190,5 @@ def test_objects_of_any_key_in_shards_and_gzip_encoded(s3: Any, tmp_path: Path) 
         "artifacts", "encoded/a.jsonl", str(tmp_path / "packed"), metadata={"Content-Encoding": "gzip"}
     )
     assert read("s3://artifacts/encoded/a.jsonl") == EXPECTED
-    with pytest.raises(InputError, match="s3://artifacts/none/a.jsonl: there is nothing under this name"):
+    with pytest.raises(InputError, match="s3://artifacts/none/a.jsonl: no such object or folder"):
         read("s3://artifacts/none/a.jsonl")

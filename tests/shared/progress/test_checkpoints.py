@@ -137,12 +137,12 @@ def test_a_store_that_is_away_at_the_end_fails_no_stage(
         pass
 
     def away(*_: Any) -> None:
-        raise InputError("no answer for 600 s")
+        raise InputError("no response for 600 s")
 
     monkeypatch.setattr(Store, "upload_files", away)
     stage.finish(made(tmp_path / "one"), {}, "3 updates")
     said = capsys.readouterr().out
-    assert "[note] the outputs are not kept for another attempt: no answer for 600 s" in said and "[result] 3" in said
+    assert "[note] the outputs are not kept for another attempt: no response for 600 s" in said and "[result] 3" in said
 
 
 def test_finished_progress_goes_with_its_own_run_alone(
