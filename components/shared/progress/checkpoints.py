@@ -42,9 +42,7 @@ class CheckpointSettings(Settings):
     """Where progress is stored, and how often it is saved."""
 
     uri: str = Field("", description="s3://BUCKET/PREFIX or a folder; empty: do not keep progress.")
-    minutes: float = Field(
-        10.0, ge=0, description="Minutes between checkpoints: the most work that a killed pod loses."
-    )
+    minutes: float = Field(10.0, ge=0, description="Minutes between checkpoints: at most this much work is lost.")
     keep_days: float = Field(14.0, gt=0, description="Progress is deleted after this many days without changes.")
     repeat: str = Field(
         default_factory=repeat, description="Token of a stage that is run again although nothing has changed."

@@ -62,7 +62,7 @@ class Lease:
         return self._lost
 
     def release(self) -> None:
-        """Releases the prefix. The lease's number stays, so that two concurrent contenders cannot both get the next one."""
+        """Releases the prefix. The lease's number stays, so that two contenders cannot both get the next one."""
         self._stopped.set()
         self._thread.join()
         if not self.lost:

@@ -38,11 +38,11 @@ class Uploads:
         self._thread.start()
 
     def add(self, file: Path) -> None:
-        """Queues a shard; the file stays in place. Raises the error of an earlier upload, if any."""
+        """Queues a shard; the file stays in place. Raises the error of an earlier upload."""
         self._put(_Task(file, None))
 
     def save(self, folder: Path, number: int) -> None:
-        """Queues a checkpoint; its folder is deleted after the upload. Raises the error of an earlier upload, if any."""
+        """Queues a checkpoint, whose folder is deleted after the upload. Raises the error of an earlier upload."""
         self._put(_Task(folder, number))
 
     def busy(self) -> bool:

@@ -216,10 +216,11 @@ def test_what_others_keep_at_the_same_place_stays(uri: str, tmp_path: Path) -> N
 def test_a_slow_store_does_not_fill_the_disk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with kept(str(tmp_path / "progress")) as stage:
         assert stage._store
-        go, send = threading.Event(), stage._store.upload_folder
+        began, go, send = threading.Event(), threading.Event(), stage._store.upload_folder
 
         def slow(*arguments: Any) -> None:
-            go.wait()
+            began.set()
+            go.wait(60)  # not for ever: what fails below has to end the test
             send(*arguments)
 
         stage._store.upload_folder = slow  # type: ignore[method-assign,assignment]
@@ -231,8 +232,7 @@ def test_a_slow_store_does_not_fill_the_disk(tmp_path: Path, capsys: pytest.Capt
             folder = checkpoint(tmp_path / "disk" / f"c{number}", f"step {number}")
             most = max(most, len(list((tmp_path / "disk").iterdir())))
             stage.save(folder, number)
-            while number == 1 and not stage._uploads._sending:
-                time.sleep(0.01)
+            assert began.wait(30)
         assert most == CHECKPOINTS_ON_DISK
         assert {folder.name for folder in (tmp_path / "disk").iterdir()} == {"c1", "c12"}
         said = capsys.readouterr().out
