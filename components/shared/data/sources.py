@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,8 +10,9 @@ from urllib.parse import parse_qsl, urlsplit
 from pydantic import Field, field_validator
 
 from components.shared.data import countdown
-from components.shared.data.chat import NotText, as_prompt, conversation, parse_messages, up_to_last_question
-from components.shared.data.gold import Damaged, decode, gold_answer, is_no_answer, repaired
+from components.shared.data.chat import NotText, as_prompt, conversation
+from components.shared.data.columns import find_columns, read_answer, read_difficulty, read_prompt, with_nested_columns
+from components.shared.data.gold import Damaged, is_no_answer
 from components.shared.data.table_files import (
     Row,
     expected_kinds,
@@ -28,36 +28,6 @@ from components.shared.object_store.inputs import fetched_file, matching_uris, s
 from components.shared.object_store.store import split_uri
 from components.shared.settings import Settings
 
-# Common column names, in order of preference, case-insensitive. Several columns are joined.
-PROMPT_COLUMNS: tuple[tuple[str, ...], ...] = (
-    ("body", "question"),
-    ("problem",),
-    ("question",),
-    ("prompt",),
-    ("input",),
-    ("query",),
-    ("instruction",),
-    ("messages",),
-    ("conversations",),
-)
-ANSWER_COLUMNS: tuple[str, ...] = (
-    "answer",
-    "final_answer",
-    "target",
-    "gold",
-    "ground_truth",
-    "expected_answer",
-    "reward_model.ground_truth",
-    "accepted_answers",
-    "label",
-    "output",
-    "solution",
-)
-# Those with a worked solution, whose answer is in the last box or after `####`.
-WORKED_ANSWER_COLUMNS = ("output", "solution")
-# Columns whose lists hold alternative answers; and OlympiadBench's column that tells it for each row.
-_ANY_OF_COLUMNS = ("accepted_answers", "acceptable_answers", "aliases", "answer.aliases", "answers.text")
-_ALL_OF_FLAG = "is_multiple_answer"
 # Verifiers for which an answer such as `N/A` means that there is none; for the others any text is an answer.
 _READS_GOLD = ("math", "choice")
 
@@ -308,9 +278,9 @@ def _problems_of(rows: Iterator[tuple[str, dict[str, Any]]], source: Source, key
     """Converts rows with any column names to problems."""
     columns = None
     for where, row in rows:
-        flat = _flatten(row)
+        flat = with_nested_columns(row)
         if columns is None:
-            columns = _find_columns(flat, source, key)
+            columns = find_columns(flat, source.prompt_columns, source.answer_column, source.uri, key)
         yield _problem(where, flat, *columns, source)
     if columns is None:
         raise InputError(f"{key}: {source.uri} has no rows")
@@ -320,83 +290,16 @@ def _problem(
     where: str, row: dict[str, Any], prompt_columns: list[str], answer_column: str, source: Source
 ) -> RawProblem:
     verifier = source.verifier or "math"
-    problem = RawProblem(where, None, None, _difficulty(row), verifier)
+    problem = RawProblem(where, None, None, read_difficulty(row), verifier)
     try:
-        text, chat = _prompt(row.get(column) for column in prompt_columns)
+        text, chat = read_prompt(row.get(column) for column in prompt_columns)
     except (Damaged, NotText) as error:
         return dataclasses.replace(problem, text="-", fault="damaged", detail=f"the problem {error}")
-    worked = answer_column.lower() in WORKED_ANSWER_COLUMNS
     try:
-        answer = gold_answer(row.get(answer_column), worked, _has_alternatives(row, answer_column, source))
+        answer = read_answer(row, answer_column, source.answer_list)
     except Damaged as error:
         return dataclasses.replace(problem, text=text, fault="damaged", detail=f"the answer {error}")
     problem = dataclasses.replace(problem, text=text, answer=answer, chat=chat)
     if answer and verifier in _READS_GOLD and is_no_answer(answer):
         return dataclasses.replace(problem, fault="answer_is_none", detail=answer)
     return problem
-
-
-def _has_alternatives(row: dict[str, Any], answer_column: str, source: Source) -> bool:
-    """Whether a list of answers holds alternatives."""
-    if source.answer_list != "auto":
-        return source.answer_list == "any"
-    if isinstance(flag := row.get(_ALL_OF_FLAG), bool):
-        return not flag
-    return answer_column.lower() in _ANY_OF_COLUMNS
-
-
-def _flatten(row: dict[str, Any]) -> dict[str, Any]:
-    """Adds nested columns as a.b to a row."""
-    flat = dict(row)
-    for name, value in row.items():
-        if isinstance(value, dict):
-            flat.update({f"{name}.{inner}": v for inner, v in value.items()})
-    return flat
-
-
-def _find_columns(row: dict[str, Any], source: Source, key: str) -> tuple[list[str], str]:
-    """Finds the columns of the problem and the answer, by the recipe or by common names."""
-    for column in [*source.prompt_columns, *([source.answer_column] if source.answer_column else [])]:
-        if column not in row:
-            raise InputError(f"{key}: {source.uri} has no column {column!r}.{nearest(column, row)}")
-    by_lower = {name.lower(): name for name in reversed(row)}
-    prompts = source.prompt_columns or next(
-        ([by_lower[c] for c in group] for group in PROMPT_COLUMNS if all(c in by_lower for c in group)), []
-    )
-    answer = source.answer_column or next((by_lower[c] for c in ANSWER_COLUMNS if c in by_lower), None)
-    for what, found, setting in (("problem", prompts, "prompt_columns"), ("answer", answer, "answer_column")):
-        if not found:
-            raise InputError(
-                f"{key}: {source.uri}: none of the columns {', '.join(row)} is known to hold the {what}; "
-                f"set {setting}: {{uri: {source.uri}, {setting}: ...}}"
-            )
-    assert answer
-    return prompts, answer
-
-
-def _prompt(values: Iterator[Any]) -> tuple[str | None, str | None]:
-    """Returns the problem's text, and the conversation that ends with it, if there is one.
-
-    Raises:
-        Damaged, NotText: there is a problem, but it cannot be read.
-    """
-    texts, before = [], []
-    for value in map(decode, values):
-        if messages := parse_messages(value):
-            *earlier, last = up_to_last_question(messages) or [{"role": "user", "content": ""}]
-            before += [{**message, "content": repaired(message["content"], prose=True)} for message in earlier]
-            value = last["content"]
-        if isinstance(value, str) and value.strip():
-            texts.append(repaired(value, prose=True).strip())
-    text = " ".join(filter(None, texts)) or None
-    return text, as_prompt([*before, {"role": "user", "content": text}]) if before and text else None
-
-
-def _difficulty(row: dict[str, Any]) -> float | None:
-    for name in ("difficulty", "level"):
-        value = row.get(name)
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
-        if isinstance(value, str) and (digits := re.fullmatch(r"(?:Level )?(\d+(?:\.\d+)?)", value)):
-            return float(digits[1])
-    return None
