@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from components.preflight.bucket import check_bucket
-from components.preflight.check import Findings, in_the_way, look
+from components.preflight.check import Findings, error_list, inspect_inputs
 from components.preflight.settings import RunSize
 from components.shared.data.sources import Source
 from components.shared.errors import InputError
@@ -103,9 +103,9 @@ def check_everything(values: dict[str, Any], others: list[Callable[[Recipe], Non
     except InputError as error:
         faults += str(error).split("\n")
         policy = values.get("base_policy")
-        findings = look(policy, _clear_sources(values), None, 0.0) if isinstance(policy, str) else Findings()
+        findings = inspect_inputs(policy, _clear_sources(values), None, 0.0) if isinstance(policy, str) else Findings()
     else:
-        findings = look(
+        findings = inspect_inputs(
             recipe.base_policy,
             sources_of(recipe),
             RunSize.check(recipe.rl.model_dump(), "rl"),
@@ -113,7 +113,7 @@ def check_everything(values: dict[str, Any], others: list[Callable[[Recipe], Non
             recipe.grading,
             recipe.data.prompt_template,
         )
-    faults += findings.problems
+    faults += findings.errors
     for other in others:
         try:
             if recipe is not None:
@@ -121,7 +121,7 @@ def check_everything(values: dict[str, Any], others: list[Callable[[Recipe], Non
         except InputError as error:
             faults.append(str(error))
     if faults or recipe is None:
-        raise InputError(in_the_way(faults))
+        raise InputError(error_list(faults))
     return recipe, findings
 
 

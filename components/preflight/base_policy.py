@@ -1,4 +1,4 @@
-"""Looks at the base policy where it lies: its small files are fetched, of its weights the headers alone."""
+"""Inspects the base policy in place: fetches its small files, and only the headers of its weights."""
 
 import contextlib
 import json
@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from components.preflight.estimate import ModelSize
+from components.preflight.model_size import ModelSize
 from components.shared.errors import InputError
 from components.shared.object_store.inputs import (
     fetch_folder,
@@ -35,33 +35,33 @@ _SMALL_FILES = (".json", ".model", ".txt", ".jinja")
 
 
 class BasePolicy(NamedTuple):
-    """What was found of a base policy."""
+    """What is known of a base policy."""
 
-    folder: Path  # with its config, tokenizer and template
+    folder: Path  # has its config, tokenizer and chat template
     size: ModelSize
     context: int  # tokens, prompt included
-    version: str  # tells whether it has changed
+    version: str  # changes when the policy does
 
 
-def look_at_policy(base_policy: str) -> tuple[ModelSize, int, str]:
-    """Looks at a base policy where it is, without fetching its weights.
+def inspect_policy(base_policy: str) -> tuple[ModelSize, int, str]:
+    """Inspects a base policy without fetching its weights.
 
     Args:
         base_policy: a Hugging Face model folder, s3://BUCKET/FOLDER, or hf://ORG/NAME[@REVISION].
 
     Returns:
-        Its size, its context in tokens, and what tells whether it has changed.
+        Its size, its context in tokens, and its version, which changes when the policy does.
 
     Raises:
-        InputError: it is not there, cannot be reached, or is no policy.
+        InputError: it does not exist, cannot be reached, or is not a policy.
     """
-    with looked_at_policy(base_policy) as found:
+    with inspected_policy(base_policy) as found:
         return found.size, found.context, found.version
 
 
 @contextlib.contextmanager
-def looked_at_policy(base_policy: str) -> Iterator[BasePolicy]:
-    """The same, with the policy's small files in a folder for as long as the block runs."""
+def inspected_policy(base_policy: str) -> Iterator[BasePolicy]:
+    """Like `inspect_policy`, with the policy's small files in a local folder while the block runs."""
     with tempfile.TemporaryDirectory() as temporary:
         if is_stored(base_policy):
             folder, weights, version = Path(temporary), *_stored_policy(base_policy, temporary)
@@ -122,9 +122,9 @@ def _hub_policy(base_policy: str, folder: str) -> tuple[WeightFiles, str]:
             if name.endswith(".safetensors")
         }
     except SafetensorsParsingError as error:
-        raise InputError(f"base policy {base_policy!r}: its weights are not safetensors: {error}") from None
+        raise InputError(f"base policy {base_policy!r}: its weights are not in safetensors format: {error}") from None
     except (HTTPError, OSError, ValueError) as error:
-        raise InputError(f"base policy {base_policy!r} cannot be looked at on the hub: {error}") from None
+        raise InputError(f"base policy {base_policy!r} cannot be read from the Hugging Face Hub: {error}") from None
     return WeightFiles(headers, names, _index(folder, base_policy)), commit
 
 
@@ -138,12 +138,12 @@ def _is_file(entry: Any) -> bool:
 
 
 def hub_commit(kind: str, repository: str, revision: str | None, key: str) -> str:
-    """The commit that a revision of a repository on the hub stands for; raises InputError if it cannot be had."""
+    """The commit that a revision of a Hub repository resolves to; raises InputError if it cannot be resolved."""
     from httpx import HTTPError
     from huggingface_hub import HfApi
 
     try:
         sha: str | None = HfApi().repo_info(repository, repo_type=kind, revision=revision).sha
     except (HTTPError, OSError, ValueError) as error:
-        raise InputError(f"{key}: {kind} {repository!r} cannot be looked at on the hub: {error}") from None
+        raise InputError(f"{key}: {kind} {repository!r} cannot be read from the Hugging Face Hub: {error}") from None
     return sha or ""

@@ -1,4 +1,4 @@
-"""What preflight reads of the recipe: the keys that decide how much memory and disk a run takes."""
+"""The recipe keys that determine how much memory and disk a run takes."""
 
 from pydantic import ConfigDict, Field
 
@@ -8,11 +8,10 @@ from components.shared.training.parallel import ONE_PROCESS, ParallelSettings
 
 
 class RunSize(Settings):
-    """Keys of the recipe's `rl` section, with their defaults there."""
+    """Keys of the recipe's `rl` section, with the same defaults."""
 
-    model_config = ConfigDict(
-        extra="ignore", frozen=True, allow_inf_nan=False
-    )  # the other keys are the stages' to check
+    # The stages themselves check the other keys.
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
     renamed = {  # as in the `rl` section
         "completions_per_forward": "micro_batch_size",
         "engine_sleeps": "sleep_mode",
@@ -43,7 +42,7 @@ class RunSize(Settings):
 
     @property
     def process_completions(self) -> int:
-        """Of those, the ones that a process samples."""
+        """Completions of one RL step that one process samples."""
         return max(1, self.completions // self.parallel.world)
 
     @property
@@ -58,11 +57,11 @@ class RunSize(Settings):
 
     @property
     def snapshots(self) -> int:
-        """Policies that an iteration's exploration keeps on the way."""
+        """Intermediate checkpoints that one iteration's exploration keeps."""
         return self.steps // self.snapshot_every if self.snapshot_every else 0
 
     @property
     def micro_batch_completions(self) -> int:
-        """Completions of one forward and backward pass of a process."""
+        """Completions in one forward and backward pass of one process."""
         update = (self.prompts_per_update or self.prompts_per_step) * self.group_size
         return self.micro_batch_size or max(1, update // self.parallel.world)

@@ -1,4 +1,4 @@
-"""Tries a user's verifier on a few problems before the run depends on it, with right and with wrong answers."""
+"""Tries a user's verifier on a few problems before the run depends on it, with correct and incorrect answers."""
 
 from collections.abc import Sequence
 
@@ -6,8 +6,8 @@ from components.shared.data.sources import RawProblem
 from components.shared.errors import InputError
 from components.shared.grading import FAILED, TIMED_OUT, Grader, GradingRow, GradingSettings
 
-TRIED = 5  # problems of a source
-# Ways in which policies write an answer that is right, from which a verifier may know one alone; and what is wrong.
+TRIED = 5  # problems per source
+# Ways in which policies write a correct answer, of which a verifier may accept only one; and incorrect completions.
 _RIGHT = (
     "{gold}",
     "The answer is \\boxed{{{gold}}}.",
@@ -19,19 +19,19 @@ _WRONG = ("", "I do not know.", "The answer is \\boxed{\\text{none of these}}.")
 
 
 def try_verifier(key: str, problems: Sequence[RawProblem], grading: GradingSettings) -> str:
-    """Calls a source's verifier, a function of the user's, as the stages will.
+    """Calls a source's verifier, a user's function, as the stages will.
 
     Args:
         key: the recipe key that names the source.
-        problems: some of it, with answers.
-        grading: the limits of a verdict.
+        problems: some of its problems, with answers.
+        grading: limits for a verdict.
 
     Returns:
-        In a few words, what the verifier said.
+        The outcome, in a phrase.
 
     Raises:
-        InputError: it cannot be called, fails, returns no verdict, takes too long, can score none of the problems, or
-            takes wrong answers for right.
+        InputError: it cannot be called, fails, returns no verdict, takes too long, scores none of the problems, or
+            accepts incorrect answers.
     """
     rows = [(problem, form, True) for problem in problems for form in _RIGHT]
     rows += [(problem, form, False) for problem in problems for form in _WRONG]
@@ -44,9 +44,9 @@ def try_verifier(key: str, problems: Sequence[RawProblem], grading: GradingSetti
             verdict = grader.judge([GradingRow(name, gold, completion)])[0]
             if verdict.reason.startswith((FAILED, TIMED_OUT)):
                 raise InputError(
-                    f"{key}: verifier {name!r} gives no verdict on {problem.row}: {verdict.reason}. It was called with "
-                    f"the answer {gold[:80]!r} and the completion {completion[:120]!r}; expected True, False, 1, 0 or "
-                    f"None within grading.seconds ({grading.seconds:g})"
+                    f"{key}: verifier {name!r} returned no verdict on {problem.row}: {verdict.reason}. It was called "
+                    f"with the answer {gold[:80]!r} and the completion {completion[:120]!r}; expected True, False, 1, "
+                    f"0 or None within grading.seconds ({grading.seconds:g})"
                 )
             scored += verdict.correct is not None
             right += is_right and verdict.correct is True
@@ -54,13 +54,13 @@ def try_verifier(key: str, problems: Sequence[RawProblem], grading: GradingSetti
             fooled += not is_right and verdict.correct is True
     if not scored:
         raise InputError(
-            f"{key}: verifier {name!r} returned None for each of {len(problems)} problems: none can be scored; return "
-            f"True or False, or give the answers that it needs"
+            f"{key}: verifier {name!r} returned None for all of {len(problems)} problems, so none can be scored; "
+            f"return True or False, or supply the answers that it needs"
         )
     if fooled == wrong:
         raise InputError(
-            f"{key}: verifier {name!r} calls every completion right that is wrong, the empty one too, on each of "
+            f"{key}: verifier {name!r} accepted every incorrect completion, even the empty one, on all of "
             f"{len(problems)} problems; a policy would learn to write nothing"
         )
     known = f"{right} of {len(problems) * len(_RIGHT)}" if right else "none"
-    return f"called {known} of the ways to write the right answer right, and {fooled} of {wrong} wrong ones"
+    return f"accepted {known} of the ways to write the correct answer, and {fooled} of {wrong} incorrect ones"

@@ -1,4 +1,4 @@
-"""The decorator of the stages' component functions."""
+"""The decorator for the stages' component functions."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,13 +7,13 @@ from kfp import dsl
 
 
 def stage_component(stage: str) -> Callable[[Callable[..., None]], Any]:
-    """Makes a function the KFP component of a stage.
+    """Turns a function into the KFP component of a stage.
 
-    A compiled pipeline names the module of the function instead of carrying its source, so a stage's pod imports that
-    module, with KFP's runtime alone. The runtime has no components: there, the function stays as it is.
+    A compiled pipeline names the function's module instead of embedding its source, so a stage's pod imports that
+    module with only KFP's runtime installed. The runtime has no `dsl.component`: there, the function stays as it is.
 
     Args:
-        stage: its folder under components.
+        stage: the stage's folder under components.
     """
     if not hasattr(dsl, "component"):
         return lambda function: function

@@ -1,7 +1,7 @@
-"""Which files a stage's code is: found from the code itself, by following its imports.
+"""Finds the files that make up a stage's code, by following its imports.
 
-Image tags, the files in an image and the fingerprints of progress are made of the same list, so that a change concerns
-the stages that import the changed file, and no other.
+Image tags, the files in an image and the fingerprints of progress are all derived from this list, so a change affects
+only the stages that import the changed file.
 """
 
 import ast
@@ -15,15 +15,15 @@ _MODULE = re.compile(rf"\b{_OURS}(?:\.\w+)+")
 
 
 def stage_code(stage: str, root: Path | None = None) -> dict[Path, Path]:
-    """The files that a stage's code is, in order, each with the one that names it first.
+    """Returns the files that make up a stage's code, sorted, each with the file that refers to it first.
 
-    Followed are the imports of `components/STAGE/component.py` and of what they lead to, within `components`: at a
-    module's top and inside functions, and modules that a string names (for importlib, or `python -m`). A file that is
-    no Python counts where a module beside or above it names it.
+    Starts at `components/STAGE/component.py` and follows imports within `components` transitively: at the top of a
+    module and inside functions, and modules named in a string (for importlib, or `python -m`). A non-Python file is
+    included if a module in the same folder or above refers to it by name.
 
     Args:
-        stage: folder of the stage under components.
-        root: the folder that has `components`; that of this module if left out.
+        stage: the stage's folder under components.
+        root: the folder that contains `components`; defaults to that of this module.
     """
     root = root or Path(__file__).resolve().parents[2]
     paths = (path for path in (root / _OURS).rglob("*.*") if path.suffix != ".pyc" and path.is_file())
@@ -36,8 +36,8 @@ def stage_code(stage: str, root: Path | None = None) -> dict[Path, Path]:
         folder = importer.rpartition("/")[0]
         modules, strings = _names((root / importer).read_text(), folder.replace("/", "."))
         ends = {text.rpartition("/")[2] for text in strings} if data else set()
-        told = [file for file in data if file.startswith(f"{folder}/") and file.rpartition("/")[2] in ends]
-        for file in (*(file for module in modules for file in _files_of(module, files)), *told):
+        named = [file for file in data if file.startswith(f"{folder}/") and file.rpartition("/")[2] in ends]
+        for file in (*(file for module in modules for file in _files_of(module, files)), *named):
             if file not in found:
                 found[file] = importer
                 waiting += [file] if file.endswith(".py") else []
@@ -46,7 +46,7 @@ def stage_code(stage: str, root: Path | None = None) -> dict[Path, Path]:
 
 @lru_cache(maxsize=512)
 def _names(source: str, package: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What a module's source names: our modules (some may be names within a module), and all its strings."""
+    """Returns our modules that a source refers to (some may be names within a module), and all its strings."""
     tree = ast.parse(source)
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     docstrings = {
@@ -70,7 +70,7 @@ def _names(source: str, package: str) -> tuple[tuple[str, ...], tuple[str, ...]]
 
 
 def _files_of(module: str, files: set[str]) -> Iterator[str]:
-    """The files that an import of a module runs: its packages' and its own; a name within a module has none."""
+    """Yields the files that importing a module executes: its packages' and its own; none for a name in a module."""
     path = ""
     for part in module.split("."):
         path += part

@@ -1,4 +1,4 @@
-"""Settings of the stages: pydantic models whose errors name the key and suggest the nearest known one."""
+"""Base class of the stages' settings: pydantic models whose errors name the key and suggest the closest known one."""
 
 import sys
 from functools import cache
@@ -10,10 +10,10 @@ from components.shared.errors import InputError, nearest
 
 
 class Settings(BaseModel):
-    """Base of every section of a recipe. Keys are documented at their fields; an unknown key is an error."""
+    """Base class of every recipe section. Keys are documented at their fields; an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-    renamed: ClassVar[dict[str, str]] = {}  # former name of a key to its present one, accepted for one release
+    renamed: ClassVar[dict[str, str]] = {}  # former to present names of keys, accepted for one release
 
     @model_validator(mode="before")
     @classmethod
@@ -24,7 +24,7 @@ class Settings(BaseModel):
         for name in sorted(former):
             present = cls.renamed[name]
             if present in values:
-                raise ValueError(f"{name} is the former name of {present}, which is set too; remove {name}")
+                raise ValueError(f"{name} is the former name of {present}, which is also set; remove {name}")
             _warn_about_former_name(name, present)
             values[present] = values.pop(name)
         return values
@@ -34,11 +34,11 @@ class Settings(BaseModel):
         """Validates the values of a recipe section.
 
         Args:
-            values: key and value, as read from YAML or from a pipeline parameter.
-            section: what the keys are called by in messages, such as `rl` for `rl.steps`.
+            values: keys and values, as read from YAML or from a pipeline parameter.
+            section: the prefix of the keys in messages, such as `rl` for `rl.steps`.
 
         Raises:
-            InputError: an unknown key, a missing one, or a value of the wrong kind.
+            InputError: an unknown or missing key, or an invalid value.
         """
         try:
             return cls.model_validate(values)
@@ -46,10 +46,10 @@ class Settings(BaseModel):
             raise InputError("\n".join(_explain(cls, problem, section) for problem in error.errors())) from None
 
 
-@cache  # once per key: settings are validated many times
+@cache  # warns once per key: settings are validated many times
 def _warn_about_former_name(name: str, present: str) -> None:
     print(
-        f"warning: the recipe key {name!r} is now called {present!r}; the next release will not accept the old name",
+        f"warning: recipe key {name!r} is now called {present!r}; the next release will no longer accept the old name",
         file=sys.stderr,
     )
 
@@ -58,7 +58,7 @@ def _explain(model: type[BaseModel], problem: Any, section: str) -> str:
     path = [str(part) for part in problem["loc"]]
     name = ".".join([part for part in [section] if part] + path)
     if problem["type"] == "extra_forbidden":
-        for part in path[:-1]:  # walk to the model that refused the key
+        for part in path[:-1]:  # walk to the model that rejected the key
             field = model.model_fields.get(part)
             kind = field.annotation if field else None
             if not (isinstance(kind, type) and issubclass(kind, BaseModel)):

@@ -1,4 +1,4 @@
-"""What every stage does around its work: messages without tracebacks, progress lines, whole files."""
+"""What every stage shares: error messages without tracebacks, progress lines, atomic writes."""
 
 import contextlib
 import errno
@@ -22,7 +22,7 @@ PROGRESS_MARK = "[progress]"
 RESULT_MARK = "[result]"
 ERROR_MARK = "[error]"
 NOTE_MARK = "[note]"
-KEPT_MARK = "[kept]"  # before where a stage that has finished left its outputs, for the launcher
+KEPT_MARK = "[kept]"  # precedes the place where a finished stage saved its outputs, for the launcher
 _PROGRESS_SECONDS = 1.0
 
 
@@ -30,13 +30,13 @@ _PROGRESS_SECONDS = 1.0
 def stage(name: str) -> Iterator[None]:
     """Runs a stage's work: a user error or a full disk ends it with a message instead of a traceback.
 
-    Meanwhile its use of memory is watched: a pod that is killed for it can say nothing any more.
+    Also watches its memory usage, because an OOM-killed pod can no longer print an explanation.
 
     Args:
-        name: of the stage, for the messages.
+        name: the stage's name, for messages.
 
     Raises:
-        SystemExit: with status 1, after the message was printed.
+        SystemExit: with status 1, after printing the message.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # silences a warning after fork
     try:
@@ -61,9 +61,9 @@ _DISK_PROBLEMS = {
 
 
 def disk_problem(error: Exception) -> str | None:
-    """What an error says about a disk that cannot be written, and the remedy; None for any other error.
+    """Returns the message and remedy for an error about an unwritable disk; None for any other error.
 
-    Some libraries wrap the system's error and leave its number in the text alone.
+    Some libraries wrap the system's error and keep its number only in the text.
     """
     number = error.errno if isinstance(error, OSError) else None
     if number is None and (match := re.search(r"\[Errno (\d+)\]|os error (\d+)", str(error))):
@@ -75,30 +75,30 @@ def disk_problem(error: Exception) -> str | None:
 
 
 def result(text: str) -> None:
-    """Prints the one line that tells what the stage came to; the launcher shows it beside the stage."""
+    """Prints the stage's result line; the launcher shows it next to the stage."""
     print(f"{RESULT_MARK} {text}", flush=True)
 
 
 def note(text: str) -> None:
-    """Prints something that whoever watches the run should know; the launcher shows it at once."""
+    """Prints something that anyone watching the run should know; the launcher shows it at once."""
     print(f"{NOTE_MARK} {text}", flush=True)
 
 
 class Progress:
-    """Prints `[progress] done/total text` at most once a second, for a pod's log and for the launcher.
+    """Prints `[progress] done/total text` at most once per second, for a pod's log and for the launcher.
 
-    Of several processes that do the work together, all but one are silent.
+    If several processes share the work, all but one are silent.
     """
 
     def __init__(self, total: int, unit: str, silent: bool = False) -> None:
         self.total, self.unit, self.done, self._printed, self._silent = total, unit, 0, 0.0, silent
 
     def resume(self, done: int) -> None:
-        """Counts what an earlier attempt has done."""
+        """Sets the number of units that an earlier attempt has done."""
         self.done = done
 
     def advance(self, by: int = 1, text: str = "") -> None:
-        """Counts `by` more units as done; `text` may add a figure or two."""
+        """Counts `by` more units as done; `text` may add a metric or two."""
         self.done += by
         now = time.monotonic()
         if not self._silent and (now - self._printed >= _PROGRESS_SECONDS or self.done >= self.total):
@@ -108,7 +108,7 @@ class Progress:
 
 @contextlib.contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """Gives a temporary path beside `path` to write, and renames it into place when the block succeeds."""
+    """Yields a temporary path next to `path` to write to, and renames it into place when the block succeeds."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -121,7 +121,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def whole_folder(path: str | Path) -> Iterator[Path]:
-    """Gives a temporary folder beside `path` to fill, and renames it into place when the block succeeds."""
+    """Yields a temporary folder next to `path` to fill, and renames it into place when the block succeeds."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -136,7 +136,7 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Writes a value as indented JSON, whole."""
+    """Writes a value as indented JSON, atomically."""
     with whole_file(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
@@ -147,9 +147,10 @@ def read_json(path: str | Path) -> Any:
 
 
 def repeat() -> str:
-    """What `retry RUN --from STAGE` gave this stage so that it runs again; empty if it was not asked to.
+    """Returns the token that `retry RUN --from STAGE` gave this stage to make it run again; empty if it did not.
 
-    It is an input that the stage's function does not have, so that it is in what Kubeflow hands to the process alone.
+    The stage's function has no such parameter, so the token is only in the executor input that Kubeflow passes to the
+    process.
     """
     if "--executor_input" not in sys.argv[:-1]:
         return ""
@@ -158,7 +159,7 @@ def repeat() -> str:
 
 
 def files_digest(files: Iterable[Path]) -> str:
-    """A digest of files' names and contents, in their order."""
+    """Digests the names and contents of files, in the given order."""
     digest = hashlib.sha256()
     for file in files:
         with file.open("rb") as handle:
@@ -167,7 +168,7 @@ def files_digest(files: Iterable[Path]) -> str:
 
 
 def log_metrics(metrics: Any, values: dict[str, float | int]) -> None:
-    """Logs figures to a KFP `Metrics` artifact and writes them to its file, which kfp.local's cache needs."""
+    """Logs metrics to a KFP `Metrics` artifact and writes them to its file, which kfp.local's cache needs."""
     for name, value in values.items():
         metrics.log_metric(name, value)
     write_json(metrics.path, values)

@@ -10,17 +10,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from components.evaluation.settings import EvaluationSettings
-from components.preflight.estimate import (
-    CACHE_PAIR_BYTES,
-    WEIGHT_BYTES,
-    Memory,
-    ModelSize,
-    checkpoint_bytes,
-    checkpoints_disk,
-    policy_bytes,
-    rollout_bytes,
-    sample_bytes,
-)
+from components.preflight.disk import checkpoint_bytes, checkpoints_disk, policy_bytes, rollout_bytes, sample_bytes
+from components.preflight.memory import CACHE_PAIR_BYTES, WEIGHT_BYTES, Memory
+from components.preflight.model_size import ModelSize
 from components.preflight.vllm_memory import EngineMemory
 from launch.planning.devices import Device
 from launch.planning.stage_memory import Problems, StageMemory

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import psutil
 
-from components.preflight.estimate import GIB
+from components.preflight.memory import GIB
 from components.shared.errors import InputError, nearest
 from launch.pools import Pool
 

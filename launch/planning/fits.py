@@ -4,7 +4,8 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from components.preflight.estimate import GIB, Memory, ModelSize
+from components.preflight.memory import GIB, Memory
+from components.preflight.model_size import ModelSize
 from launch.planning.costs import Costs, StageCost
 from launch.planning.devices import GPUS
 from launch.planning.units import size, time

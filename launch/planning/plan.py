@@ -11,9 +11,10 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from components.preflight.base_policy import look_at_policy
-from components.preflight.check import PROMPT_TOKENS
-from components.preflight.estimate import GIB, ModelSize
+from components.preflight.base_policy import inspect_policy
+from components.preflight.fit import PROMPT_TOKENS
+from components.preflight.memory import GIB
+from components.preflight.model_size import ModelSize
 from components.shared.data.sources import Source, read_source
 from components.shared.errors import InputError
 from components.shared.object_store.store import split_uri
@@ -116,7 +117,7 @@ def size_of_policy(base_policy: str) -> tuple[ModelSize, int]:
         config = json.loads((folder / "config.json").read_text())
         return ModelSize.with_parameters(config, parameters), Policy(folder).context_length
     try:
-        model, context, _ = look_at_policy(base_policy)
+        model, context, _ = inspect_policy(base_policy)
     except InputError as error:
         if not base_policy.startswith("hf://"):
             raise

@@ -3,15 +3,15 @@
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from components.preflight.estimate import (
+from components.preflight.memory import (
     GIB,
     Memory,
-    ModelSize,
     evaluation_memory,
     exploring_memory,
     training_memory,
     waiting_memory,
 )
+from components.preflight.model_size import ModelSize
 from components.preflight.vllm_memory import EngineMemory, engine_memory, samples_with_vllm
 from launch.planning.devices import Device
 from launch.recipe import Recipe

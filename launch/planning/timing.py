@@ -1,6 +1,7 @@
 """How long a GPU takes for training and for sampling, by arithmetic, memory traffic and the host: docs/plan.md."""
 
-from components.preflight.estimate import ModelSize, cache_bytes
+from components.preflight.memory import cache_bytes
+from components.preflight.model_size import ModelSize
 from components.preflight.vllm_memory import EngineMemory
 from launch.planning.devices import Device
 

@@ -25,10 +25,10 @@ PROGRAM = (
 )
 LOOK = (
     "import sys\n"
-    "from components.preflight.base_policy import look_at_policy\n"
+    "from components.preflight.base_policy import inspect_policy\n"
     "from components.shared.stage import stage\n"
     "with stage('preflight'):\n"
-    "    print(look_at_policy(sys.argv[1])[0].parameters)\n"
+    "    print(inspect_policy(sys.argv[1])[0].parameters)\n"
 )
 
 

@@ -106,8 +106,8 @@ def test_what_cannot_be_an_answer_or_a_text_is_dropped_with_a_reason(prepare: An
     train = report["sources"][-1]
     assert train["dropped"] == {"answer_is_none": 1, "damaged": 2}
     assert train["examples"]["damaged"] == [
-        "line 3: the answer holds the control character '\\x00'",
-        "line 4: the problem holds '\\ud83d', half of a character",
+        "line 3: the answer contains the control character '\\x00'",
+        "line 4: the problem contains the unpaired surrogate '\\ud83d'",
     ]
     assert report["problems_table"]["answer"].to_pylist() == ["4", "\\frac{1}{2}", '{"any_of": ["1, 2", "0, 1, 2"]}']
 

@@ -78,7 +78,7 @@ def handed_over(stage: str, work: Path, uri: str, made: Path) -> None:
     process = start(stage, work, work / "again", uri)
     output = process.communicate()[0]
     assert process.returncode == 0, output
-    assert "an earlier attempt had finished" in output and "[progress]" not in output
+    assert "an earlier attempt already finished" in output and "[progress]" not in output
     files = [
         {file.relative_to(out): file.read_bytes() for file in out.rglob("*") if file.is_file()}
         for out in (made, work / "again")

@@ -64,4 +64,4 @@ def test_policy_data_and_benchmarks_come_from_s3(tmp_path: Path, s3: Any) -> Non
     done = subprocess.run(
         command(tmp_path / "other", "--set", f"base_policy={root}/nothing"), cwd=ROOT, capture_output=True, text=True
     )
-    assert done.returncode == 2 and "there is nothing under this name" in done.stderr
+    assert done.returncode == 2 and "no such object or folder" in done.stderr

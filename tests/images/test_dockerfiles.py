@@ -86,7 +86,7 @@ def test_a_tiny_policy_is_found_from_the_images_working_directory(build: Any, tm
     assert not [line for line in stage if line.startswith("WORKDIR")]
     build.fill_context(tmp_path, images.stage_files("preflight"), None)
     look = (
-        "from components.preflight.base_policy import look_at_policy; print(look_at_policy('recipes/tiny/countdown'))"
+        "from components.preflight.base_policy import inspect_policy; print(inspect_policy('recipes/tiny/countdown'))"
     )
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", look], cwd=tmp_path, env=environment, capture_output=True, text=True)

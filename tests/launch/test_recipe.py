@@ -159,7 +159,7 @@ def test_check_names_everything_at_once(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 2
     head, *faults = done.stderr.splitlines()
-    assert head == "error: 4 things are in the way of this run:"
+    assert head == "error: 4 errors to fix before this run can start:"
     for said, fault in zip(("rl.learning_rate", "pools.cpu.memory", "nowhere.jsonl", "no/policy"), faults, strict=True):
         assert said in fault
 

@@ -24,7 +24,7 @@ def test_a_bucket_that_works_is_left_as_it_was(s3: Any) -> None:
 
 def test_what_is_wrong_is_named_and_the_secret_is_not(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     where = f"bucket nowhere at {s3.endpoint}, key id {s3.access_key}"
-    with pytest.raises(InputError, match=f"{where}: there is no such bucket"):
+    with pytest.raises(InputError, match=f"{where}: no such bucket"):
         check_bucket("s3://nowhere/runs", s3.endpoint)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-secret")
     with pytest.raises(InputError, match="SignatureDoesNotMatch|AccessDenied") as raised:

@@ -111,7 +111,7 @@ def test_everything_wrong_is_named_at_once(check: Any) -> None:
     with pytest.raises(InputError) as raised:
         check([{"uri": "no.jsonl"}, {"uri": "reasoning-gym://chain_sums"}], policy="no/policy")
     message = str(raised.value)
-    assert message.startswith("3 things are in the way of this run:")
+    assert message.startswith("3 errors to fix before this run can start:")
     assert "data.train.0: no such file: no.jsonl" in message
     assert "data.train.1" in message and "Did you mean 'chain_sum'" in message
     assert "no/policy" in message
@@ -121,16 +121,16 @@ def test_everything_wrong_is_named_at_once(check: Any) -> None:
     ("changes", "message"),
     [
         ({"memory": 1.0, "engine": "transformers"},
-         "training is estimated at 3 GiB, .* has 1 GiB .*lower rl.micro_batch_size"),
-        ({"max_completion_tokens": 2048}, "the model's context is 2048 tokens, prompt included; lower it"),
+         "training is estimated to take 3 GiB, .* has 1 GiB .*lower rl.micro_batch_size"),
+        ({"max_completion_tokens": 2048}, "the model's context is 2048 tokens, prompt included; lower rl.max_"),
         ({"memory": 2.0, "prompts_per_step": 4096, "micro_batch_size": 1, "engine": "transformers"},
          "sampling a step.s completions"),
         ({"memory": 2.0, "engine": "vllm"},
-         r"training is .*, spread .*, let vLLM give its memory back \(rl.sleep_mode\), or"),
+         r"training is .*, shard .*, let vLLM release its memory during training \(rl.sleep_mode\), or"),
         ({"memory": 0.7, "micro_batch_size": 1, "gpu_memory_utilization": 0.01, "sleep_mode": True},
-         r"vLLM has 0.0 GiB of an accelerator \(rl.gpu_memory_utilization\), but .* take .* GiB; raise it"),
+         r"vLLM may use 0.0 GiB of an accelerator \(rl.gpu_memory_utilization\), but .* take .* GiB; raise rl.gpu_"),
         ({"memory": 0.7, "micro_batch_size": 1, "gpu_memory_utilization": 1.0, "sleep_mode": True},
-         "sampling is estimated at 1 GiB, .*; lower rl.gpu_memory_utilization"),
+         "sampling is estimated to take 1 GiB, .*; lower rl.gpu_memory_utilization"),
     ],
 )  # fmt: skip
 def test_what_cannot_fit_says_which_key_to_change(check: Any, changes: dict[str, Any], message: str) -> None:
@@ -148,14 +148,14 @@ def test_fewer_problems_than_a_step_takes_are_said_at_once(check: Any, tmp_path:
     check([source], prompts_per_step=14)
     check([source, {"uri": "countdown://train?count=2"}])
     (tmp_path / "a.jsonl").write_text(json.dumps({"problem": "Show it.", "answer": "proof"}))
-    with pytest.raises(InputError, match="none of the 1 rows that were looked at can be used; line 1: proof. Name the"):
+    with pytest.raises(InputError, match="none of the first 1 rows can be used; line 1: proof. Set prompt"):
         check([source])
 
 
 def test_what_the_policy_is_sent_is_shown(check: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     check()
     first = next(iter(countdown.generate("train", 3, 1, 9, 1, seed=0))).text
-    assert f"the first problem of data.train.0, as the policy is sent it: '{first}\\n'" in capsys.readouterr().out
+    assert f"first prompt of data.train.0, as sent to the policy: '{first}\\n'" in capsys.readouterr().out
     assert first in (tmp_path / "page.html").read_text()
 
 
@@ -169,7 +169,7 @@ def test_a_users_verifier_is_tried(check: Any, tmp_path: Path, monkeypatch: pyte
 
 def test_a_hub_that_cannot_be_reached_is_no_traceback(check: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:1")
-    with pytest.raises(InputError, match="base_policy: model 'some/model' cannot be looked at on the hub"):
+    with pytest.raises(InputError, match="base_policy: model 'some/model' cannot be read from the Hugging Face Hub"):
         check(policy="hf://some/model")
 
 

@@ -58,26 +58,26 @@ def test_the_same_benchmarks_measured_the_same_way_can_be_gone_on_from(
     check_earlier(results, 10, "hf://me/policy", resolved())
     assert capsys.readouterr().out == ""
     check_earlier(results, 10, "hf://me/policy", resolved(rl={"steps": 20}, data={"train": [{"uri": "b.jsonl"}]}))
-    assert "goes on with other settings: rl.steps 20 (5 before)" in capsys.readouterr().out
+    assert "continuing with changed settings: rl.steps 20 (was 5)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"data": {"benchmarks": BENCHMARKS[:1]}}, "data.benchmarks are dev, and were dev, test"),
-        ({"data": {"benchmarks": BENCHMARKS[::-1]}}, "data.benchmarks are test, dev, and were dev, test"),
+        ({"data": {"benchmarks": BENCHMARKS[:1]}}, "data.benchmarks are dev, but were dev, test"),
+        ({"data": {"benchmarks": BENCHMARKS[::-1]}}, "data.benchmarks are test, dev, but were dev, test"),
         (
             {"data": {"benchmarks": [{"name": "dev", "uri": "other.jsonl"}, BENCHMARKS[1]]}},
-            "data.benchmarks.dev is other.jsonl, and was dev.jsonl",
+            "data.benchmarks.dev is other.jsonl, but was dev.jsonl",
         ),
         (
             {"data": {"benchmarks": [BENCHMARKS[0], {**BENCHMARKS[1], "limit": 20}]}},
-            "data.benchmarks.test is test.jsonl, and was test.jsonl, or is read otherwise",
+            "data.benchmarks.test is test.jsonl, but was test.jsonl, or is read differently",
         ),
-        ({"eval": {"samples": 4}}, "eval.samples is 4, and was 8"),
-        ({"eval": {"pass_at": [1]}}, r"eval.pass_at is \[1\], and was \[1, 8\]"),
-        ({"report": {"validation": "test"}}, "report.validation is test, and was dev"),
-        ({"report": {"choose_by": "pass_at_k"}}, "report.choose_by is pass_at_k, and was avg"),
+        ({"eval": {"samples": 4}}, "eval.samples is 4, but was 8"),
+        ({"eval": {"pass_at": [1]}}, r"eval.pass_at is \[1\], but was \[1, 8\]"),
+        ({"report": {"validation": "test"}}, "report.validation is test, but was dev"),
+        ({"report": {"choose_by": "pass_at_k"}}, "report.choose_by is pass_at_k, but was avg"),
     ],
 )
 def test_other_benchmarks_and_other_ways_to_measure_are_refused(
@@ -91,10 +91,10 @@ def test_all_that_does_not_fit_is_named_at_once(results: Path) -> None:
     with pytest.raises(InputError) as caught:
         check_earlier(results, 9, "hf://me/other", resolved(eval={"samples": 4}))
     said = str(caught.value)
-    assert "the results are those of iteration 10, and this run goes on after iteration 9" in said
-    assert "base_policy is hf://me/other, and was hf://me/policy" in said and "eval.samples is 4, and was 8" in said
+    assert "the results are from iteration 10, but this run continues after iteration 9" in said
+    assert "base_policy is hf://me/other, but was hf://me/policy" in said and "eval.samples is 4, but was 8" in said
 
 
 def test_a_folder_without_results_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"continue_results names no results: .* holds no summary\.json"):
+    with pytest.raises(InputError, match=r"continue_results does not point to results: .* has no summary\.json"):
         check_earlier(tmp_path, 1, "p", resolved())

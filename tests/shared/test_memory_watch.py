@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import components.shared.stage as stage_module
-from components.shared.memory_watch import memory_group, pool_of, watched_memory
+from components.shared.memory_watch import memory_cgroup, pool_of, watched_memory
 from launch.tasks import POOL_OF
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,29 +42,29 @@ def own(folder: Path, text: str) -> Path:
 
 
 def test_a_container_of_either_version_sees_its_own_group(tmp_path: Path) -> None:
-    two = memory_group(version_2(tmp_path / "two"), own(tmp_path, "0::/\n"))
+    two = memory_cgroup(version_2(tmp_path / "two"), own(tmp_path, "0::/\n"))
     assert two and (two.read_limit(), two.read_usage()) == (4 * GIB, GIB)
     version_1(tmp_path / "one" / "memory")
     # Without a namespace of its own, a container is told the node's path, which it does not see.
-    one = memory_group(tmp_path / "one", own(tmp_path, "5:cpu:/kubepods/a\n4:memory:/kubepods/a\n0::/\n"))
+    one = memory_cgroup(tmp_path / "one", own(tmp_path, "5:cpu:/kubepods/a\n4:memory:/kubepods/a\n0::/\n"))
     assert one and (one.read_limit(), one.read_usage()) == (4 * GIB, GIB - GIB // 4)
 
 
 def test_outside_a_container_the_process_says_which_group(tmp_path: Path) -> None:
     version_2(tmp_path / "two" / "user.slice", str(2 * GIB))
-    two = memory_group(tmp_path / "two", own(tmp_path, "0::/user.slice\n"))
+    two = memory_cgroup(tmp_path / "two", own(tmp_path, "0::/user.slice\n"))
     assert two and two.read_limit() == 2 * GIB
     version_1(tmp_path / "one" / "memory")
     version_1(tmp_path / "one" / "memory" / "mine", GIB)
-    one = memory_group(tmp_path / "one", own(tmp_path, "4:memory:/mine\n"))
+    one = memory_cgroup(tmp_path / "one", own(tmp_path, "4:memory:/mine\n"))
     assert one and one.read_limit() == GIB
-    assert memory_group(tmp_path / "none", tmp_path / "no file") is None
+    assert memory_cgroup(tmp_path / "none", tmp_path / "no file") is None
 
 
 def test_without_a_limit_nothing_is_watched(tmp_path: Path) -> None:
     for limitless in (
-        memory_group(version_2(tmp_path / "two", "max"), own(tmp_path, "0::/\n")),
-        memory_group(version_1(tmp_path / "one" / "memory", 9223372036854771712).parent, own(tmp_path, "")),
+        memory_cgroup(version_2(tmp_path / "two", "max"), own(tmp_path, "0::/\n")),
+        memory_cgroup(version_1(tmp_path / "one" / "memory", 9223372036854771712).parent, own(tmp_path, "")),
     ):
         before = threading.active_count()
         with watched_memory("pools.cpu.memory", print, limitless):
@@ -73,7 +73,7 @@ def test_without_a_limit_nothing_is_watched(tmp_path: Path) -> None:
 
 def test_80_and_95_per_cent_are_said_once_each(tmp_path: Path) -> None:
     folder = version_2(tmp_path)
-    group = memory_group(folder, own(tmp_path, "0::/\n"))
+    group = memory_cgroup(folder, own(tmp_path, "0::/\n"))
     said: list[str] = []
     heard = threading.Condition()
 
@@ -114,7 +114,7 @@ def test_a_leap_over_both_is_one_note(tmp_path: Path) -> None:
     folder = version_2(tmp_path)
     (folder / "memory.current").write_text(f"{4 * GIB - 1}\n")
     said: list[str] = []
-    with watched_memory("k", said.append, memory_group(folder, own(tmp_path, "0::/\n")), every=0.01):
+    with watched_memory("k", said.append, memory_cgroup(folder, own(tmp_path, "0::/\n")), every=0.01):
         threading.Event().wait(0.1)
     assert len(said) == 1 and "100% of the limit" in said[0]
 

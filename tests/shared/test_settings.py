@@ -46,7 +46,7 @@ class Renamed(Settings):
 def test_a_former_name_is_accepted_and_says_the_present_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert Renamed.check({"completions_per_forward": 8}, "rl").micro_batch_size == 8
     assert "'completions_per_forward' is now called 'micro_batch_size'" in capsys.readouterr().err
-    with pytest.raises(InputError, match="is the former name of micro_batch_size, which is set too"):
+    with pytest.raises(InputError, match="is the former name of micro_batch_size, which is also set"):
         Renamed.check({"completions_per_forward": 8, "micro_batch_size": 4}, "rl")
     with pytest.raises(InputError, match="unknown recipe key 'rl.completion_per_forward'"):
         Renamed.check({"completion_per_forward": 8}, "rl")

@@ -1,6 +1,7 @@
-"""Prompts that are conversations: with a system message, examples, several turns.
+"""Prompts that are conversations, with a system message, examples or several turns.
 
-A problem's prompt is the user's message, or a conversation as canonical JSON: a list of objects with role and content.
+A problem's prompt is either the user's message or a conversation as canonical JSON: a list of objects with role and
+content.
 """
 
 import ast
@@ -9,23 +10,23 @@ from collections.abc import Sequence
 from typing import Any
 
 Message = dict[str, str]
-# How data sets call the parts of a message, and who speaks.
+# Names that data sets use for the parts of a message and for the roles.
 _ROLE, _CONTENT = ("role", "from"), ("content", "value")
 _SPEAKERS = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
 
 
 class NotText(ValueError):
-    """A message holds what is no text, such as an image."""
+    """A message contains something other than text, such as an image."""
 
 
-def messages_of(value: Any) -> list[Message] | None:
-    """A column's value as a conversation; None if it is none.
+def parse_messages(value: Any) -> list[Message] | None:
+    """Parses a column's value as a conversation; None if it is not one.
 
     Args:
-        value: a list of messages, or one as JSON text.
+        value: a list of messages, or a JSON string of one.
 
     Raises:
-        NotText: a message holds what is no text.
+        NotText: a message contains something other than text.
     """
     if isinstance(value, str) and value.lstrip().startswith("[") and any(f"{name}" in value for name in _ROLE):
         value = _parsed(value)
@@ -48,7 +49,7 @@ def _parsed(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         pass
-    try:  # as Python prints a list, which is how pandas writes one to CSV
+    try:  # a Python repr of a list, which is what pandas writes to CSV
         return ast.literal_eval(text.strip())
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return None
@@ -61,11 +62,11 @@ def _text(content: Any) -> str:
         return content
     if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
         return "".join(str(part.get("text") or "") for part in content)
-    raise NotText("a message holds what is no text")
+    raise NotText("contains something other than text in a message")
 
 
-def asked(messages: list[Message]) -> list[Message]:
-    """A conversation up to its last question: what the assistant says to that would give the solution away."""
+def up_to_last_question(messages: list[Message]) -> list[Message]:
+    """Cuts a conversation after its last question, since the assistant's reply would give the solution away."""
     last = max((number for number, message in enumerate(messages) if message["role"] == "user"), default=-1)
     return [
         {**message, "content": message["content"].strip()}
@@ -75,14 +76,14 @@ def asked(messages: list[Message]) -> list[Message]:
 
 
 def as_prompt(messages: list[Message]) -> str:
-    """A conversation as a problem's prompt: the user's message alone where there is no other."""
+    """Formats a conversation as a problem's prompt; a single user message as plain text."""
     if len(messages) == 1 and messages[0]["role"] == "user" and conversation(messages[0]["content"]) == messages:
         return messages[0]["content"]
     return json.dumps([{"role": m["role"], "content": m["content"]} for m in messages], ensure_ascii=False)
 
 
 def conversation(prompt: str) -> list[Message]:
-    """A problem's prompt as the chat that the template renders."""
+    """Parses a problem's prompt into the messages that the chat template renders."""
     if prompt.startswith('[{"role": '):
         try:
             messages = json.loads(prompt)

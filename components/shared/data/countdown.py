@@ -1,10 +1,10 @@
-"""Countdown: reach a target from a few numbers with + - and *, a task with several solutions a problem.
+"""Countdown: reach a target from a few numbers with + - and *, a task with several solutions per problem.
 
 A problem reads `Use 3 7 2 to make 13.`; a completion that solves it reads `3*2=6,6+7=13.`: every step
-takes two of the numbers still available and gives one back, and the one number left at the end is the
-target. The whole derivation is checked, since the target alone stands in the prompt and would be
-gamed by repeating it. Problems fall into splits by a hash of their numbers (in any order) and target,
-so that two splits never share a problem, whatever seeds and counts they are drawn with.
+replaces two of the available numbers with one, and the last remaining number is the target. The whole
+derivation is checked, since the prompt contains the target and repeating it would game the score.
+Problems are assigned to splits by a hash of their numbers (in any order) and target, so two splits
+never share a problem, whatever seeds and counts they are drawn with.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 SPLITS = ("pretrain", "train", "dev", "test")
-# Of twenty hash buckets: half for the demonstrations of a base policy, the rest for training and judging.
+# Twenty hash buckets: half for the demonstrations of a base policy, the rest for training and evaluation.
 _SPLIT_OF_BUCKET = ("pretrain",) * 10 + ("train",) * 6 + ("dev",) * 2 + ("test",) * 2
 _OPERATORS = "+-*"
 _OPERATOR_WEIGHTS = (0.4, 0.3, 0.3)
@@ -33,12 +33,12 @@ class Problem:
 
     @property
     def key(self) -> tuple[tuple[int, ...], int]:
-        """What makes two problems the same: the numbers in any order, and the target."""
+        """Identifies a problem: its numbers in any order, and its target."""
         return tuple(sorted(self.numbers)), self.target
 
     @property
     def split(self) -> str:
-        """The split the problem belongs to, one of `SPLITS`."""
+        """The problem's split, one of `SPLITS`."""
         digest = hashlib.sha256(repr(self.key).encode()).digest()
         return _SPLIT_OF_BUCKET[int.from_bytes(digest[:4], "big") % len(_SPLIT_OF_BUCKET)]
 
@@ -49,7 +49,7 @@ class Problem:
 
     @property
     def answer(self) -> str:
-        """What the scorer judges against, as JSON: there is no single gold answer."""
+        """The problem as JSON for the scorer, since there is no single gold answer."""
         return json.dumps({"numbers": list(self.numbers), "target": self.target})
 
 
@@ -61,7 +61,7 @@ def apply(left: int, operator: str, right: int) -> int:
 def random_steps(numbers: tuple[int, ...], rng: random.Random) -> list[tuple[int, str, int, int]] | None:
     """A random derivation `(left, operator, right, value)` that uses all numbers, each value in 0..99.
 
-    Returns None where the draw ran into a pair that no operator can combine within those bounds.
+    Returns None if it reached a pair that no operator can combine within those bounds.
     """
     pool, steps = list(numbers), []
     while len(pool) > 1:
@@ -78,22 +78,22 @@ def random_steps(numbers: tuple[int, ...], rng: random.Random) -> list[tuple[int
 
 
 def generate(split: str, numbers: int, low: int, high: int, count: int, seed: int) -> Iterator[Problem]:
-    """Draws `count` different solvable problems of a split.
+    """Draws `count` distinct solvable problems of a split.
 
     Args:
         split: one of `SPLITS`.
         numbers: how many numbers a problem has (2 to 6).
         low, high: the smallest and the largest number (0 to 99).
         count: how many problems.
-        seed: of the draw; the same arguments give the same problems.
+        seed: random seed; the same arguments give the same problems.
 
     Raises:
-        ValueError: an argument is out of range, or the split has too few problems of the kind.
+        ValueError: an argument is out of range, or the split has too few such problems.
     """
     if split not in SPLITS:
-        raise ValueError(f"split {split!r} is none of {', '.join(SPLITS)}")
+        raise ValueError(f"split {split!r} is not one of {', '.join(SPLITS)}")
     if not (2 <= numbers <= 6 and 0 <= low <= high <= _LARGEST_VALUE and count >= 1):
-        raise ValueError("wanted: numbers from 2 to 6, 0 <= low <= high <= 99, count >= 1")
+        raise ValueError("expected numbers from 2 to 6, 0 <= low <= high <= 99, count >= 1")
     rng = random.Random(f"{seed}/{numbers}/{low}/{high}")
     seen: set[tuple[tuple[int, ...], int]] = set()
     fruitless = 0
@@ -104,7 +104,7 @@ def generate(split: str, numbers: int, low: int, high: int, count: int, seed: in
         if problem is None or problem.key in seen or problem.split != split:
             fruitless += 1
             if fruitless > 50_000:
-                raise ValueError(f"found only {len(seen)} problems of the {count} wanted in split {split!r}")
+                raise ValueError(f"found only {len(seen)} of {count} problems in split {split!r}")
             continue
         fruitless = 0
         seen.add(problem.key)
@@ -119,7 +119,7 @@ def score(answer: str, completion: str) -> bool:
         completion: the policy's text, without special tokens.
 
     Raises:
-        ValueError: the answer is no problem's.
+        ValueError: the answer is not that of a problem.
     """
     problem = json.loads(answer)
     if not isinstance(problem, dict) or not isinstance(problem.get("numbers"), list) or "target" not in problem:

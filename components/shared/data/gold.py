@@ -1,7 +1,7 @@
-"""Gold answers as data sets have them: what is read as an answer, what is repaired, and what is none.
+"""Gold answers in data sets: what is read as an answer, what is repaired, and what is not an answer.
 
-`gold_answer` gives the answer as the Problems table holds it. Of a list all entries belong to the answer, joined by
-commas, unless any one of them will do: then it is JSON, `{"any_of": [...]}`, which the verifiers know.
+`gold_answer` returns the answer as stored in the Problems table. The entries of a list together make the answer, joined
+by commas, unless any one of them is accepted: then it is JSON, `{"any_of": [...]}`, which the verifiers understand.
 """
 
 import ast
@@ -19,9 +19,9 @@ _NUMBER_WITH_UNIT = re.compile(r"(-?[\d.,/:]+)\s*\([^()]*\)")  # `9 (apples)`
 _THOUSANDS = re.compile(r"-?\d{1,3}(,\d{3})+(\.\d+)?")
 _PYTHON_BYTES = re.compile(r"b(['\"]).*\1", re.DOTALL)
 _DECIMAL = re.compile(r"-?\d+\.\d+")
-# LaTeX in JSON whose backslash was not doubled: `\frac` is a form feed and `rac`. Of commands that begin with a letter
-# that JSON knows, those whose rest is no word of its own; \n and \t may as well be a line break and a tab.
-_EATEN = {
+# LaTeX in JSON whose backslash was not escaped: `\frac` becomes a form feed and `rac`. Lists the commands that begin
+# with the letter of a JSON escape and whose remainder is not a word; \n and \t may be a real line break or tab.
+_UNESCAPED = {
     "\f": ("f", r"rac|orall|loor|lat|box|rown|ootnotesize|box"),
     "\b": (
         "b",
@@ -33,10 +33,10 @@ _EATEN = {
     "\n": ("n", r"eq|abla|otin"),
     "\v": ("v", r"ec|arphi|artheta|dots|ee|arepsilon|arnothing"),
 }
-_EATEN_PATTERN = {char: re.compile(rf"{char}(?=({rest})(?![A-Za-z]))") for char, (_, rest) in _EATEN.items()}
-# In prose, where lines and columns begin with words.
-_EATEN_IN_PROSE = {
-    **{char: _EATEN_PATTERN[char] for char in "\f\b\v"},
+_UNESCAPED_PATTERN = {char: re.compile(rf"{char}(?=({rest})(?![A-Za-z]))") for char, (_, rest) in _UNESCAPED.items()}
+# In prose, where lines and columns start with words.
+_UNESCAPED_IN_PROSE = {
+    **{char: _UNESCAPED_PATTERN[char] for char in "\f\b\v"},
     "\t": re.compile(r"\t(?=(ext\{|imes(?![A-Za-z])|heta(?![A-Za-z])|frac\{))"),
 }
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
@@ -52,37 +52,37 @@ _NONE = {
 
 
 class Damaged(ValueError):
-    """A text that cannot be read as what it once was."""
+    """A text whose original content cannot be recovered."""
 
 
-def mended(text: str, prose: bool = False) -> str:
-    """A text with LaTeX commands whose backslash a JSON reader has eaten, and without padding by NUL.
+def repaired(text: str, prose: bool = False) -> str:
+    """Restores LaTeX commands whose backslash was lost to JSON escapes, and strips NUL padding.
 
     Args:
         text: an answer, or a problem's text.
-        prose: it is a problem's text, where a line break before `eq` is one.
+        prose: whether it is a problem's text, where a line break before `eq` is a real line break.
 
     Raises:
-        Damaged: it holds control characters or half characters, whose meaning is lost.
+        Damaged: it contains control characters or unpaired surrogates, whose meaning is lost.
     """
     text = text.strip("\0")
     if text.isprintable() and text.isascii():
         return text
-    for char, pattern in (_EATEN_IN_PROSE if prose else _EATEN_PATTERN).items():
+    for char, pattern in (_UNESCAPED_IN_PROSE if prose else _UNESCAPED_PATTERN).items():
         if char in text:
-            text = pattern.sub(rf"\\{_EATEN[char][0]}", text)
+            text = pattern.sub(rf"\\{_UNESCAPED[char][0]}", text)
     if match := _CONTROL.search(text):
-        raise Damaged(f"holds the control character {match[0]!r}")
+        raise Damaged(f"contains the control character {match[0]!r}")
     if match := _SURROGATE.search(text):
-        raise Damaged(f"holds {match[0]!r}, half of a character")
+        raise Damaged(f"contains the unpaired surrogate {match[0]!r}")
     return text.replace("\f", " ").replace("\v", " ")
 
 
-def decoded(value: Any) -> Any:
-    """Bytes as the text that they are, and text that was printed as bytes; anything else as it is.
+def decode(value: Any) -> Any:
+    """Decodes bytes, and text that is the repr of bytes; returns anything else unchanged.
 
     Raises:
-        Damaged: they are no UTF-8.
+        Damaged: the bytes are not valid UTF-8.
     """
     if isinstance(value, str) and _PYTHON_BYTES.fullmatch(value):
         try:
@@ -93,22 +93,22 @@ def decoded(value: Any) -> Any:
         try:
             return bytes(value).decode()
         except UnicodeDecodeError:
-            raise Damaged("is bytes that are no UTF-8") from None
+            raise Damaged("is bytes that are not UTF-8") from None
     return value
 
 
 def gold_answer(value: Any, worked: bool = False, any_of: bool = False) -> str | None:
-    """The gold answer as the Problems table holds it; None if there is none.
+    """Returns the gold answer as stored in the Problems table; None if there is none.
 
     Args:
-        value: as the column holds it: text, a number, a list, or an object with `value` or `any_of`.
-        worked: it is a worked solution: without a box or `####` there is no telling the answer in its prose.
-        any_of: of a list, each entry is an answer that will do.
+        value: the column's value: text, a number, a list, or an object with `value` or `any_of`.
+        worked: whether it is a worked solution, whose answer cannot be found without a box or `####`.
+        any_of: whether each entry of a list is an acceptable answer.
 
     Raises:
-        Damaged: it is there, and cannot be read.
+        Damaged: there is an answer, but it cannot be read.
     """
-    value = decoded(value)
+    value = decode(value)
     if isinstance(value, dict):
         if ANY_OF in value and isinstance(value[ANY_OF], list):
             return gold_answer(value[ANY_OF], worked, any_of=True)
@@ -128,11 +128,11 @@ def gold_answer(value: Any, worked: bool = False, any_of: bool = False) -> str |
         return str(value)
     if isinstance(value, float):
         return _number(value)
-    return _plain(mended(str(value)), worked)
+    return _plain(repaired(str(value)), worked)
 
 
 def _plain(text: str, worked: bool) -> str | None:
-    """The answer in a text: a solution's last box, behind `####`, without a unit in brackets or dollar signs."""
+    """Extracts the answer from a text: after `####` or in the last box, without a unit in brackets or dollar signs."""
     text = text.strip()
     if "####" in text:
         text = text.rsplit("####", 1)[1].strip()
@@ -146,7 +146,7 @@ def _plain(text: str, worked: bool) -> str | None:
         text = text.replace(",", "")
     if len(text) > 1 and text.startswith("$") and text.endswith("$") and text.count("$") == 2:
         text = text[1:-1].strip()
-    return (without_noise(text) if _DECIMAL.fullmatch(text) else text) or None
+    return (without_float_noise(text) if _DECIMAL.fullmatch(text) else text) or None
 
 
 def _number(value: float) -> str | None:
@@ -156,11 +156,11 @@ def _number(value: float) -> str | None:
         return "\\infty" if value > 0 else "-\\infty"
     if value.is_integer():
         return str(int(value))
-    return without_noise(repr(value))
+    return without_float_noise(repr(value))
 
 
-def without_noise(text: str) -> str:
-    """A decimal fraction without what single or double precision added: 0.30000001192 is 0.3."""
+def without_float_noise(text: str) -> str:
+    """Removes the rounding error of single or double precision from a decimal: 0.30000001192 becomes 0.3."""
     digits = sum(char.isdigit() for char in text.lstrip("-0."))
     if digits < 9 or "e" in text:
         return text
@@ -179,7 +179,7 @@ def _rounded(value: float, places: int) -> str:
     return f"{value:.{min(places, 17)}f}"
 
 
-def is_none(answer: str) -> bool:
-    """Whether a text in an answer's place says that there is none: `proof`, `N/A`, `see solution`."""
+def is_no_answer(answer: str) -> bool:
+    """Whether a text in place of an answer says that there is none: `proof`, `N/A`, `see solution`."""
     text = re.sub(r"\\(?:text|mathrm|textbf|mbox|boxed)\s*\{([^{}]*)\}", r"\1", answer)
     return bool(text.strip()) and (re.sub(r"[\W_]+", "", text).lower() in _NONE or not re.search(r"[^\s.\-?_*]", text))

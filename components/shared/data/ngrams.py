@@ -1,4 +1,4 @@
-"""How alike two completions are, by their token trigrams."""
+"""Similarity of completions by their token trigrams."""
 
 import hashlib
 import re
@@ -12,14 +12,14 @@ Sketch = Sequence[int]
 
 
 def solution_text(completion: str) -> str:
-    """A completion without what does not make it a different solution: case and white space."""
+    """Normalises what does not make a completion a different solution: case and white space."""
     return " ".join(completion.lower().split())
 
 
 def sketch(completion: str) -> Sketch:
-    """The smallest hashes of a completion's token trigrams: a few numbers that tell how alike two texts are.
+    """Returns the smallest hashes of a completion's token trigrams, from which similarity can be estimated.
 
-    Bottom-k sketches, Broder 1997; a text of any length takes at most 48 numbers.
+    Bottom-k sketches, Broder 1997; at most 48 numbers for a text of any length.
     """
     tokens = _TOKEN.findall(completion.lower())
     grams = {" ".join(tokens[i : i + 3]) for i in range(max(1, len(tokens) - 2))}
@@ -28,7 +28,7 @@ def sketch(completion: str) -> Sketch:
 
 
 def similarity(a: Sketch, b: Sketch) -> float:
-    """The Jaccard similarity of two texts' trigrams, 0 to 1, estimated from their sketches."""
+    """Estimates the Jaccard similarity, 0 to 1, of two texts' trigrams from their sketches."""
     union = sorted({*a, *b})[:_SKETCH_SIZE]
     both = set(a) & set(b)
     return sum(h in both for h in union) / len(union) if union else 1.0

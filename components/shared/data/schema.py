@@ -1,4 +1,4 @@
-"""The columns of the tables that stages hand to each other, and how they are written and read."""
+"""The schemas of the tables that stages exchange, and how to write and read them."""
 
 import contextlib
 from collections.abc import Iterable, Iterator
@@ -15,9 +15,9 @@ PROBLEMS = pa.schema(
     [
         pa.field("problem_id", pa.string(), nullable=False),  # hash of the normalised text
         pa.field("prompt", pa.string(), nullable=False),  # the user's message or a conversation, as in chat.py
-        pa.field("answer", pa.string(), nullable=False),  # what the verifier judges against
+        pa.field("answer", pa.string(), nullable=False),  # passed to the verifier
         pa.field("source", pa.string(), nullable=False),
-        pa.field("verifier", pa.string(), nullable=False),  # the name of what judges a completion
+        pa.field("verifier", pa.string(), nullable=False),  # name of the verifier that grades completions
         pa.field("difficulty", pa.float64()),
     ]
 )
@@ -28,7 +28,7 @@ ROLLOUTS = pa.schema(
         pa.field("iteration", pa.int32(), nullable=False),
         pa.field("step", pa.int32(), nullable=False),  # the RL step that sampled it, from 0
         pa.field("rank", pa.int32(), nullable=False),  # the training process
-        pa.field("group_id", pa.string(), nullable=False),  # one prompt's samples of one step
+        pa.field("group_id", pa.string(), nullable=False),  # samples of one prompt in one step
         pa.field("sample_index", pa.int32(), nullable=False),  # within the step and rank, from 0
         pa.field("prompt", pa.string(), nullable=False),
         pa.field("completion", pa.string(), nullable=False),  # decoded, without special tokens
@@ -44,7 +44,7 @@ TRAJECTORIES = pa.schema(
     [
         *ROLLOUTS,
         pa.field("verdict", pa.bool_()),  # null: not scorable
-        pa.field("verdict_reason", pa.string()),  # how it was read and compared; null: not filtered yet
+        pa.field("verdict_reason", pa.string()),  # how the answer was read and compared; null: not filtered yet
         pa.field("success_rate", pa.float32()),  # of the problem, over this iteration's scorable rollouts
         pa.field("dropped_because", pa.string()),  # null: kept, or not filtered yet
     ]
@@ -64,15 +64,15 @@ SAMPLES = pa.schema(
 )
 
 
-EARLIER = "earlier"  # folder among the experts: those of earlier iterations, a file each
-# Beside the rollout shards: the `first` step and the `end`, one past the last. Readers of a folder of Parquet files
-# pass over names with an underscore.
+EARLIER = "earlier"  # folder among the experts: those of earlier iterations, one file per iteration
+# Next to the rollout shards: the `first` step and the `end`, one past the last. Readers of Parquet folders ignore names
+# that start with an underscore.
 ROLLOUT_STEPS = "_steps.json"
-BENCHMARK_ORDER = "benchmarks.json"  # beside the benchmarks' tables: their names in the recipe's order
+BENCHMARK_ORDER = "benchmarks.json"  # next to the benchmarks' tables: their names in the recipe's order
 
 
 class TableWriter:
-    """Gathers rows and writes them a row group at a time."""
+    """Buffers rows and writes them one row group at a time."""
 
     def __init__(self, writer: pq.ParquetWriter, schema: pa.Schema, rows_per_group: int) -> None:
         self._writer, self._schema, self._rows_per_group = writer, schema, rows_per_group
@@ -80,20 +80,20 @@ class TableWriter:
         self.written = 0
 
     def write(self, row: dict[str, Any]) -> None:
-        """Adds one row; it has the schema's columns."""
+        """Adds one row with the schema's columns."""
         self._rows.append(row)
         if len(self._rows) >= self._rows_per_group:
             self.flush()
 
     def write_batch(self, batch: pa.RecordBatch | pa.Table) -> None:
-        """Adds rows that are in Arrow already."""
+        """Adds rows that are already in Arrow format."""
         self.flush()
         if batch.num_rows:
             self._writer.write(batch if isinstance(batch, pa.Table) else pa.Table.from_batches([batch]))
             self.written += batch.num_rows
 
     def flush(self) -> None:
-        """Writes what has been gathered."""
+        """Writes the buffered rows."""
         if self._rows:
             self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
             self.written += len(self._rows)
@@ -102,7 +102,7 @@ class TableWriter:
 
 @contextlib.contextmanager
 def table_writer(path: str | Path, schema: pa.Schema, rows_per_group: int = 2048) -> Iterator[TableWriter]:
-    """Writes a Parquet file of a schema, row by row, and renames it into place when it is whole."""
+    """Writes a Parquet file row by row, and renames it into place when it is complete."""
     with whole_file(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as parquet:
         writer = TableWriter(parquet, schema, rows_per_group)
         yield writer
@@ -110,7 +110,7 @@ def table_writer(path: str | Path, schema: pa.Schema, rows_per_group: int = 2048
 
 
 def write_table(path: str | Path, schema: pa.Schema, rows: Iterable[dict[str, Any]]) -> int:
-    """Writes rows to a Parquet file, whole; returns how many."""
+    """Writes rows to a Parquet file atomically; returns their number."""
     with table_writer(path, schema) as writer:
         for row in rows:
             writer.write(row)
@@ -118,7 +118,7 @@ def write_table(path: str | Path, schema: pa.Schema, rows: Iterable[dict[str, An
 
 
 def read_rows(path: str | Path, columns: list[str] | None = None, batch_size: int = 2048) -> Iterator[dict[str, Any]]:
-    """Reads a Parquet file, or every Parquet file of a folder in order of name, as rows, a batch at a time."""
+    """Reads a Parquet file, or every Parquet file of a folder sorted by name, as rows, one batch at a time."""
     for batch in read_batches(path, columns, batch_size):
         yield from batch.to_pylist()
 
@@ -126,20 +126,20 @@ def read_rows(path: str | Path, columns: list[str] | None = None, batch_size: in
 def read_batches(
     path: str | Path, columns: list[str] | None = None, batch_size: int = 2048
 ) -> Iterator[pa.RecordBatch]:
-    """Reads a Parquet file, or every Parquet file of a folder in order of name, as record batches."""
+    """Reads a Parquet file, or every Parquet file of a folder sorted by name, as record batches."""
     for file in parquet_files(path):
-        # With a buffer ahead, every row group that has been read stays in memory until the file is closed.
+        # With pre-buffering, every row group stays in memory until the file is closed.
         with pq.ParquetFile(file, pre_buffer=False) as parquet:
             yield from parquet.iter_batches(batch_size=batch_size, columns=columns)
 
 
 def count_rows(path: str | Path) -> int:
-    """Rows of a Parquet file or of a folder of them, from their footers."""
+    """Counts the rows of a Parquet file, or of a folder of them, from the footers."""
     return sum(pq.read_metadata(file).num_rows for file in parquet_files(path))
 
 
 def parquet_files(path: str | Path) -> list[Path]:
-    """The Parquet files under a path, by name.
+    """Lists the Parquet files at a path, sorted by name.
 
     Raises:
         InputError: there are none.
@@ -147,10 +147,10 @@ def parquet_files(path: str | Path) -> list[Path]:
     path = Path(path)
     files = [path] if path.is_file() else sorted(path.glob("*.parquet"))
     if not files:
-        raise InputError(f"{path} holds no Parquet file; expected the output of an earlier stage")
+        raise InputError(f"{path} has no Parquet files; expected the output of an earlier stage")
     return files
 
 
 def earlier_expert_files(experts: str | Path) -> list[Path]:
-    """The Parquet files of earlier iterations' experts, where the recipe has them handed on; often none."""
+    """Lists the Parquet files of earlier iterations' experts; empty unless the recipe passes them on."""
     return sorted((Path(experts) / EARLIER).glob("*.parquet"))

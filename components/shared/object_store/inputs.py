@@ -1,4 +1,4 @@
-"""Inputs of a run that lie in an object store: data sets and benchmarks as files, the base policy as a folder."""
+"""A run's inputs in an object store: data sets and benchmarks as files, the base policy as a folder."""
 
 import contextlib
 import fnmatch
@@ -8,33 +8,34 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from components.shared.errors import InputError
-from components.shared.object_store.store import MARKER, Store, StoredObject, open_store, split_uri
+from components.shared.object_store.backend import StoredObject
+from components.shared.object_store.store import MARKER, Store, open_store, split_uri
 
 
 def is_stored(uri: str) -> bool:
-    """Whether a URI points into an object store."""
+    """Whether a URI points to an object store."""
     return uri.startswith(("s3://", "minio://"))
 
 
 def _bucket_of(uri: str) -> tuple[Store, str]:
-    """The bucket that a URI points into, as a store, and the key or the beginning of keys in it."""
+    """The bucket that a URI points to, as a store, and the key or key prefix in it."""
     scheme, bucket, key = split_uri(uri)
     return open_store(f"{scheme}://{bucket}"), key.strip("/")
 
 
 def stored_objects(uri: str) -> dict[str, StoredObject]:
-    """The objects at a URI: one for a file, all below it for a folder or a bucket.
+    """Lists the objects at a URI: one for a file, all objects below it for a folder or a bucket.
 
     Returns:
-        Each object, named by its key, by its name below the URI; that of a file is its own, without folders.
+        The objects, with their full keys, by their names below the URI; a single file by its name without folders.
 
     Raises:
-        InputError: there is none, or the store cannot be reached.
+        InputError: there are none, or the store cannot be reached.
     """
     store, key = _bucket_of(uri)
     found = {_below(item.name, key): item for item in store.list(key) if _is_below(item.name, key)}
     if not found:
-        raise InputError(f"{uri}: there is nothing under this name")
+        raise InputError(f"{uri}: no such object or folder")
     return {name: item for name, item in sorted(found.items()) if not name.endswith(MARKER)}
 
 
@@ -49,13 +50,13 @@ def _below(name: str, key: str) -> str:
 
 
 def stored_version(uri: str) -> str:
-    """What changes when the objects at a URI change: a digest of names, sizes and times."""
+    """Changes when the objects at a URI change: a digest of their names, sizes and modification times."""
     found = [(name, item.size, item.modified.isoformat()) for name, item in stored_objects(uri).items()]
     return hashlib.sha256(repr(found).encode()).hexdigest()
 
 
 def matching_uris(pattern: str) -> list[str]:
-    """The URIs of the objects that a pattern with *, ? or [...] matches, in order; a * stops at a slash.
+    """Lists the URIs of the objects that match a pattern with *, ? or [...], sorted; a * does not match a slash.
 
     Raises:
         InputError: the store cannot be reached.
@@ -75,7 +76,7 @@ def matching_uris(pattern: str) -> list[str]:
 
 @contextlib.contextmanager
 def fetched_file(uri: str) -> Iterator[Path]:
-    """Gives a local copy of a file, for as long as the block runs."""
+    """Yields a local copy of a file, deleted when the block ends."""
     store, key = _bucket_of(uri)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / key.rpartition("/")[2]
@@ -84,18 +85,20 @@ def fetched_file(uri: str) -> Iterator[Path]:
 
 
 def stored_bytes(uri: str, offset: int, length: int) -> bytes:
-    """Some bytes of an object, without fetching the rest."""
-    from components.shared.object_store.s3 import S3
+    """Reads a range of bytes of an object without downloading the rest."""
+    from components.shared.object_store.s3 import S3Backend
 
     _, bucket, key = split_uri(uri)
-    return S3(bucket, "").read_range(key, offset, length)
+    return S3Backend(bucket, "").read_range(key, offset, length)
 
 
 def fetch_folder(uri: str, folder: str | Path, suffixes: tuple[str, ...]) -> None:
-    """Fetches the files of a folder or at a bucket's root that end so, whoever put them there, and none below.
+    """Downloads the files directly in a folder, or at a bucket's root, that end in one of the suffixes.
+
+    The folder need not have been uploaded by `Store.upload_folder`.
 
     Raises:
-        InputError: there is none, or the store cannot be reached.
+        InputError: the folder does not exist, or the store cannot be reached.
     """
     wanted = {name: item for name, item in stored_objects(uri).items() if name.endswith(suffixes) and "/" not in name}
     store, _ = _bucket_of(uri)

@@ -1,8 +1,8 @@
-"""Files and folders in an object store: parallel, checked, resumable.
+"""Files and folders in an object store: parallel, verified, resumable transfers.
 
-A folder is complete when its marker is there and right: names, sizes and digests of its files. It is written last, and
-removed before anything below it changes. Sending a folder again sends only what is not there with the right digest;
-fetching it checks every file against the marker.
+A folder is complete if it has a marker, with the names, sizes and digests of its files, and they match. The marker is
+written last, and deleted before anything below it changes. Uploading a folder again uploads only files that are missing
+or have another digest; downloading it verifies every file against the marker.
 """
 
 import contextlib
@@ -10,92 +10,53 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from datetime import datetime
 from pathlib import Path, PurePosixPath
 from threading import Lock
-from typing import Any, NamedTuple, Protocol
-
-import xxhash
+from typing import Any
 
 from components.shared.errors import InputError
+from components.shared.object_store.backend import THREADS, Backend, StoredObject
+from components.shared.object_store.digests import digest_of
 from components.shared.stage import Progress
 
 MARKER = ".complete.json"
-THREADS = 16  # files at once; connections are reused
-PART = 16 << 20  # bytes; larger files are digested and come in parts of this size
 _MIB = 1 << 20
 
 
-class StoredObject(NamedTuple):
-    """One object, by its name below the store's root."""
-
-    name: str
-    size: int  # bytes
-    modified: datetime
-
-
-class Backend(Protocol):
-    """What a kind of store can do with single objects. Names are full keys or paths below the root."""
-
-    def put(self, path: Path, name: str, digest: str) -> None:
-        """Sends a file, with its digest beside it."""
-
-    def get(self, name: str, path: Path, size: int) -> str:
-        """Fetches an object of a known size into a file; returns the digest of what came."""
-
-    def digest(self, name: str) -> str | None:
-        """The digest that came with an object; None if there is none, or no object."""
-
-    def read(self, name: str) -> bytes | None:
-        """The content of a small object; None if there is none."""
-
-    def write(self, name: str, data: bytes) -> None:
-        """Writes a small object."""
-
-    def create(self, name: str, data: bytes) -> bool:
-        """Writes a small object unless there is one; whether it did. A store without conditional writes replaces it."""
-
-    def list(self, prefix: str) -> Iterator[StoredObject]:
-        """All objects whose name starts so."""
-
-    def remove(self, names: Sequence[str]) -> None:
-        """Removes objects; those that are not there are no error."""
-
-
 def open_store(uri: str) -> "Store":
-    """A store by its URI.
+    """Opens a store by its URI.
 
     Args:
-        uri: s3://BUCKET/PREFIX or minio://BUCKET/PREFIX, at AWS_ENDPOINT_URL_S3 or AWS, with the credentials of the
-            environment, the AWS files, a web identity or the machine's role; or a folder, which is made.
+        uri: s3://BUCKET/PREFIX or minio://BUCKET/PREFIX, at AWS_ENDPOINT_URL_S3 or AWS, with credentials from the
+            environment, the AWS files, a web identity or the machine's role; or a folder, created if missing.
 
     Raises:
-        InputError: no such scheme, no credentials, no bucket, or the endpoint does not answer.
+        InputError: unknown scheme, no credentials, no such bucket, or the endpoint does not respond.
     """
     scheme, bucket, key = split_uri(uri)
     if scheme in ("s3", "minio"):
-        from components.shared.object_store.s3 import S3
+        from components.shared.object_store.s3 import S3Backend
 
         if not bucket:
-            raise InputError(f"{uri!r} names no bucket; expected s3://BUCKET/PREFIX")
-        return Store(uri, S3(bucket, key.strip("/")))
+            raise InputError(f"{uri!r} has no bucket; expected s3://BUCKET/PREFIX")
+        return Store(uri, S3Backend(bucket, key.strip("/")))
     if scheme not in ("", "file"):
         raise InputError(
             f"{uri!r}: unknown kind of store; expected s3://BUCKET/PREFIX, minio://BUCKET/PREFIX or a folder"
         )
     if bucket not in ("", "localhost"):
-        raise InputError(f"{uri!r} names the machine {bucket!r}; a folder of this one is file:///{bucket}/{key}")
-    from components.shared.object_store.folder import Folder
+        raise InputError(f"{uri!r} is on the host {bucket!r}; a local folder is file:///{bucket}/{key}")
+    from components.shared.object_store.folder import FolderBackend
 
-    return Store(uri, Folder(Path(f"/{key}") if scheme else Path(uri).expanduser()))
+    return Store(uri, FolderBackend(Path(f"/{key}") if scheme else Path(uri).expanduser()))
 
 
 def split_uri(uri: str) -> tuple[str, str, str]:
-    """Scheme, bucket and key of a URI as they stand: in a key, `#`, `?`, `%` and spaces mean nothing.
+    """Splits a URI into scheme, bucket and key, verbatim: `#`, `?`, `%` and spaces have no meaning in a key.
 
-    Of a path without a scheme, all three are empty.
+    For a path without a scheme, all three are empty.
     """
     scheme, separator, rest = uri.partition("://")
     if not separator or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme):
@@ -105,127 +66,127 @@ def split_uri(uri: str) -> tuple[str, str, str]:
 
 
 class Store:
-    """Objects below one root.
+    """The objects below one root.
 
     Attributes:
-        uri: of the root.
+        uri: URI of the root.
     """
 
     def __init__(self, uri: str, backend: Backend) -> None:
         self.uri, self._backend = uri, backend
 
     def upload_file(self, path: str | Path, name: str) -> None:
-        """Sends a file, in parts where it is large."""
+        """Uploads a file, a large one in parts."""
         self._backend.put(Path(path), name, digest_of(Path(path)))
 
     def download_file(self, name: str, path: str | Path) -> None:
-        """Fetches a file, checked against the digest that came with it, and renames it into place.
+        """Downloads a file, verified against the digest stored with it; it is renamed into place.
 
         Raises:
-            InputError: there is no such object, or it is corrupt.
+            InputError: the object does not exist, or is corrupt.
         """
         item = next((item for item in self._backend.list(name) if item.name == name), None)
         if item is None:
-            raise InputError(f"{self.uri}: there is no {name}")
+            raise InputError(f"{self.uri}: no such object: {name}")
         self._fetch(name, Path(path), item.size, self._backend.digest(name))
 
     def download_files(self, files: Iterable[tuple[str, str | Path]]) -> None:
-        """Fetches several files, several at once, each checked and renamed into place."""
-        with _threads() as run:
+        """Downloads files in parallel, each verified and renamed into place."""
+        with _thread_pool() as run:
             for name, path in files:
                 run(self.download_file, name, path)
 
     def upload_files(self, files: Iterable[tuple[str | Path, str]]) -> None:
-        """Sends several files, several at once: paths and names."""
-        with _threads() as run:
+        """Uploads files in parallel, given as pairs of path and name."""
+        with _thread_pool() as run:
             for path, name in files:
                 run(self.upload_file, path, name)
 
     def fetch_files(self, files: Iterable[tuple[str, str | Path, dict[str, Any]]]) -> None:
-        """Fetches objects of known `size` and `digest`: names, paths and entries; each is renamed into place."""
-        with _threads() as run:
+        """Downloads objects of known `size` and `digest` in parallel, given as triples of name, path and entry."""
+        with _thread_pool() as run:
             for name, path, entry in files:
                 run(self._fetch, name, Path(path), entry["size"], entry["digest"])
 
     def upload_folder(self, folder: str | Path, prefix: str, title: str = "") -> None:
-        """Sends a folder: what is there with the right digest is not sent again, what is too much is removed.
+        """Uploads a folder: skips files already stored with the right digest, and deletes stored files it lacks.
 
         Args:
-            folder: to send, with all below it.
-            prefix: where to.
-            title: of the progress lines, such as `MiB of policy sent`; none if empty.
+            folder: folder to upload, recursively.
+            prefix: where to store it.
+            title: title of the progress lines, such as `MiB of policy sent`; no lines if empty.
         """
         files = {path.relative_to(folder).as_posix(): path for path in Path(folder).rglob("*") if path.is_file()}
-        there = {item.name: item.size for item in self._backend.list(f"{prefix}/")}
+        stored = {item.name: item.size for item in self._backend.list(f"{prefix}/")}
         progress = Progress(sum(path.stat().st_size for path in files.values()) // _MIB, title) if title else None
         entries: dict[str, dict[str, Any]] = {}
         marker, changing, lock = f"{prefix}/{MARKER}", False, Lock()
 
-        def change() -> None:
-            """The marker goes first and comes last: what changes in between is not taken for whole."""
+        def before_change() -> None:
+            """Deletes the marker before the first change, so that a half-updated folder does not look complete."""
             nonlocal changing
             with lock:
-                if not changing and marker in there:
+                if not changing and marker in stored:
                     self._backend.remove([marker])
                 changing = True
 
-        def send(name: str, path: Path) -> None:
+        def upload(name: str, path: Path) -> None:
             size, digest = path.stat().st_size, digest_of(path)
             entries[name] = entry = {"size": size, "digest": digest}
-            if not self._has(f"{prefix}/{name}", entry, there):
-                change()
+            if not self._has(f"{prefix}/{name}", entry, stored):
+                before_change()
                 self._backend.put(path, f"{prefix}/{name}", digest)
             if progress:
                 progress.advance(size // _MIB)
 
-        with _threads() as run:
+        with _thread_pool() as run:
             for name, path in files.items():
-                run(send, name, path)
+                run(upload, name, path)
         if changing or self._marker(prefix) != entries:
-            change()
+            before_change()
             self._backend.write(marker, json.dumps({"files": dict(sorted(entries.items()))}).encode())
-        self._backend.remove([key for key in there if key != marker and key.removeprefix(f"{prefix}/") not in entries])
+        self._backend.remove([key for key in stored if key != marker and key.removeprefix(f"{prefix}/") not in entries])
 
     def _has(self, key: str, entry: dict[str, Any], sizes: dict[str, int]) -> bool:
-        """Whether an object is there in the right size and with the right digest."""
+        """Whether an object exists with the right size and digest."""
         return sizes.get(key) == entry["size"] and bool(self._backend.digest(key) == entry["digest"])
 
     def download_folder(self, prefix: str, folder: str | Path, title: str = "") -> None:
-        """Fetches a complete folder; local files that are right already are left alone.
+        """Downloads a complete folder; local files that already match are left alone.
 
         Args:
-            prefix: where from.
-            folder: to make and fill.
-            title: of the progress lines; none if empty.
+            prefix: where it is stored.
+            folder: folder to download to, created if missing.
+            title: title of the progress lines; no lines if empty.
 
         Raises:
-            InputError: the folder is not complete, a file is corrupt, or a name points out of the folder.
+            InputError: the folder is incomplete, a file is corrupt, or a name points outside the folder.
         """
         files = self._marker(prefix)
         if files is None:
-            raise InputError(f"{self.uri}/{prefix} is not complete: it has no {MARKER}; send it again")
+            raise InputError(f"{self.uri}/{prefix} is not complete: it has no {MARKER}; upload it again")
         progress = Progress(sum(entry["size"] for entry in files.values()) // _MIB, title) if title else None
 
         def fetch(name: str, entry: dict[str, Any]) -> None:
             path = Path(folder) / _checked_name(name)
-            right = path.is_file() and path.stat().st_size == entry["size"] and digest_of(path) == entry["digest"]
-            if not right:
+            matches = path.is_file() and path.stat().st_size == entry["size"] and digest_of(path) == entry["digest"]
+            if not matches:
                 self._fetch(f"{prefix}/{name}", path, entry["size"], entry["digest"])
             if progress:
                 progress.advance(entry["size"] // _MIB)
 
         Path(folder).mkdir(parents=True, exist_ok=True)
-        with _threads() as run:
+        with _thread_pool() as run:
             for name, entry in files.items():
                 run(fetch, name, entry)
 
     def complete(self, prefix: str) -> bool:
-        """Whether a folder is there as a whole: its marker, and every file with the size and digest that it says."""
+        """Whether a folder is complete: it has a marker, and every file with the size and digest given there."""
         files = self._marker(prefix)
         return files is not None and not self.missing({f"{prefix}/{name}": entry for name, entry in files.items()})
 
     def missing(self, entries: Mapping[str, dict[str, Any]]) -> set[str]:
-        """Of objects by name, each with `size` and `digest`: those that are not there, or not so."""
+        """Returns which objects are missing or differ, given by name with their `size` and `digest`."""
         folders = {name.rpartition("/")[0] for name in entries}
         tops = [folder for folder in folders if not any(folder.startswith(f"{other}/") for other in folders)]
         sizes = {item.name: item.size for top in tops for item in self._backend.list(f"{top}/")}
@@ -235,21 +196,21 @@ class Store:
             if not self._has(name, entry, sizes):
                 missing.add(name)
 
-        with _threads() as run:
+        with _thread_pool() as run:
             for name, entry in entries.items():
                 run(check, name, entry)
         return missing
 
     def list(self, prefix: str = "") -> Iterator[StoredObject]:
-        """All objects whose name starts so."""
+        """Lists all objects whose names start with a prefix."""
         return self._backend.list(prefix)
 
     def exists(self, name: str) -> bool:
-        """Whether there is such an object."""
+        """Whether an object exists."""
         return any(item.name == name for item in self._backend.list(name))
 
     def read_bytes(self, name: str) -> bytes | None:
-        """The content of a small object; None if there is none."""
+        """Returns the content of a small object; None if it does not exist."""
         return self._backend.read(name)
 
     def write_bytes(self, name: str, data: bytes) -> None:
@@ -257,24 +218,24 @@ class Store:
         self._backend.write(name, data)
 
     def create_bytes(self, name: str, data: bytes) -> bool:
-        """Writes a small object unless there is one, at once; whether it did.
+        """Writes a small object atomically unless it exists; returns whether it did.
 
-        A store without conditional writes replaces what is there.
+        A store without conditional writes overwrites it.
         """
         return self._backend.create(name, data)
 
     def delete(self, prefix: str, last: str = "") -> None:
-        """Removes an object, or a folder with all below it: markers of complete folders first, an object `last`."""
+        """Deletes an object, or a folder recursively: markers of complete folders first, the object `last` last."""
         names = [
             item.name
             for item in self._backend.list(prefix)
             if item.name == prefix or item.name.startswith(f"{prefix}/")
         ]
-        turns: tuple[list[str], ...] = ([], [], [])
+        batches: tuple[list[str], ...] = ([], [], [])
         for name in names:
-            turns[0 if name.endswith(f"/{MARKER}") else 2 if name == last else 1].append(name)
-        for turn in turns:
-            self._backend.remove(turn)
+            batches[0 if name.endswith(f"/{MARKER}") else 2 if name == last else 1].append(name)
+        for batch in batches:
+            self._backend.remove(batch)
 
     def _marker(self, prefix: str) -> dict[str, Any] | None:
         data = self._backend.read(f"{prefix}/{MARKER}")
@@ -287,47 +248,26 @@ class Store:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
         try:
-            for attempt in (1, 2):  # a transfer may go wrong, and an object may be replaced meanwhile
+            for attempt in (1, 2):  # a transfer may go wrong, and an object may be replaced during it
                 if self._backend.get(name, temporary, size) == digest or digest is None:
                     break
                 if attempt == 2:
-                    raise InputError(f"{self.uri}/{name} is corrupt: its digest is wrong; remove it and send it again")
+                    raise InputError(f"{self.uri}/{name} is corrupt (wrong digest); delete it and upload it again")
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
 
 
-def digest_of(path: Path) -> str:
-    """A file's digest: XXH3 of 128 bits, in hexadecimal; of a larger file, that of the digests of its parts.
-
-    It finds accidents at the speed of memory, and not attackers: who can write objects can write their digests.
-    """
-    parts, piece = [], memoryview(bytearray(_MIB))
-    with path.open("rb", buffering=0) as file:
-        for _ in range(0, max(1, path.stat().st_size), PART):
-            part, left = xxhash.xxh3_128(), PART
-            while left and (count := file.readinto(piece[:left])):
-                part.update(piece[:count])
-                left -= count
-            parts.append(part.hexdigest())
-    return composed(parts)
-
-
-def composed(parts: Sequence[str]) -> str:
-    """The digest of a file from those of its parts, of PART bytes each."""
-    return parts[0] if len(parts) == 1 else xxhash.xxh3_128_hexdigest("".join(parts).encode())
-
-
 def _checked_name(name: str) -> str:
     parts = PurePosixPath(name)
     if parts.is_absolute() or ".." in parts.parts or "\\" in name or "\0" in name:
-        raise InputError(f"a stored folder names a file outside of it: {name!r}")
+        raise InputError(f"a stored folder lists a file outside itself: {name!r}")
     return name
 
 
 @contextlib.contextmanager
-def _threads() -> Iterator[Callable[..., None]]:
-    """Gives a function that runs calls in threads; at the end, waits for them and raises the first error."""
+def _thread_pool() -> Iterator[Callable[..., None]]:
+    """Yields a function that runs calls in a thread pool; on exit, waits for them and raises the first error."""
     with ThreadPoolExecutor(THREADS, thread_name_prefix="store") as pool:
         calls: list[Future[Any]] = []
         yield lambda call, *arguments: calls.append(pool.submit(call, *arguments))

@@ -1,11 +1,11 @@
-"""Progress of a long stage, kept in the object store, so that a restarted one continues instead of beginning again.
+"""Keeps the progress of a long stage in the object store, so that a restarted stage resumes instead of starting over.
 
-Progress lies at CHECKPOINT_URI/STAGE/FINGERPRINT, where the fingerprint is of the stage's code, parameters and inputs'
-content: whoever computes the same finds it, be it the same pod again, a retried run or a cloned one, and nobody else
-does. It holds checkpoints (folders, of which the newest whole one counts) and shards (files that stand for finished
-work). Uploads go on in the background. A stage that has finished leaves its outputs in place of its checkpoints.
+Progress is stored at CHECKPOINT_URI/STAGE/FINGERPRINT, where the fingerprint covers the stage's code, parameters and
+input contents: whoever computes the same thing finds it, be it a restarted pod, a retried run or a cloned one, and
+nobody else does. It consists of checkpoints (folders, of which the newest complete one counts) and shards (files with
+finished work). Uploads run in the background. A finished stage replaces its checkpoints with its outputs.
 
-Only folders that bear the mark of progress are ever removed: other things may lie at the same place.
+Only folders marked as progress are ever deleted: other things may be stored at the same place.
 """
 
 import hashlib
@@ -21,31 +21,31 @@ from pydantic import Field
 from components.shared.errors import InputError
 from components.shared.imports import stage_code
 from components.shared.object_store import Store, open_store
-from components.shared.progress.finished import FINISHED, SHARDS, Outputs, fetch_outputs, inputs_digest, leave_outputs
+from components.shared.progress.finished import FINISHED, SHARDS, Outputs, fetch_outputs, inputs_digest, save_outputs
 from components.shared.progress.lease import Lease
 from components.shared.progress.uploads import Uploads
 from components.shared.settings import Settings
 from components.shared.stage import KEPT_MARK, files_digest, note, repeat, result
 
-_ROOT = Path(__file__).resolve().parents[3]  # has the folder components
-_MARK = "rloop-progress.json"  # in each folder of progress
+_ROOT = Path(__file__).resolve().parents[3]  # the folder that contains `components`
+_MARK = "rloop-progress.json"  # marks each progress folder
 _MARK_CONTENT = b'{"what": "progress of a stage of rloop, which rloop removes when it is old"}'
 
 
 def fingerprint(stage: str, parameters: dict[str, Any], inputs: Sequence[str | Path]) -> str:
-    """What a stage's result depends on, as a name of 24 characters: its code, parameters, inputs' content."""
+    """Returns 24 hex digits that identify what a stage's result depends on: its code, parameters and input contents."""
     code = files_digest(stage_code(stage, _ROOT))
     return hashlib.sha256(f"{code}\0{inputs_digest(parameters, inputs)}".encode()).hexdigest()[:24]
 
 
 class CheckpointSettings(Settings):
-    """Where progress is kept, and how often it is saved."""
+    """Where progress is stored, and how often it is saved."""
 
-    uri: str = Field("", description="s3://BUCKET/PREFIX or a folder; empty: nowhere.")
-    minutes: float = Field(10.0, ge=0, description="Between checkpoints: what a killed pod does again, at most.")
-    keep_days: float = Field(14.0, gt=0, description="Progress is removed when nothing has changed in it for so long.")
+    uri: str = Field("", description="s3://BUCKET/PREFIX or a folder; empty: do not keep progress.")
+    minutes: float = Field(10.0, ge=0, description="Minutes between checkpoints: at most this much work is lost.")
+    keep_days: float = Field(14.0, gt=0, description="Progress is deleted after this many days without changes.")
     repeat: str = Field(
-        default_factory=repeat, description="Of a stage that is to run again although nothing changed: what for."
+        default_factory=repeat, description="Token of a stage that is run again although nothing has changed."
     )
 
 
@@ -55,12 +55,12 @@ NOWHERE = CheckpointSettings()
 class Checkpoints:
     """The progress of one stage; a context manager.
 
-    Left by an exception, it sends what it was given and keeps the progress.
+    On an exception, it finishes its uploads and keeps the progress.
 
     Args:
-        settings: where and how often; without a URI nothing is kept or found.
-        stage: folder of the stage under components.
-        parameters: whatever the stage's result depends on besides its inputs.
+        settings: where and how often to save; without a URI nothing is saved or found.
+        stage: the stage's folder under components.
+        parameters: everything that the stage's result depends on besides its inputs.
         inputs: files and folders that the stage reads.
     """
 
@@ -74,12 +74,12 @@ class Checkpoints:
             return
         store = open_store(settings.uri)
         _expire(store, stage, settings.keep_days)
-        if settings.repeat:  # it is not to find what was made before
+        if settings.repeat:  # do not find earlier progress
             parameters = {**parameters, "repeat": settings.repeat}
         self._wanted = f"{stage}/{fingerprint(stage, parameters, inputs)}"
         store.write_bytes(f"{self._wanted}/{_MARK}", _MARK_CONTENT)
         self._lease = Lease(store, self._wanted)
-        self._prefix = self._lease.prefix  # another one while a run of the very same is alive
+        self._prefix = self._lease.prefix  # a separate one while an identical run is alive
         if self._prefix != self._wanted:
             store.write_bytes(f"{self._prefix}/{_MARK}", _MARK_CONTENT)
         self._store = store
@@ -92,30 +92,30 @@ class Checkpoints:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._store:
-            self._uploads.close(send=error is not None)  # else the outputs follow at once
+            self._uploads.close(send=error is not None)  # on success the outputs follow at once
             self._lease.release()
 
     def hand_over(self, outputs: Outputs) -> dict[str, float] | None:
-        """Brings the outputs of an earlier attempt that had finished, and says what it came to.
+        """Restores the outputs of an earlier attempt that finished, and prints its result line.
 
         Returns:
-            What the stage's function returned then; None where no attempt has finished.
+            The return value of the stage's function in that attempt; None if no attempt has finished.
         """
         found = fetch_outputs(self._store, self._prefix, outputs) if self._store else None
         if found is None:
             return None
-        note("an earlier attempt had finished; its outputs are handed over")
+        note("an earlier attempt already finished; reusing its outputs")
         result(found[1])
         return found[0]
 
     def restore(self, folder: str | Path) -> int | None:
-        """Brings the newest whole checkpoint.
+        """Downloads the newest complete checkpoint.
 
         Args:
-            folder: to make and fill; left alone where there is no checkpoint.
+            folder: folder to create and fill; untouched if there is no checkpoint.
 
         Returns:
-            The number it was saved under; None where there is none.
+            The number of the checkpoint; None if there is none.
         """
         if not self._store:
             return None
@@ -128,7 +128,7 @@ class Checkpoints:
         return None
 
     def restore_shards(self, folder: str | Path, names: Iterable[str] | None = None) -> list[str]:
-        """Brings shards, all or those named, and returns their names in order."""
+        """Downloads shards, all or the named ones, and returns their names in order."""
         if not self._store:
             return []
         found = sorted(name.removeprefix(f"{SHARDS}/") for name in self._names() if name.startswith(f"{SHARDS}/"))
@@ -137,13 +137,13 @@ class Checkpoints:
         return wanted
 
     def due(self) -> bool:
-        """Whether it is time for another checkpoint."""
+        """Whether the next checkpoint is due."""
         return self._store is not None and time.monotonic() - self._saved_at >= self._seconds
 
     def save(self, folder: str | Path, number: int) -> None:
-        """Hands over a folder as checkpoint `number`; it is sent in the background and then removed.
+        """Uploads a folder as checkpoint `number` in the background, and then deletes it.
 
-        One that still waits is skipped for it.
+        Replaces an earlier checkpoint that is still waiting.
 
         Raises:
             OSError or InputError: an earlier upload failed.
@@ -153,7 +153,7 @@ class Checkpoints:
             self._uploads.save(Path(folder), number)
 
     def add(self, file: str | Path) -> None:
-        """Hands over a shard; it is sent in the background and left where it is.
+        """Uploads a shard in the background; the file stays in place.
 
         Raises:
             OSError or InputError: an earlier upload failed.
@@ -161,43 +161,43 @@ class Checkpoints:
         if self._store:
             self._uploads.add(Path(file))
 
-    def finish(self, outputs: Outputs, figures: dict[str, float], said: str) -> None:
-        """Says what the stage came to, and leaves its outputs in place of its checkpoints.
+    def finish(self, outputs: Outputs, figures: dict[str, float], summary: str) -> None:
+        """Prints the stage's result line, and replaces its checkpoints with its outputs.
 
-        Until a pod has handed its outputs over, it may still be lost; another attempt takes them from here. They go
-        after `store.keep_days`, or by `remove_finished`.
+        A pod may be lost before Kubeflow has its outputs; a retry attempt then takes them from here. They are deleted
+        after `store.keep_days`, or by `remove_finished`. Call this after the block of this context manager.
 
         Args:
-            outputs: complete; called after the block of this context manager.
-            figures: what the stage's function returns.
-            said: the line that tells what the stage came to.
+            outputs: the complete outputs.
+            figures: the return value of the stage's function.
+            summary: the stage's result line.
         """
         if self._store:
             try:
-                self._leave(self._store, outputs, figures, said)
-            except (InputError, OSError) as error:  # the outputs themselves are whole, so the stage has not failed
-                note(f"the outputs are not kept for another attempt: {error}")
-        result(said)
+                self._save_outputs(self._store, outputs, figures, summary)
+            except (InputError, OSError) as error:  # the local outputs are complete, so the stage has not failed
+                note(f"could not save the outputs for a retry attempt: {error}")
+        result(summary)
 
     def busy(self) -> bool:
-        """Whether something that was handed over has not been sent yet."""
+        """Whether any upload is still pending."""
         return self._store is not None and self._uploads.busy()
 
-    def _leave(self, store: Store, outputs: Outputs, figures: dict[str, float], said: str) -> None:
-        if self._prefix != self._wanted:  # kept apart from another run of the very same: nobody looks there
+    def _save_outputs(self, store: Store, outputs: Outputs, figures: dict[str, float], summary: str) -> None:
+        if self._prefix != self._wanted:  # separate from an identical run: nobody looks there
             _remove(store, self._prefix)
             return
         lease = Lease(store, self._prefix)
         ours = lease.prefix == self._prefix
         try:
             if ours:
-                leave_outputs(store, self._prefix, outputs, figures, said)
+                save_outputs(store, self._prefix, outputs, figures, summary)
                 for name in {name.split("/")[0] for name in self._names() if name.startswith("checkpoint-")}:
                     store.delete(f"{self._prefix}/{name}")
                 print(f"{KEPT_MARK} {self._prefix}", flush=True)
         finally:
             lease.release()
-        if not ours:  # somebody has begun the very same meanwhile
+        if not ours:  # an identical run has started in the meantime
             _remove(store, lease.prefix)
 
     def _names(self) -> list[str]:
@@ -221,11 +221,11 @@ class Checkpoints:
 
 
 def remove_finished(uri: str, prefixes: Iterable[str] | None = None) -> None:
-    """Removes the progress of stages that have finished; for the launcher, when it has their outputs.
+    """Deletes the progress of finished stages; for the launcher, once it has their outputs.
 
     Args:
-        uri: where progress is kept.
-        prefixes: of the stages, as their logs name them; all that have finished where None, for a place of one run.
+        uri: where progress is stored.
+        prefixes: the stages' prefixes, as their logs name them; None for all finished ones, if one run owns the place.
     """
     store = open_store(uri)
     if prefixes is None:
@@ -236,7 +236,7 @@ def remove_finished(uri: str, prefixes: Iterable[str] | None = None) -> None:
 
 
 def _expire(store: Store, stage: str, keep_days: float) -> None:
-    """Removes a stage's progress in which nothing has changed for so many days."""
+    """Deletes a stage's progress that has not changed for `keep_days`."""
     newest: dict[str, datetime] = {}
     for item in store.list(f"{stage}/"):
         if item.name.count("/") >= 2:  # STAGE/FINGERPRINT/...

@@ -1,7 +1,7 @@
-"""What a finished stage leaves in the object store: enough for another attempt to hand its outputs over at once.
+"""Saves a finished stage's outputs to the object store, so that a retry attempt can return them at once.
 
-A stage may end well and its pod be lost before Kubeflow has seen it; then Kubeflow starts it again. Files that are in
-the store as shards already are not sent again.
+A pod may be lost after its stage succeeded but before Kubeflow has noticed; Kubeflow then starts the stage again. Files
+that are already stored as shards are not uploaded again.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from components.shared.object_store import Store
-from components.shared.object_store.store import digest_of
+from components.shared.object_store.digests import digest_of
 from components.shared.stage import files_digest
 
 SHARDS = "shards"
@@ -22,12 +22,12 @@ FINISHED = "finished-"
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a stage makes.
+    """The outputs of a stage.
 
     Attributes:
         paths: files and folders, by name.
-        parameters: what they depend on besides that which the stage's progress depends on.
-        inputs: the same, of files and folders that the stage reads.
+        parameters: parameters that the outputs depend on, besides those that the stage's progress depends on.
+        inputs: files and folders that the outputs depend on, likewise.
     """
 
     paths: Mapping[str, str | Path]
@@ -36,27 +36,27 @@ class Outputs:
 
     @property
     def key(self) -> str:
-        """What tells outputs of the same progress apart."""
+        """Distinguishes different outputs of the same progress."""
         return inputs_digest(self.parameters, self.inputs)[:12]
 
 
 def inputs_digest(parameters: Mapping[str, Any], inputs: Sequence[str | Path]) -> str:
-    """A digest of parameters and of the content of files and folders."""
+    """Digests parameters and the contents of files and folders."""
     digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode())
     for path in map(Path, inputs):
         digest.update(files_digest(_files(path).values()).encode())
     return digest.hexdigest()
 
 
-def leave_outputs(store: Store, prefix: str, outputs: Outputs, figures: dict[str, float], said: str) -> None:
-    """Leaves a finished stage's outputs.
+def save_outputs(store: Store, prefix: str, outputs: Outputs, figures: dict[str, float], summary: str) -> None:
+    """Saves a finished stage's outputs.
 
     Args:
         store: the object store.
-        prefix: of the stage's progress.
-        outputs: of the stage.
-        figures: what the stage's function returns.
-        said: the line that tells what the stage came to.
+        prefix: prefix of the stage's progress.
+        outputs: the stage's outputs.
+        figures: the return value of the stage's function.
+        summary: the stage's result line.
     """
     files: list[dict[str, Any]] = []
     where: dict[str, Path] = {}
@@ -64,7 +64,7 @@ def leave_outputs(store: Store, prefix: str, outputs: Outputs, figures: dict[str
     seen: set[Path] = set()
     for output, path in outputs.paths.items():
         for name, file in _files(Path(path)).items():
-            if file in seen:  # one output may lie in another's folder
+            if file in seen:  # one output may be inside another's folder
                 continue
             seen.add(file)
             made = {"output": output, "file": name, "size": file.stat().st_size, "digest": digest_of(file)}
@@ -79,20 +79,20 @@ def leave_outputs(store: Store, prefix: str, outputs: Outputs, figures: dict[str
     missing = store.missing({entry["object"]: entry for entry in files})
     send = [entry for entry in files if entry["object"] in missing]
     store.upload_files((where[f"{entry['output']}/{entry['file']}"], entry["object"]) for entry in send)
-    content = {"files": files, "figures": figures, "said": said}
+    content = {"files": files, "figures": figures, "said": summary}
     store.write_bytes(f"{prefix}/{FINISHED}{outputs.key}.json", json.dumps(content).encode())
 
 
 def fetch_outputs(store: Store, prefix: str, outputs: Outputs) -> tuple[dict[str, float], str] | None:
-    """Brings the outputs that an attempt which has finished left.
+    """Downloads the outputs that a finished attempt saved.
 
     Args:
         store: the object store.
-        prefix: of the stage's progress.
-        outputs: of the stage; made as they were.
+        prefix: prefix of the stage's progress.
+        outputs: the stage's outputs, to be restored.
 
     Returns:
-        The figures and the line; None where there are none, or not as a whole.
+        The figures and the result line; None if no outputs are saved, or they are incomplete.
     """
     data = store.read_bytes(f"{prefix}/{FINISHED}{outputs.key}.json")
     if data is None:
@@ -106,7 +106,7 @@ def fetch_outputs(store: Store, prefix: str, outputs: Outputs) -> tuple[dict[str
 
 
 def _files(path: Path) -> dict[str, Path]:
-    """The files of a folder by their names in it; a file itself under no name."""
+    """Returns the files of a folder by their relative names; a single file under the empty name."""
     if path.is_file():
         return {"": path}
     return {file.relative_to(path).as_posix(): file for file in sorted(path.rglob("*")) if file.is_file()}

@@ -1,4 +1,4 @@
-"""Uploads of progress that go on in the background while a stage works."""
+"""Background uploads of a stage's progress."""
 
 import shutil
 import threading
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from components.shared.stage import note
 
-# A checkpoint that is being sent, one that waits, and one that the trainer is writing.
+# One checkpoint being uploaded, one waiting, and one that the trainer is writing.
 CHECKPOINTS_ON_DISK = 3
 
 
@@ -19,13 +19,13 @@ class _Task(NamedTuple):
 
 
 class Uploads:
-    """Sends shards and checkpoints in order: a checkpoint is whole only after the shards before it are there.
+    """Uploads shards and checkpoints in order: a checkpoint is complete only once the shards before it are stored.
 
-    At most one checkpoint waits, so that the disk does not fill up where the store is slow: the newest.
+    At most one checkpoint waits, the newest, so that the disk does not fill up if the store is slow.
 
     Args:
-        send_shard: sends a file.
-        send_checkpoint: sends a folder as the checkpoint of a number; it is removed afterwards.
+        send_shard: uploads a file.
+        send_checkpoint: uploads a folder as the checkpoint with a number; the folder is deleted afterwards.
     """
 
     def __init__(self, send_shard: Callable[[Path], None], send_checkpoint: Callable[[Path, int], None]) -> None:
@@ -38,20 +38,20 @@ class Uploads:
         self._thread.start()
 
     def add(self, file: Path) -> None:
-        """Takes a shard; it is left where it is. Raises what an earlier upload failed with."""
+        """Queues a shard; the file stays in place. Raises the error of an earlier upload."""
         self._put(_Task(file, None))
 
     def save(self, folder: Path, number: int) -> None:
-        """Takes a checkpoint; it is removed when it is sent. Raises what an earlier upload failed with."""
+        """Queues a checkpoint, whose folder is deleted after the upload. Raises the error of an earlier upload."""
         self._put(_Task(folder, number))
 
     def busy(self) -> bool:
-        """Whether something that was handed over has not been sent yet."""
+        """Whether anything queued has not been uploaded yet."""
         with self._changed:
             return self._sending or bool(self._waiting)
 
     def close(self, send: bool) -> None:
-        """Ends, after what waits has been sent, or has been given up."""
+        """Stops the uploads, after finishing what is queued, or else dropping it."""
         with self._changed:
             if not send:
                 self._waiting.clear()
@@ -67,8 +67,8 @@ class Uploads:
                 self._waiting.remove(earlier)
                 shutil.rmtree(earlier.path, ignore_errors=True)
                 note(
-                    f"checkpoint {earlier.checkpoint} is skipped for {task.checkpoint}: the object store takes longer "
-                    f"for one than store.minutes"
+                    f"skipping checkpoint {earlier.checkpoint} in favour of {task.checkpoint}: uploading one takes "
+                    f"longer than store.minutes"
                 )
             self._waiting.append(task)
             self._changed.notify()
@@ -90,5 +90,5 @@ class Uploads:
                 else:
                     self._send_checkpoint(path, number)
                     shutil.rmtree(path, ignore_errors=True)
-            except Exception as error:  # handed to the stage at its next call
+            except Exception as error:  # raised at the stage's next call
                 self._error = error

@@ -127,7 +127,7 @@ def test_a_verdict_is_explained(tmp_path: Path) -> None:
         ('{"gold": "1", "prediction": "1", "truncated": "no"}', "`truncated` must be true, false or null"),
         ('{"gold": "1", "prediction": "1", "verifier": 3}', "line 1: `verifier` must be the name of one"),
         ('{"gold": "1", "prediction": "1", "verifier": "maths"}', "line 1: unknown verifier 'maths'"),
-        ("not JSON", "line 1 is not JSON"),
+        ("not JSON", "line 1 is not valid JSON"),
         ("", "holds no rows"),
     ],
 )

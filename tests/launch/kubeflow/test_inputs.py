@@ -8,7 +8,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from components.preflight.base_policy import look_at_policy
+from components.preflight.base_policy import inspect_policy
 from components.shared.data.sources import read_source
 from components.shared.errors import InputError
 from components.shared.object_store import open_store
@@ -150,7 +150,7 @@ def test_uploads_are_read_where_the_recipe_then_names_them(local: Path, tmp_path
     }
     assert named.data.train[1].verifier == "math"
     assert [problem.text for problem in read_source(named.data.benchmarks["dev"], "dev")] == ["dev?"]
-    assert look_at_policy(named.base_policy)[:2] == look_at_policy(recipe.base_policy)[:2]
+    assert inspect_policy(named.base_policy)[:2] == inspect_policy(recipe.base_policy)[:2]
     fetch_folder(named.base_policy, tmp_path / "fetched", ("",))
     assert {p.name for p in (tmp_path / "fetched").iterdir()} == {
         p.name for p in (tmp_path / "policy").iterdir() if p.suffix != ".bin"

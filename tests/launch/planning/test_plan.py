@@ -12,9 +12,11 @@ import yaml
 from click.testing import CliRunner, Result
 
 from components.evaluation.evaluate import evaluate
-from components.preflight.base_policy import look_at_policy
-from components.preflight.check import _estimates
-from components.preflight.estimate import GIB, ModelSize, policy_bytes
+from components.preflight.base_policy import inspect_policy
+from components.preflight.disk import policy_bytes
+from components.preflight.fit import estimates
+from components.preflight.memory import GIB
+from components.preflight.model_size import ModelSize
 from components.preflight.settings import RunSize
 from components.preflight.vllm_memory import engine_memory
 from components.rft.refine import refine
@@ -150,11 +152,11 @@ def test_progress_in_the_object_store_is_counted() -> None:
 
 def test_plan_and_preflight_count_the_same_checkpoints_on_the_disk(tiny_policy: Path) -> None:
     nowhere, kept = (by_name(given) for given in ((), ("store.checkpoint_uri=s3://b/p", "store.minutes=0.1")))
-    model, _, _ = look_at_policy(str(tiny_policy))
+    model, _, _ = inspect_policy(str(tiny_policy))
     for stage in ("RL exploration", "RFT"):
         assert kept[stage].disk - nowhere[stage].disk == CHECKPOINTS_ON_DISK * 12 * model.parameters
     size = RunSize.check({"steps": 2, "prompts_per_step": 1, "group_size": 1, "max_completion_tokens": 30}, "rl")
-    figures = _estimates(model, 128, size, None)
+    figures = estimates(model, 128, size, None)
     rest = figures["training_pod_disk_gib"] - figures["rollouts_gib"] - 2 * policy_bytes(model) / GIB
     assert rest == pytest.approx(CHECKPOINTS_ON_DISK * 12 * model.parameters / GIB)
 
@@ -225,7 +227,7 @@ def test_a_hub_that_cannot_be_reached_says_what_to_do(monkeypatch: pytest.Monkey
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:1")
     result = run("--recipe", QWEN)
     assert result.exit_code == 2
-    assert "cannot be looked at on the hub" in result.output
+    assert "cannot be read from the Hugging Face Hub" in result.output
     assert "give a folder with the model's config.json: --set base_policy=FOLDER" in result.output
 
 

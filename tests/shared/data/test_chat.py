@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.shared.data.chat import as_prompt, asked, conversation, messages_of
+from components.shared.data.chat import as_prompt, conversation, parse_messages, up_to_last_question
 from components.shared.data.sources import Source, read_source
 
 SYSTEM = {"role": "system", "content": "Be brief."}
@@ -46,13 +46,13 @@ def test_a_chat_is_sent_whole_up_to_its_last_question(
 
 def test_a_chat_with_an_image_is_named_and_one_without_a_question_has_no_text(tmp_path: Path) -> None:
     found = problem(tmp_path, [{"role": "user", "content": [{"type": "image", "image": "x"}]}])
-    assert found.fault == "damaged" and "no text" in found.detail
+    assert found.fault == "damaged" and "other than text" in found.detail
     assert problem(tmp_path, [SYSTEM, ANSWER]).text is None
 
 
 @pytest.mark.parametrize("text", ["[1, 2] has which role?", "[", '[{"role": 1}]', '["role"]', '[{"role": "user"}]', ""])
 def test_text_that_only_looks_like_a_chat_is_text(text: str) -> None:
-    assert messages_of(text) is None
+    assert parse_messages(text) is None
     assert conversation(text) == [{"role": "user", "content": text}]
 
 
@@ -67,4 +67,4 @@ MESSAGES = st.lists(
 def test_prompts_come_back_as_the_conversations_that_they_were(messages: list[dict[str, str]], text: str) -> None:
     chat = [*messages, {"role": "user", "content": text}]
     assert conversation(as_prompt(chat)) == chat
-    assert asked([*asked(chat), ANSWER]) == asked(chat)
+    assert up_to_last_question([*up_to_last_question(chat), ANSWER]) == up_to_last_question(chat)

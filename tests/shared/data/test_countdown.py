@@ -78,7 +78,7 @@ def test_the_same_arguments_give_the_same_problems() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("trian", 3, 1, 9, 5, 0), "none of pretrain, train, dev, test"),
+        (("trian", 3, 1, 9, 5, 0), "not one of pretrain, train, dev, test"),
         (("train", 1, 1, 9, 5, 0), "numbers from 2 to 6"),
         (("train", 2, 1, 2, 5000, 0), "found only"),
     ],

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.shared.data.gold import Damaged, gold_answer, is_none, mended, without_noise
+from components.shared.data.gold import Damaged, gold_answer, is_no_answer, repaired, without_float_noise
 from components.shared.data.sources import RawProblem, Source, read_source
 from components.shared.grading import Grader, GradingRow
 
@@ -25,12 +25,12 @@ ANSWERS = [
 
 @pytest.mark.parametrize("text", NONE)
 def test_what_says_that_there_is_no_answer_is_none(text: str) -> None:
-    assert is_none(text)
+    assert is_no_answer(text)
 
 
 @pytest.mark.parametrize("text", ANSWERS)
 def test_answers_that_look_like_it_are_answers(text: str) -> None:
-    assert not is_none(text)
+    assert not is_no_answer(text)
 
 
 @pytest.mark.parametrize(
@@ -83,8 +83,8 @@ def test_any_of_a_list_may_do() -> None:
     [
         ("4\x002", "control character '\\\\x00'"),
         ("a\x07b", "control character"),
-        ("\ud83d", "half of a character"),
-        (b"\xff", "no UTF-8"),
+        ("\ud83d", "the unpaired surrogate"),
+        (b"\xff", "not UTF-8"),
         ({"latex": "7"}, "an object with latex; expected value or any_of"),
     ],
 )
@@ -104,23 +104,23 @@ def test_every_command_that_json_ate_comes_back(commands: list[str]) -> None:
     written = " + ".join(f"\\{command}{{x}}" for command in commands)
     eaten = json.loads('"' + written.replace("\\v", "\\u000b") + '"')
     assert eaten != written
-    assert mended(eaten) == written
-    assert mended(written) == written
+    assert repaired(eaten) == written
+    assert repaired(written) == written
 
 
 @given(st.decimals(-1000, 1000, places=3))
 def test_noise_of_single_precision_goes_and_nothing_else(value: Any) -> None:
     text = str(float(value))
-    assert without_noise(text) == text
+    assert without_float_noise(text) == text
     noisy = f"{float(np.float32(text)):.12f}"
     if "e" not in text:
-        assert float(without_noise(noisy)) == float(text)
+        assert float(without_float_noise(noisy)) == float(text)
 
 
 def test_prose_keeps_its_lines_and_columns() -> None:
     text = "Solve\n\neq 1 of the sheet:\tau\tan\r\nand\tthe angle."
-    assert mended(text, prose=True) == text
-    assert mended("Find \frac{1}{2} \times \theta.", prose=True) == "Find \\frac{1}{2} \\times \\theta."
+    assert repaired(text, prose=True) == text
+    assert repaired("Find \frac{1}{2} \times \theta.", prose=True) == "Find \\frac{1}{2} \\times \\theta."
 
 
 def read(path: Path, rows: list[dict[str, Any]], **more: Any) -> list[RawProblem]:

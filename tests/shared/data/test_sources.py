@@ -107,15 +107,15 @@ def test_countdown_and_a_limit() -> None:
 @pytest.mark.parametrize(
     ("content", "name", "message"),
     [
-        ('{"problem": "Q", "answer": "1"}\n{"problem":', "a.jsonl", "line 2 is not JSON"),
+        ('{"problem": "Q", "answer": "1"}\n{"problem":', "a.jsonl", "line 2 is not valid JSON"),
         ('["a"]', "a.json", "row 0: expected an object with columns, found str"),
         ('{"problem": "Q"}', "a.json", "expected a JSON list of objects, found dict"),
-        ("[1", "a.json", "is not JSON"),
-        ("PAR1", "a.parquet", "is not a Parquet file"),
-        ("x", "a.txt", "expected a file that ends in .jsonl, .ndjson, .json, .parquet"),
-        ("", "a.jsonl", "holds no rows"),
+        ("[1", "a.json", "is not valid JSON"),
+        ("PAR1", "a.parquet", "is not a valid Parquet file"),
+        ("x", "a.txt", "expected a file name ending in .jsonl, .ndjson, .json, .parquet"),
+        ("", "a.jsonl", "has no rows"),
         ('{"text": "Q", "answer": "1"}', "a.jsonl", "none of the columns text, answer is known to hold the problem"),
-        ('{"problem": "Q", "ans": "1"}', "a.jsonl", "is known to hold the answer; name it: .*answer_column"),
+        ('{"problem": "Q", "ans": "1"}', "a.jsonl", "is known to hold the answer; set answer_column"),
     ],
 )
 def test_bad_files_say_where_and_what_to_do(tmp_path: Path, content: str, name: str, message: str) -> None:
@@ -129,14 +129,14 @@ def test_bad_files_say_where_and_what_to_do(tmp_path: Path, content: str, name: 
     ("uri", "settings", "message"),
     [
         ("nowhere.jsonl", {}, "no such file: nowhere.jsonl"),
-        ("ftp://x/y", {}, "unknown kind of source ftp://"),
-        ("hf://[bad", {}, "is no URI"),
+        ("ftp://x/y", {}, "unknown scheme ftp://"),
+        ("hf://[bad", {}, "is not a URI"),
         ("reasoning-gym://simple_integration", {}, "what a policy writes must not run"),
         ("reasoning-gym://chain_sums", {}, "no task 'chain_sums'. Did you mean 'chain_sum'"),
         ("reasoning-gym://chain_sum?min_term=2", {}, "unknown option 'min_term'. Did you mean 'min_terms'"),
         ("reasoning-gym://chain_sum?min_terms=two", {}, "min_terms must be int, not 'two'"),
         ("countdown://train?number=3", {}, "unknown option 'number'. Did you mean 'numbers'"),
-        ("countdown://trian?count=3", {}, "split 'trian' is none of"),
+        ("countdown://trian?count=3", {}, "split 'trian' is not one of"),
         ("hf://org/name?spilt=train", {}, "unknown option 'spilt'"),
     ],
 )
@@ -147,16 +147,16 @@ def test_bad_uris(uri: str, settings: dict[str, Any], message: str) -> None:
 
 def test_unreadable_lines_and_pages_are_named(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b'{"problem": "Q", "answer": "1"}\n{"problem": "\xff", "answer": "1"}\n')
-    with pytest.raises(InputError, match="line 2 is not JSON"):
+    with pytest.raises(InputError, match="line 2 is not valid JSON"):
         read(str(tmp_path / "a.jsonl"))
     (tmp_path / "b.jsonl").write_text("[" * 200_000)
-    with pytest.raises(InputError, match="line 1 is not JSON"):
+    with pytest.raises(InputError, match="line 1 is not valid JSON"):
         read(str(tmp_path / "b.jsonl"))
     uri = write(tmp_path / "c.parquet", [{"problem": "Q" * 500, "answer": "1"}] * 50)
     content = bytearray(Path(uri).read_bytes())
     content[10:40] = b"\xff" * 30
     Path(uri).write_bytes(content)
-    with pytest.raises(InputError, match="is not a Parquet file, or broken"):
+    with pytest.raises(InputError, match="is not a valid Parquet file"):
         read(uri)
 
 

@@ -131,12 +131,12 @@ def test_a_share_of_failures_ends_the_stage(judge: Callable[..., Verdict]) -> No
     [
         (
             "half",
-            r"data.train.0: verifier 'functions_of_mine:half' gives no verdict on row 0: .*returned 0.5 \(float\)",
+            r"data.train.0: verifier 'functions_of_mine:half' returned no verdict on row 0: .*returned 0.5 \(float\)",
         ),
-        ("raises", "gives no verdict on row 0: .*RuntimeError: no such thing.* called with the answer '5'"),
-        ("nothing", "returned None for each of 2 problems"),
-        ("always", "calls every completion right that is wrong, the empty one too"),
-        ("hangs", "gives no verdict on row 0: timed out"),
+        ("raises", "returned no verdict on row 0: .*RuntimeError: no such thing.* called with the answer '5'"),
+        ("nothing", "returned None for all of 2 problems"),
+        ("always", "accepted every incorrect completion, even the empty one"),
+        ("hangs", "returned no verdict on row 0: timed out"),
         ("too_few", "cannot be run"),
     ],
 )
@@ -153,5 +153,5 @@ def test_preflight_says_what_it_found(judge: Callable[..., Verdict]) -> None:
         problem = RawProblem("row 0", "Q", "5", None, f"functions_of_mine:{name}")
         return try_verifier("data.train.0", [problem], GradingSettings())
 
-    assert found("trl") == "called 5 of 5 of the ways to write the right answer right, and 0 of 3 wrong ones"
-    assert found("never").startswith("called none of the ways")
+    assert found("trl") == "accepted 5 of 5 of the ways to write the correct answer, and 0 of 3 incorrect ones"
+    assert found("never").startswith("accepted none of the ways")

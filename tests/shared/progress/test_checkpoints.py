@@ -137,12 +137,14 @@ def test_a_store_that_is_away_at_the_end_fails_no_stage(
         pass
 
     def away(*_: Any) -> None:
-        raise InputError("no answer for 600 s")
+        raise InputError("no response for 600 s")
 
     monkeypatch.setattr(Store, "upload_files", away)
     stage.finish(made(tmp_path / "one"), {}, "3 updates")
     said = capsys.readouterr().out
-    assert "[note] the outputs are not kept for another attempt: no answer for 600 s" in said and "[result] 3" in said
+    assert (
+        "[note] could not save the outputs for a retry attempt: no response for 600 s" in said and "[result] 3" in said
+    )
 
 
 def test_finished_progress_goes_with_its_own_run_alone(
@@ -214,10 +216,11 @@ def test_what_others_keep_at_the_same_place_stays(uri: str, tmp_path: Path) -> N
 def test_a_slow_store_does_not_fill_the_disk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with kept(str(tmp_path / "progress")) as stage:
         assert stage._store
-        go, send = threading.Event(), stage._store.upload_folder
+        began, go, send = threading.Event(), threading.Event(), stage._store.upload_folder
 
         def slow(*arguments: Any) -> None:
-            go.wait()
+            began.set()
+            go.wait(60)  # not for ever: what fails below has to end the test
             send(*arguments)
 
         stage._store.upload_folder = slow  # type: ignore[method-assign,assignment]
@@ -229,12 +232,11 @@ def test_a_slow_store_does_not_fill_the_disk(tmp_path: Path, capsys: pytest.Capt
             folder = checkpoint(tmp_path / "disk" / f"c{number}", f"step {number}")
             most = max(most, len(list((tmp_path / "disk").iterdir())))
             stage.save(folder, number)
-            while number == 1 and not stage._uploads._sending:
-                time.sleep(0.01)
+            assert began.wait(30)
         assert most == CHECKPOINTS_ON_DISK
         assert {folder.name for folder in (tmp_path / "disk").iterdir()} == {"c1", "c12"}
         said = capsys.readouterr().out
-        assert said.count("is skipped for") == 10 and "checkpoint 2 is skipped for 3" in said
+        assert said.count("skipping checkpoint") == 10 and "skipping checkpoint 2 in favour of 3" in said
         go.set()
         _drain(stage)
         assert list((tmp_path / "disk").iterdir()) == []
@@ -259,7 +261,7 @@ def test_another_run_of_the_very_same_keeps_apart(uri: str, tmp_path: Path, caps
         one.save(checkpoint(tmp_path / "c1", "step 1"), 1)
         _drain(one)
         with kept(uri) as other:
-            assert "keeps its progress apart" in capsys.readouterr().out
+            assert "keeps its progress separately" in capsys.readouterr().out
             assert other.restore(tmp_path / "other") is None
             other.save(checkpoint(tmp_path / "c9", "step 9"), 9)
             _drain(other)

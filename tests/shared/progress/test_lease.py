@@ -129,7 +129,7 @@ def test_of_many_one_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_holder_elsewhere_is_known_by_its_signs_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_BEAT_SECONDS", 0.5)
+    monkeypatch.setattr(module, "_HEARTBEAT_SECONDS", 0.5)
     monkeypatch.setattr(module, "_POLL_SECONDS", 0.1)
     store = open_store(str(tmp_path))
     for name in ("p/lease-000003.json", "p/claim-0.json"):
@@ -154,7 +154,7 @@ def test_a_holder_elsewhere_is_known_by_its_signs_of_life(tmp_path: Path, monkey
 def test_one_that_was_silent_for_long_sees_that_another_has_taken_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(module, "_HEARTBEAT_SECONDS", 0.1)
     store = open_store(str(tmp_path))
     slept = Lease(store, "p")
     store.write_bytes("p/lease-000002.json", json.dumps(ELSEWHERE).encode())

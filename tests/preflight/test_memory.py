@@ -3,15 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from components.preflight.estimate import (
-    GIB,
-    ModelSize,
-    evaluation_memory,
-    exploring_memory,
-    rollout_bytes,
-    training_memory,
-    waiting_memory,
-)
+from components.preflight.disk import rollout_bytes
+from components.preflight.memory import GIB, evaluation_memory, exploring_memory, training_memory, waiting_memory
+from components.preflight.model_size import ModelSize
 from components.preflight.vllm_memory import engine_memory, samples_with_vllm
 from components.shared.policy import Policy
 from components.shared.policy.config import named_config
