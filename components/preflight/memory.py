@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from components.preflight.model_size import ModelSize
 from components.shared.training.lora import ALL_WEIGHTS, LoRASettings
-from components.shared.training.processes import ONE_PROCESS, ParallelSettings
+from components.shared.training.parallel import ONE_PROCESS, ParallelSettings
 
 GIB = 2**30
 # The trainers hold weights, gradients and Adam's two moments in single precision: 16 bytes per parameter.

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from components.shared.policy import named_config
+from components.shared.policy.config import named_config
 
 
 @dataclass(frozen=True)
