@@ -26,7 +26,10 @@ class DataSettings(Settings):
         10, ge=1, description="Words per n-gram when checking whether training problems are in a benchmark."
     )
     overlap_share: float = Field(
-        0.5, gt=0, le=1, description="Share of the shorter text's n-grams from which on two problems count as the same."
+        0.5,
+        gt=0,
+        le=1,
+        description="Share of the shorter text's n-grams that two problems must have in common to count as the same.",
     )
     on_long_prompt: Literal["drop", "error"] = Field(
         "drop",
