@@ -29,7 +29,7 @@ def _scores(summary: dict[str, Any], name: str, benchmark: str) -> tuple[float, 
 
 
 def _overfitting(summary: dict[str, Any]) -> list[str]:
-    """Whether held-out figures fell during RL."""
+    """Whether held-out metrics fell during RL."""
     benchmark, last = summary["chosen_by"]["benchmark"], len(summary["iterations"])
     explored = f"explored-{last}"
     avg, most, k = _scores(summary, explored, benchmark)

@@ -137,7 +137,7 @@ def _plot_steps(axis: Any, at: list[int], steps: list[dict[str, Any]], name: str
 
 
 def curve_figure(summary: dict[str, Any]) -> str:
-    """Training reward and held-out figures over RL steps."""
+    """Training reward and held-out metrics over RL steps."""
     iterations = summary["iterations"]
     length = len(iterations[0]["exploration"])
     (first, *_) = iterations[0]["curve"]
@@ -166,7 +166,7 @@ def curve_figure(summary: dict[str, Any]) -> str:
     return page.figure(
         drawing,
         f"Intermediate checkpoints, each evaluated on {e['problems']} problems per benchmark. RL overfits where the "
-        "training reward rises while a held-out figure stalls or falls. Orange: RL of each iteration, which restarts "
+        "training reward rises while a held-out metric stalls or falls. Orange: RL of each iteration, which restarts "
         "after RFT; blue: vanilla RL.",
     )
 

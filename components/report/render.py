@@ -121,7 +121,7 @@ def _detail_table(summary: dict[str, Any], benchmarks: list[str]) -> str:
         "With 95% intervals, bootstrapped over problems. Distinct solutions: mean number of distinct correct "
         "completions per problem, ignoring white space. Truncated: share of completions."
     )
-    return page.folded("All figures with intervals", page.table(headers, rows), note)
+    return page.folded("All metrics with intervals", page.table(headers, rows), note)
 
 
 def _interval(value: float, interval: list[float]) -> str:
@@ -146,7 +146,7 @@ def _comparison_table(comparisons: list[dict[str, Any]]) -> str:
         ]
         for c in comparisons
     ]
-    headers = ["compared with", "benchmark", "figure", "difference", "relative", "P(better)", "problems"]
+    headers = ["compared with", "benchmark", "metric", "difference", "relative", "P(better)", "problems"]
     together = [row for row in rows if row[1] == rows[-1][1]]
     rest = [row for row in rows if row[1] != rows[-1][1]]
     every = page.folded("Each benchmark", page.table(headers, rest)) if rest else ""

@@ -14,5 +14,5 @@ class ReportSettings(Settings):
         None, description="Benchmark on which the best policy is chosen; if null, the first of data.benchmarks."
     )
     choose_by: Literal["avg", "pass_at_k"] = Field(
-        "avg", description="Figure that decides on the validation benchmark: avg@n, or pass@k at the largest k."
+        "avg", description="Metric on the validation benchmark that decides: avg@n, or pass@k at the largest k."
     )
