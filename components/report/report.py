@@ -78,11 +78,7 @@ def report(
     problems |= {policy["name"]: by_problem(policy) for policy in new}
     evaluated = summary["policies"] + [_without_problems(policy) for policy in new]
     _check_measured_alike(evaluated)
-    validation = settings.validation or next(iter(data["benchmarks"]))
-    if validation not in data["benchmarks"]:
-        raise InputError(
-            f"report.validation {validation!r} is not a benchmark.{nearest(validation, data['benchmarks'])}"
-        )
+    validation = _validation_benchmark(settings, data["benchmarks"])
 
     reports = read_reports(iteration_files)
     iterations = [*summary["iterations"], _iteration_entry(iteration, reports, vanilla)]
@@ -99,13 +95,7 @@ def report(
         "iterations": iterations,
         "data": data,
         "settings": {
-            "base_policy": data["base_policy"],
-            "iterations": iteration,
-            "seed": reports.exploration["seed"],
-            "data": data["settings"],
-            "rl": reports.exploration["settings"],
-            "filter": reports.filtering["settings"],
-            "rft": reports.rft["settings"],
+            **_settings_so_far(iteration, data, reports),
             "eval": evaluated[0]["settings"],
             "report": settings.model_dump(),
         },
@@ -138,6 +128,27 @@ def _new_evaluations(
         measured = read_json(vanilla.evaluation) if vanilla.evaluation else new[-2]
         new.append({**measured, "name": f"vanilla-{iteration}", "kind": "vanilla", "iteration": iteration})
     return new
+
+
+def _validation_benchmark(settings: ReportSettings, benchmarks: dict[str, int]) -> str:
+    """The name of the benchmark on which policies are chosen."""
+    name = settings.validation or next(iter(benchmarks))
+    if name not in benchmarks:
+        raise InputError(f"report.validation {name!r} is not a benchmark.{nearest(name, benchmarks)}")
+    return name
+
+
+def _settings_so_far(iteration: int, data: dict[str, Any], reports: StageReports) -> dict[str, Any]:
+    """The settings of the run's earlier stages, by recipe section."""
+    return {
+        "base_policy": data["base_policy"],
+        "iterations": iteration,
+        "seed": reports.exploration["seed"],
+        "data": data["settings"],
+        "rl": reports.exploration["settings"],
+        "filter": reports.filtering["settings"],
+        "rft": reports.rft["settings"],
+    }
 
 
 def _iteration_entry(iteration: int, reports: StageReports, vanilla: VanillaFiles | None) -> dict[str, Any]:
