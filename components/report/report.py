@@ -95,7 +95,7 @@ def report(
         "iterations": iterations,
         "data": data,
         "settings": {
-            **_settings_so_far(iteration, data, reports),
+            **_stage_settings(iteration, data, reports),
             "eval": evaluated[0]["settings"],
             "report": settings.model_dump(),
         },
@@ -138,7 +138,7 @@ def _validation_benchmark(settings: ReportSettings, benchmarks: dict[str, int]) 
     return name
 
 
-def _settings_so_far(iteration: int, data: dict[str, Any], reports: StageReports) -> dict[str, Any]:
+def _stage_settings(iteration: int, data: dict[str, Any], reports: StageReports) -> dict[str, Any]:
     """The settings of the run's earlier stages, by recipe section."""
     return {
         "base_policy": data["base_policy"],
