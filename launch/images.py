@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.shared.errors import InputError
-from components.shared.imports import stage_code
+from components.shared.imports import VERSION_FILE, stage_code
 
 if TYPE_CHECKING:
     from launch.recipe import Recipe
@@ -98,9 +98,13 @@ def image(stage: str, registry: str = "", variant: str = "") -> str:
 
 
 def image_files(stage: str, variant: str) -> dict[str, Path]:
-    """Returns the files that determine a stage's image: those of its packages, and the code it imports."""
+    """Returns the files that determine a stage's image: those of its packages, and the code it imports.
+
+    The version number is in the image but not among them: a new release changes the tags of changed stages only.
+    """
     packages = {f"packages/{name}": file for name, file in packages_files(family(stage, variant)).items()}
-    return {**packages, **stage_files(stage)}
+    code = {name: file for name, file in stage_files(stage).items() if name != VERSION_FILE}
+    return {**packages, **code}
 
 
 def _digest(files: dict[str, Path]) -> str:

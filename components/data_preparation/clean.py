@@ -1,10 +1,10 @@
-"""From a source's rows to rows of the Problems table: what is kept, and what is dropped for which reason."""
+"""Cleaning: turns a source's rows into rows of the Problems table, and counts what it drops and why."""
 
 import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2.exceptions import TemplateError
 
@@ -21,24 +21,25 @@ from components.shared.policy import Policy
 
 BATCH = 512
 EXAMPLES = 20
+# Why a row is dropped: the key is stored, the text is for display.
 REASONS = {
     "no_text": "no problem text",
     "no_answer": "no answer",
-    "damaged": "text or answer is damaged",
-    "answer_is_none": "the answer says that there is none",
-    "conflicting": "the same problem has different answers",
-    "answer_not_gradable": "the verifier cannot judge the answer even against itself",
-    "duplicate": "the same problem again",
-    "token_beyond": "the prompt holds a token that has no row in the model's embeddings",
-    "prompt_too_long": "the prompt leaves no room in the model's context",
-    "in_benchmark": "stands in a benchmark, word for word",
-    "in_benchmark_ngram": "stands in a benchmark, nearly word for word",
+    "damaged": "damaged text or answer",
+    "answer_is_none": "a placeholder instead of an answer",
+    "conflicting": "same problem with conflicting answers",
+    "answer_not_gradable": "the verifier cannot grade the answer, even against itself",
+    "duplicate": "duplicate problem",
+    "token_beyond": "the prompt has a token without a row in the model's embeddings",
+    "prompt_too_long": "the prompt leaves no room for a completion in the model's context",
+    "in_benchmark": "verbatim in a benchmark",
+    "in_benchmark_ngram": "almost verbatim in a benchmark",
 }
 
 
 @dataclass
 class SourceReport:
-    """What became of a source's rows."""
+    """What happened to a source's rows."""
 
     role: str  # train | benchmark
     name: str
@@ -57,7 +58,7 @@ class SourceReport:
             rows.append(f"{row}: {detail}" if detail else row)
 
     def add_overlap(self, row: str, overlap: Overlap) -> None:
-        """Counts a training problem that stands in a benchmark."""
+        """Counts a training problem that is also in a benchmark."""
         reason = "in_benchmark" if overlap.kind == "exact" else "in_benchmark_ngram"
         self.drop(reason, row, f"{overlap.benchmark} {overlap.row}")
         self.overlaps.append(
@@ -70,14 +71,26 @@ class SourceReport:
             }
         )
 
+    def counts(self) -> str:
+        """The dropped rows by reason, most frequent first; empty if there are none."""
+        return ", ".join(f"{REASONS[reason]} ({count})" for reason, count in self.dropped.most_common())
+
     def as_dict(self) -> dict[str, Any]:
-        """For the report's JSON."""
+        """The report as it is stored in JSON."""
         return {**self.__dict__, "dropped": dict(self.dropped)}
+
+
+class CleanProblem(NamedTuple):
+    """A problem that can be used."""
+
+    where: str  # its row in the source
+    text: str  # without the prompt template
+    row: dict[str, Any]  # of the Problems table
 
 
 @dataclass(frozen=True)
 class _First:
-    """Where a problem was met first."""
+    """The first occurrence of a problem."""
 
     report: SourceReport
     row: str
@@ -89,20 +102,20 @@ class Seen:
     """The problems of a table so far, by id."""
 
     first: dict[str, _First] = field(default_factory=dict)
-    conflicting: dict[str, str] = field(default_factory=dict)  # those that came again with another answer: in words
+    conflicting: dict[str, str] = field(default_factory=dict)  # seen again with another answer -> description
 
 
 class Cleaner:
-    """Turns a source's rows into rows of the Problems table; counts what it drops.
+    """Turns a source's rows into rows of the Problems table, and counts what it drops.
 
     Attributes:
-        first_prompts: of each source, by its recipe key: what the policy is sent of the first problem, whole.
+        first_prompts: by the source's recipe key, the complete prompt of its first problem as the policy receives it.
 
     Args:
         policy: the base policy.
-        longest_prompt: tokens that a prompt may have.
+        longest_prompt: maximum tokens of a prompt.
         settings: the recipe's `data` section.
-        grader: judges whether answers can be judged.
+        grader: checks whether answers can be graded.
     """
 
     def __init__(self, policy: Policy, longest_prompt: int, settings: DataSettings, grader: Grader) -> None:
@@ -110,92 +123,101 @@ class Cleaner:
         self._longest_prompt, self._settings, self._grader = longest_prompt, settings, grader
         self.first_prompts: dict[str, str] = {}
 
-    def clean(
-        self, source: Source, key: str, report: SourceReport, seen: Seen
-    ) -> Iterator[tuple[str, str, dict[str, Any]]]:
-        """Yields where a row stood, the problem's text and its row of the Problems table."""
+    def clean(self, source: Source, key: str, report: SourceReport, seen: Seen) -> Iterator[CleanProblem]:
+        """Yields a source's usable problems in order, and counts the other rows in its report.
+
+        Args:
+            source: where the rows come from.
+            key: its key in the recipe, for messages.
+            report: of the source.
+            seen: the problems of the table so far.
+
+        Raises:
+            InputError: the source cannot be read, the chat template cannot render a conversation, or a prompt is too
+                long and data.on_long_prompt is `error`.
+        """
+        name = f"{key}: {source.uri}"
         for batch in batches(read_source(source, key), BATCH):
             report.rows += len(batch)
-            named = []
-            for problem in batch:
-                if not problem.text or not normalise(problem.text):
-                    report.drop("no_text", problem.row)
-                elif problem.fault:
-                    report.drop(problem.fault, problem.row, problem.detail[:80])
-                elif not problem.answer:
-                    report.drop("no_answer", problem.row)
-                else:
-                    named.append((problem_id(problem.text), problem))
-            checks = [_self_check(problem) for _, problem in named]
-            gradable = [
-                verdict is right
-                for verdict, (_, right) in zip(self._grader.grade([row for row, _ in checks]), checks, strict=True)
-            ]
-            prompts = [self._settings.prompt_of(problem) for _, problem in named]
-            tokens = self._token_ids(prompts, [problem for _, problem in named], f"{key}: {source.uri}")
+            problems = _readable(batch, report)
+            gradable = self._gradable(problems)
+            prompts = [self._settings.prompt_of(problem) for problem in problems]
+            token_ids = self._token_ids(prompts, problems, name)
             if prompts:
                 self.first_prompts.setdefault(key, self._policy.rendered_prompt(prompts[0]))
-            for (identity, problem), right, prompt, ids in zip(named, gradable, prompts, tokens, strict=True):
-                if not right:
-                    report.drop("answer_not_gradable", problem.row, str(problem.answer)[:80])
+            for problem, can_grade, prompt, ids in zip(problems, gradable, prompts, token_ids, strict=True):
+                assert problem.text and problem.answer
+                identity = problem_id(problem.text)
+                if not can_grade:
+                    report.drop("answer_not_gradable", problem.row, problem.answer[:80])
                 elif identity in seen.first:
                     self._drop_repeated(identity, problem, report, seen)
-                elif max(ids, default=0) >= self._policy.vocabulary_size:
-                    token = self._policy.tokenizer.convert_ids_to_tokens(max(ids))
-                    report.drop("token_beyond", problem.row, f"{token}, id {max(ids)}")
-                elif len(ids) > self._longest_prompt:
-                    if self._settings.on_long_prompt == "error":
-                        raise InputError(
-                            f"{key}: {source.uri}, {problem.row}: the prompt takes {len(ids)} tokens, but only "
-                            f"{self._longest_prompt} leave room for a completion; shorten it, lower "
-                            f"max_completion_tokens, or set data.on_long_prompt to drop"
-                        )
-                    report.drop("prompt_too_long", problem.row, f"{len(ids)} tokens")
-                else:
-                    assert problem.text and problem.answer
+                elif self._fits(problem, ids, report, name):
                     seen.first[identity] = _First(report, problem.row, problem.answer)
-                    yield (
-                        problem.row,
-                        problem.text,
-                        {
-                            "problem_id": identity,
-                            "prompt": prompt,
-                            "answer": problem.answer,
-                            "source": report.name,
-                            "verifier": problem.verifier,
-                            "difficulty": problem.difficulty,
-                        },
-                    )
+                    row = {
+                        "problem_id": identity,
+                        "prompt": prompt,
+                        "answer": problem.answer,
+                        "source": report.name,
+                        "verifier": problem.verifier,
+                        "difficulty": problem.difficulty,
+                    }
+                    yield CleanProblem(problem.row, problem.text, row)
 
-    def _token_ids(self, prompts: list[str], problems: list[RawProblem], what: str) -> list[list[int]]:
+    def _gradable(self, problems: list[RawProblem]) -> list[bool]:
+        """Whether each problem's verifier gives the expected verdict on a completion whose verdict is known."""
+        checks = [_self_check(problem) for problem in problems]
+        verdicts = self._grader.grade([row for row, _ in checks])
+        return [verdict is expected for verdict, (_, expected) in zip(verdicts, checks, strict=True)]
+
+    def _token_ids(self, prompts: list[str], problems: list[RawProblem], name: str) -> list[list[int]]:
         """The prompts' token ids.
 
         Raises:
-            InputError: the policy's chat template refuses a conversation or leaves out a part of it.
+            InputError: the policy's chat template rejects a conversation or omits a part of it.
         """
         if not prompts:
             return []
         for prompt, problem in zip(prompts, problems, strict=True):
-            if problem.chat is None:
-                continue
-            try:
-                text = self._policy.rendered_prompt(prompt)
-            except (TemplateError, ValueError, TypeError) as error:
-                raise InputError(
-                    f"{what}, {problem.row}: the policy's chat template refuses this conversation: {error}; give it a "
-                    f"template that takes {', '.join(sorted({m['role'] for m in conversation(prompt)}))} messages, or "
-                    f"the problem alone"
-                ) from None
-            for message in conversation(prompt):
-                if message["content"] not in text and "<think>" not in message["content"]:
-                    raise InputError(
-                        f"{what}, {problem.row}: the policy's chat template leaves out the {message['role']} message "
-                        f"{message['content'][:80]!r}; give it a template that renders it, or the problem alone"
-                    )
+            if problem.chat is not None:
+                self._check_rendering(prompt, f"{name}, {problem.row}")
         return self._policy.prompt_token_ids(prompts)
 
+    def _check_rendering(self, prompt: str, where: str) -> None:
+        try:
+            text = self._policy.rendered_prompt(prompt)
+        except (TemplateError, ValueError, TypeError) as error:
+            roles = ", ".join(sorted({message["role"] for message in conversation(prompt)}))
+            raise InputError(
+                f"{where}: the policy's chat template rejects this conversation: {error}; use a template that accepts "
+                f"{roles} messages, or give the problem alone"
+            ) from None
+        for message in conversation(prompt):
+            if message["content"] not in text and "<think>" not in message["content"]:
+                raise InputError(
+                    f"{where}: the policy's chat template omits the {message['role']} message "
+                    f"{message['content'][:80]!r}; use a template that renders it, or give the problem alone"
+                )
+
+    def _fits(self, problem: RawProblem, ids: list[int], report: SourceReport, name: str) -> bool:
+        """Whether the model can take the prompt; counts it as dropped if not."""
+        if max(ids, default=0) >= self._policy.vocabulary_size:
+            token = self._policy.tokenizer.convert_ids_to_tokens(max(ids))
+            report.drop("token_beyond", problem.row, f"{token}, id {max(ids)}")
+            return False
+        if len(ids) > self._longest_prompt:
+            if self._settings.on_long_prompt == "error":
+                raise InputError(
+                    f"{name}, {problem.row}: the prompt takes {len(ids)} tokens, but only {self._longest_prompt} leave "
+                    f"room for a completion; shorten it, lower max_completion_tokens, or set data.on_long_prompt to "
+                    f"drop"
+                )
+            report.drop("prompt_too_long", problem.row, f"{len(ids)} tokens")
+            return False
+        return True
+
     def _drop_repeated(self, identity: str, problem: RawProblem, report: SourceReport, seen: Seen) -> None:
-        """Counts a problem that was there before: once more the same, or with an answer that contradicts."""
+        """Counts a problem seen before: as a duplicate, or as conflicting if its answer contradicts the first one."""
         first, answer = seen.first[identity], problem.answer or ""
         same = answer == first.answer or problem.verifier not in READS_ANSWERS
         if not same:
@@ -207,10 +229,25 @@ class Cleaner:
             report.drop("conflicting", problem.row, f"{answer[:30]} here, {first.answer[:30]} in {first.row}")
 
 
-def _self_check(problem: RawProblem) -> tuple[GradingRow, bool]:
-    """A completion whose verdict is known, and that verdict: a verifier that errs here cannot judge the problem.
+def _readable(batch: list[RawProblem], report: SourceReport) -> list[RawProblem]:
+    """The problems that have a text and an answer; counts the others as dropped."""
+    readable = []
+    for problem in batch:
+        if not problem.text or not normalise(problem.text):
+            report.drop("no_text", problem.row)
+        elif problem.fault:
+            report.drop(problem.fault, problem.row, problem.detail[:80])
+        elif not problem.answer:
+            report.drop("no_answer", problem.row)
+        else:
+            readable.append(problem)
+    return readable
 
-    The gold answer is right. Where there is none, since any solution will do, an empty completion is wrong.
+
+def _self_check(problem: RawProblem) -> tuple[GradingRow, bool]:
+    """A completion with a known verdict, and that verdict: a verifier that errs here cannot grade the problem.
+
+    The gold answer is correct. If there is none, because any solution will do, an empty completion is wrong.
     """
     assert problem.answer
     if problem.verifier == "math":
@@ -219,27 +256,26 @@ def _self_check(problem: RawProblem) -> tuple[GradingRow, bool]:
     if problem.verifier.startswith(REASONING_GYM):
         try:
             gold = json.loads(problem.answer).get("answer")
-        except (ValueError, AttributeError):  # the verifier will refuse it
+        except (ValueError, AttributeError):  # the verifier will reject it
             gold = None
         if gold is not None:
             return GradingRow(problem.verifier, problem.answer, str(gold)), True
     return GradingRow(problem.verifier, problem.answer, ""), False
 
 
-def check_something_left(report: SourceReport, key: str) -> None:
-    """Raises InputError where no row of a source can be used; it says why, and what to do."""
+def check_not_empty(report: SourceReport, key: str) -> None:
+    """Raises InputError if no row of a source can be used, with the reasons and a remedy."""
     if report.kept:
         return
-    counts = ", ".join(f"{count} {REASONS[reason]}" for reason, count in report.dropped.most_common())
     examples = [f"{row} ({REASONS[reason]})" for reason, rows in report.examples.items() for row in rows[:2]]
     remedy = f"for example {'; '.join(examples)}"
     if report.dropped["in_benchmark"] + report.dropped["in_benchmark_ngram"] == report.rows:
         names = sorted({overlap["benchmark"] for overlap in report.overlaps})
-        remedy = f"the training set and benchmark {', '.join(names)} are the same problems; give other training data"
+        remedy = f"the training set and benchmark {', '.join(names)} have the same problems; use other training data"
     elif report.dropped["no_answer"] == report.rows:
         remedy = "its answers are empty or null; name the column that holds them with answer_column"
     elif report.dropped["token_beyond"] == report.rows:
         remedy = "call model.resize_token_embeddings(len(tokenizer)) and save the model again"
     elif report.dropped["prompt_too_long"] == report.rows:
         remedy = "choose a model with a longer context, or lower max_completion_tokens"
-    raise InputError(f"{key}: {report.uri}: none of its {report.rows} rows can be used ({counts}): {remedy}")
+    raise InputError(f"{key}: {report.uri}: none of its {report.rows} rows can be used: {report.counts()}; {remedy}")

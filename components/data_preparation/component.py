@@ -16,17 +16,17 @@ def data_preparation(
     report: dsl.Output[dsl.Artifact],
     page: dsl.Output[dsl.HTML],
 ):
-    """Brings in the base policy, the training problems and the benchmarks, and cleans them.
+    """Fetches and checks the base policy, and cleans the training problems and the benchmarks.
 
     Args:
         base_policy_uri: A Hugging Face model folder, s3://BUCKET/FOLDER, or hf://ORG/NAME[@REVISION].
-        data_version: Changes when the data behind the same names changed, so that the stage runs again.
-        settings: The recipe's sections data and grading, and the tokens that the longest completion may take.
+        data_version: Changes when the data behind the same names changes, so that the stage runs again.
+        settings: The recipe's sections data and grading, and the maximum tokens of a completion.
         base_policy: The checked base policy.
         problems: Training problems.
-        benchmark_problems: One table a benchmark.
+        benchmark_problems: One table per benchmark.
         report: What was dropped and why, as JSON.
-        page: The same as a page.
+        page: The report as a page.
     """
     from components.data_preparation.prepare import prepare_data
     from components.data_preparation.settings import DataSettings

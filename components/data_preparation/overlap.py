@@ -1,6 +1,6 @@
-"""Whether a training problem stands in a benchmark: the same text after normalising, or nearly so.
+"""Finds training problems that are also in a benchmark: the same text after normalising, or nearly the same.
 
-Nearly: many shared word n-grams, and the same numbers. Without the numbers, problems from one template
+Nearly the same means many shared word n-grams and the same numbers. Without the numbers, problems from one template
 (`State the final answer to ...: 46 + 56`) would count as one.
 """
 
@@ -24,15 +24,15 @@ class Overlap:
     benchmark: str
     row: str  # which row of the benchmark's source
     kind: str  # exact | ngram
-    share: float  # of the shorter text's n-grams that both have
+    share: float  # of the shorter text's n-grams, those that both texts have
 
 
 class OverlapIndex:
-    """The texts of all benchmarks, to look training problems up in.
+    """An index of all benchmarks' problems, in which training problems are looked up.
 
     Args:
-        ngram_words: words in an n-gram. Shorter texts are compared exactly alone.
-        share: of the shorter text's n-grams that both must have to count as the same problem.
+        ngram_words: words per n-gram. Shorter texts are only compared exactly.
+        share: minimum share of the shorter text's n-grams that both texts must have to count as the same problem.
     """
 
     def __init__(self, ngram_words: int, share: float) -> None:
@@ -44,7 +44,7 @@ class OverlapIndex:
         self._common: dict[str, set[int]] = {}  # benchmark -> n-grams that most of its problems have
 
     def add(self, benchmark: str, row: str, text: str) -> None:
-        """Adds a benchmark's problem."""
+        """Adds a problem of a benchmark."""
         self._exact.setdefault(normalise(text), (benchmark, row))
         ngrams = self._ngrams(text)
         for ngram in ngrams:
@@ -53,15 +53,15 @@ class OverlapIndex:
         self._common = {}
 
     def common_ngrams(self, texts: Sequence[str]) -> set[int]:
-        """The n-grams that most of a source's texts share, such as those of instructions: no sign of a copy."""
+        """The n-grams that most of a source's texts share, such as instructions: they do not indicate a copy."""
         return _common([self._ngrams(text) for text in texts])
 
     def find(self, text: str, common: Set[int] = frozenset()) -> Overlap | None:
-        """The benchmark problem that this text repeats, if there is one.
+        """The benchmark problem that a text repeats; None if there is none.
 
         Args:
             text: of a training problem.
-            common: n-grams that most of the problem's source has.
+            common: n-grams that most texts of the problem's source share.
         """
         if found := self._exact.get(normalise(text)):
             return Overlap(*found, kind="exact", share=1.0)
@@ -69,7 +69,7 @@ class OverlapIndex:
         shared: Counter[int] = Counter()
         for ngram in ngrams:
             shared.update(self._owners.get(ngram, ()))
-        # All of them: a long problem that shares more n-grams may hide a short one that stands here whole.
+        # Compare all of them: a long problem that shares more n-grams may hide a short one that is contained whole.
         own, best = _numbers(text), None
         for index, count in shared.items():
             benchmark, row, theirs, numbers = self._problems[index]
@@ -92,7 +92,7 @@ class OverlapIndex:
 
 
 def _common(texts: Sequence[set[int]]) -> set[int]:
-    """The n-grams in more than half of the texts; of fewer than eight texts, nothing can be said."""
+    """The n-grams in more than half of the texts; none for fewer than eight texts, which say too little."""
     if len(texts) < _COMMON_FROM:
         return set()
     counts = Counter(ngram for ngrams in texts for ngram in ngrams)
@@ -104,9 +104,9 @@ def _numbers(text: str) -> Counter[str]:
 
 
 def _same_numbers(a: Counter[str], b: Counter[str]) -> bool:
-    """Whether the text with fewer numbers has nearly no number that the other lacks.
+    """Whether nearly all numbers of the text with fewer numbers are in the other text too.
 
-    The longer one may draw a figure with numbers of its own; one in ten may be a page or an item.
+    The longer text may draw a figure with numbers of its own; one number in ten may be that of a page or an item.
     """
     fewer = min(a.total(), b.total())
     return (a & b).total() >= 0.9 * fewer

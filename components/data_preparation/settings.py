@@ -9,28 +9,36 @@ from components.shared.settings import Settings
 
 
 class DataSettings(Settings):
-    """Training problems, benchmarks, and how they are cleaned."""
+    """Training problems and benchmarks, and how they are cleaned."""
 
-    train: list[Source] = Field(min_length=1, description="Sources of training problems: URIs, or mappings with a uri.")
+    train: list[Source] = Field(
+        min_length=1, description="Sources of training problems, as URIs or mappings with a uri."
+    )
     benchmarks: dict[str, Source] = Field(
         min_length=1,
-        description="Benchmarks by name, as URIs or mappings with a uri; a list of URIs is named by file.",
+        description="Benchmarks by name, as URIs or mappings with a uri, or a list of URIs, each named after its file.",
     )
     prompt_template: str = Field(
-        "{problem}", description="The user's message; {problem} stands for the problem's text. Instructions go here."
+        "{problem}",
+        description="The user's message, with instructions if needed; {problem} is replaced by the problem's text.",
     )
     overlap_ngram: int = Field(
-        10, ge=1, description="Words in an n-gram when training problems are looked for in benchmarks."
+        10, ge=1, description="Words per n-gram when checking whether training problems are in a benchmark."
     )
     overlap_share: float = Field(
-        0.5, gt=0, le=1, description="Share of the shorter text's n-grams from which two problems count as one."
+        0.5,
+        gt=0,
+        le=1,
+        description="Share of the shorter text's n-grams that two problems must have in common to count as the same.",
     )
     on_long_prompt: Literal["drop", "error"] = Field(
-        "drop", description="What to do with a prompt that leaves no room in the model's context: drop (and count) it."
+        "drop",
+        description="What to do if a prompt leaves no room for a completion in the model's context: drop and count the "
+        "problem, or fail.",
     )
 
     def prompt_of(self, problem: RawProblem) -> str:
-        """What the policy is asked: the problem in the template; with what comes before it, where that is a chat."""
+        """The prompt of a problem: its text in the template, after the earlier messages if it is a conversation."""
         return prompt_of(problem, self.prompt_template)
 
     @field_validator("train", mode="before")
@@ -48,11 +56,13 @@ class DataSettings(Settings):
             named: dict[str, Any] = {}
             for entry in value:
                 if not isinstance(entry, str | dict):
-                    raise ValueError(f"a benchmark is a URI or a mapping with a uri, not {entry!r}")
+                    raise ValueError(f"a benchmark must be a URI or a mapping with a uri, not {entry!r}")
                 source = {"uri": entry} if isinstance(entry, str) else entry
                 name = source.get("name") or source_name(str(source.get("uri", "")))
                 if name in named:
-                    raise ValueError(f"two benchmarks would be called {name!r}; give them as a mapping of names")
+                    raise ValueError(
+                        f"two benchmarks would be named {name!r}; give them as a mapping with names of your own"
+                    )
                 named[name] = source
             return named
         if isinstance(value, dict):
@@ -64,12 +74,14 @@ class DataSettings(Settings):
     def _plain_names(cls, value: dict[str, Source]) -> dict[str, Source]:
         for name in value:
             if not name or not all(c.isalnum() or c in "-_." for c in name) or name.startswith("."):
-                raise ValueError(f"benchmark name {name!r} may hold letters, digits, - _ and . alone")
+                raise ValueError(
+                    f"benchmark name {name!r} may only contain letters, digits, - _ and ., and not begin with ."
+                )
         return value
 
     @field_validator("prompt_template")
     @classmethod
     def _template_has_problem(cls, value: str) -> str:
         if "{problem}" not in value:
-            raise ValueError("must contain {problem}, which stands for the problem's text")
+            raise ValueError("must contain {problem}, which is replaced by the problem's text")
         return value

@@ -1,4 +1,4 @@
-"""The normal form of a problem's text, and the problem id that follows from it."""
+"""Normalises a problem's text, and derives the problem id from it."""
 
 import hashlib
 import re
@@ -9,7 +9,7 @@ _TOKEN = re.compile(r"\w+|[^\w\s]")
 
 
 def normalise(text: str) -> str:
-    """A text without what only changes how it looks: words' case, white space, LaTeX layout, a final stop."""
+    """A text without differences in appearance only: case of words, white space, LaTeX layout, final punctuation."""
     text = unicodedata.normalize("NFC", text)
     text = re.sub(r"\\[dt]frac", r"\\frac", _LATEX_LAYOUT.sub(" ", text))
     text = re.sub(r"([_^])\s*(\w)", r" \1 \2 ", text)  # as LaTeX reads it: \log_82 is \log_8 2
@@ -21,5 +21,5 @@ def normalise(text: str) -> str:
 
 
 def problem_id(text: str) -> str:
-    """The id of a problem: a hash of its normalised text, 16 hexadecimal digits."""
+    """A problem's id: 16 hexadecimal digits of the SHA-256 hash of its normalised text."""
     return hashlib.sha256(normalise(text).encode()).hexdigest()[:16]

@@ -17,18 +17,18 @@ def publishing(
     run: str,
     manifest: dsl.Output[dsl.Artifact],
 ):
-    """Copies what people want of the run to a place of their own, where it can be loaded as it is.
+    """Copies the run's results to a place of the user's, in forms that other tools load directly.
 
     Args:
-        trajectories: What harvesting gathered.
-        experts: The trajectories that RFT learnt from.
+        trajectories: The trajectories that harvesting wrote.
+        experts: The trajectories that RFT trained on.
         best_policy: The best policy so far.
-        results: Every number so far.
+        results: All numbers so far.
         page: The report so far.
-        iteration: Of RLoop, from 1.
-        uri: Where to: s3://BUCKET/PREFIX or a folder.
-        run: Name of the run, under which everything lies.
-        manifest: What is there, with digests and metrics, as JSON.
+        iteration: RLoop iteration, from 1.
+        uri: Destination: s3://BUCKET/PREFIX or a folder.
+        run: Name of the run; everything is published under it.
+        manifest: What is published, with digests and metrics, as JSON.
     """
     from components.publishing.publish import publish
     from components.shared.stage import stage

@@ -1,14 +1,14 @@
-"""Publishing: a run's policy, trajectories and report, in a place of the user's and in forms that others read.
+"""Publishing: copies a run's policy, trajectories and report to a place of the user's, in forms that other tools read.
 
-    URI/RUN/manifest.json                       what is here, from which run, digests and metrics; written last, and
-                                                `complete` is false while an iteration replaces it
+    URI/RUN/manifest.json                       what is published, from which run, digests and metrics; written last,
+                                                and its `complete` is false while an iteration is being published
     URI/RUN/policy/                             the best policy so far: a Hugging Face model folder
     URI/RUN/report.html, summary.json
     URI/RUN/trajectories/README.md              the data card
-    URI/RUN/trajectories/iteration=1/*.parquet  every trajectory, one folder an iteration
-    URI/RUN/experts/iteration=1/*.parquet       those that RFT learnt from
+    URI/RUN/trajectories/iteration=1/*.parquet  all trajectories, one folder per iteration
+    URI/RUN/experts/iteration=1/*.parquet       those that RFT trained on
 
-Each iteration adds its own and replaces the policy and the report.
+Each iteration adds its trajectories and replaces the policy and the report.
 """
 
 import json
@@ -26,22 +26,22 @@ from components.shared.stage import files_digest, read_json, result, write_json
 _MANIFEST = "manifest.json"
 _COLUMNS = {
     "problem_id": "hash of the problem's normalised text",
-    "iteration": "of RLoop, from 1",
-    "step": "the RL step that sampled it, from 0",
-    "rank": "the training process",
-    "group_id": "one prompt's samples of one step",
-    "sample_index": "within the step and rank, from 0",
+    "iteration": "RLoop iteration, from 1",
+    "step": "RL step that sampled it, from 0",
+    "rank": "rank of the training process",
+    "group_id": "shared by one prompt's samples in one step",
+    "sample_index": "index within the step and rank, from 0",
     "prompt": "the user's message, before the chat template",
-    "completion": "decoded, without special tokens",
-    "completion_ids": "token ids as they were sampled, EOS included",
+    "completion": "decoded text, without special tokens",
+    "completion_ids": "token ids as sampled, including EOS",
     "finish_reason": "stop or length",
     "reward": "1 for correct, 0 for wrong; null: not scorable",
     "policy_id": "digest of the policy that the iteration started from",
-    "sampled_at": "UTC",
-    "verdict": "of the verification filter; null: not scorable or not filtered",
-    "verdict_reason": "how gold answer and answer were read, and by which rule compared",
-    "success_rate": "of the problem, over the iteration's scorable rollouts",
-    "dropped_because": "the gate that left it out; null for experts",
+    "sampled_at": "time of sampling, UTC",
+    "verdict": "verdict of the verification filter; null: not scorable or not filtered",
+    "verdict_reason": "how the gold answer and the answer were read, and the rule that compared them",
+    "success_rate": "success rate of the problem over the iteration's scorable rollouts",
+    "dropped_because": "gate of the filter that dropped it; null for experts",
 }
 
 
@@ -57,25 +57,25 @@ def publish(
     page: str | Path,
     manifest_out: str | Path,
 ) -> None:
-    """Publishes an iteration's trajectories and experts, and the run's policy and report as they are now.
+    """Publishes an iteration's trajectories and experts, and the run's current policy and report.
 
     Args:
         uri: s3://BUCKET/PREFIX or a folder.
-        run: name of the run, under which everything lies.
-        iteration: of RLoop, from 1.
-        trajectories: folder of what harvesting gathered.
-        experts: folder of the trajectories that RFT learnt from.
+        run: name of the run; everything is published under it.
+        iteration: RLoop iteration, from 1.
+        trajectories: folder of the trajectories that harvesting wrote.
+        experts: folder of the trajectories that RFT trained on.
         best_policy: folder of the best policy so far.
         results: folder with the `summary.json` of the report.
         page: the report's HTML file.
         manifest_out: JSON file to write: the manifest.
 
     Raises:
-        InputError: the store cannot be reached or written.
+        InputError: the store cannot be reached or written to.
     """
     store = open_store(uri)
     before = json.loads(store.read_bytes(f"{run}/{_MANIFEST}") or b"{}")
-    if before:  # what it says holds again when all of it has been sent
+    if before:  # complete again only once everything has been uploaded
         store.write_bytes(f"{run}/{_MANIFEST}", _json({**before, "complete": False}))
     store.upload_folder(best_policy, f"{run}/policy")
     for name, folder in (("trajectories", trajectories), ("experts", experts)):
@@ -119,15 +119,15 @@ tags: [reinforcement-learning, rollouts]
 ---
 # Trajectories of {run}
 
-Every completion that RL exploration sampled in {len(summary["iterations"])} iteration(s) of RLoop, right and wrong,
-with its reward. One folder an iteration, Parquet, one schema.
+All completions that RL exploration sampled in {len(summary["iterations"])} iteration(s) of RLoop, correct and wrong,
+with their rewards. Parquet files of one schema, one folder per iteration.
 
 ```python
 from datasets import load_dataset
 load_dataset("parquet", data_files="trajectories/iteration=*/*.parquet", split="train")
 ```
 
-| column | type | |
+| column | type | description |
 |---|---|---|
 {columns}
 """

@@ -1,24 +1,27 @@
-"""What a person should take from a run: what happened, whether it was worth it, what to take and to try next."""
+"""The conclusions of a run: what happened, whether it was worth it, which policy to take, what to try next."""
 
 from typing import Any
+
+from components.report.analysis import benchmark_label
 
 
 def advice(summary: dict[str, Any]) -> list[str]:
     """A few sentences that follow from the figures.
 
     Args:
-        summary: as `summary.json` holds it.
+        summary: the content of `summary.json`.
     """
+    benchmark = summary["chosen_by"]["benchmark"]
     return [
         *_overfitting(summary),
         *_worth(summary),
-        f"Take {summary['chosen_policy']}: the best on {summary['chosen_by']['benchmark']}, which chooses and should "
-        "not be quoted; quote the other benchmarks.",
+        f"Take {summary['chosen_policy']}, the best policy on {benchmark}. Since {benchmark} selected it, quote its "
+        "results on the other benchmarks.",
         *_next(summary),
     ]
 
 
-def _figures(summary: dict[str, Any], name: str, benchmark: str) -> tuple[float, float, str]:
+def _scores(summary: dict[str, Any], name: str, benchmark: str) -> tuple[float, float, str]:
     policy = next(policy for policy in summary["policies"] if policy["name"] == name)
     e = next(e for e in policy["evaluations"] if e["benchmark"] == benchmark)
     k, value = list(e["pass_at_k"].items())[-1]
@@ -26,39 +29,39 @@ def _figures(summary: dict[str, Any], name: str, benchmark: str) -> tuple[float,
 
 
 def _overfitting(summary: dict[str, Any]) -> list[str]:
-    """Whether RL's reward rose while held-out figures fell."""
+    """Whether held-out metrics fell during RL."""
     benchmark, last = summary["chosen_by"]["benchmark"], len(summary["iterations"])
     explored = f"explored-{last}"
-    avg, most, k = _figures(summary, explored, benchmark)
-    base_avg, base_most, _ = _figures(summary, "base", benchmark)
+    avg, most, k = _scores(summary, explored, benchmark)
+    base_avg, base_most, _ = _scores(summary, "base", benchmark)
     if most < base_most - 0.01 and avg > base_avg:
         return [
-            f"RL narrows the policy: {explored} answers more often than the base policy ({avg:.3f} against "
-            f"{base_avg:.3f} on {benchmark}), but solves fewer problems in {k} tries ({most:.3f} against "
+            f"RL narrows the policy: {explored} is correct more often than the base policy ({avg:.3f} vs. "
+            f"{base_avg:.3f} on {benchmark}), but solves fewer problems in {k} attempts ({most:.3f} vs. "
             f"{base_most:.3f})."
         ]
     if avg <= base_avg:
         return [
-            f"RL does not raise the held-out average: {explored} has {avg:.3f} on {benchmark}, the base policy "
+            f"RL does not raise the held-out average: {explored} scores {avg:.3f} on {benchmark}, the base policy "
             f"{base_avg:.3f}."
         ]
     return [
-        f"RL raises the average on {benchmark} from {base_avg:.3f} to {avg:.3f} and keeps pass@{k} "
-        f"({most:.3f} against {base_most:.3f})."
+        f"RL raises the average on {benchmark} from {base_avg:.3f} to {avg:.3f} without losing pass@{k} "
+        f"({most:.3f} vs. {base_most:.3f})."
     ]
 
 
 def _worth(summary: dict[str, Any]) -> list[str]:
-    """How the last RLoop policy stands against the base policy and against vanilla RL."""
+    """How the last RLoop policy compares with the base policy and with vanilla RL."""
     said = []
     for kind in ("base", "vanilla", "explored"):
         rows = [c for c in summary["comparisons"] if c["second"].split("-")[0] == kind]
         if not rows or (kind == "explored" and any(c["second"].startswith("vanilla") for c in summary["comparisons"])):
             continue
         other = rows[0]["second"]
-        label = rows[-1]["benchmark"]  # all test sets together where there are several
+        label = rows[-1]["benchmark"]  # all test sets together if there are several
         said.append(
-            f"{rows[0]['first']} against {other} on {label}: "
+            f"{rows[0]['first']} vs. {other} on {benchmark_label(label)}: "
             + "; ".join(_difference(c) for c in rows if c["second"] == other and c["benchmark"] == label)
             + "."
         )
@@ -69,7 +72,7 @@ def _difference(c: dict[str, Any]) -> str:
     low, high = c["interval"]
     figure = c["figure"].replace("avg", "avg@n")
     if low <= 0 <= high:
-        return f"{figure} {c['difference']:+.3f}, which these problems cannot tell from 0 [{low:+.3f}, {high:+.3f}]"
+        return f"{figure} {c['difference']:+.3f} [{low:+.3f}, {high:+.3f}], not distinguishable from 0"
     return f"{figure} {'better' if low > 0 else 'worse'} by {abs(c['difference']):.3f} [{low:+.3f}, {high:+.3f}]"
 
 
@@ -79,28 +82,28 @@ def _next(summary: dict[str, Any]) -> list[str]:
     steps = [row for row in last["exploration"] if row.get("zero_spread") is not None]
     if steps and sum(row["zero_spread"] for row in steps) / len(steps) > 0.6:
         tips.append(
-            "Most groups had no spread, so that most samples taught RL nothing: give problems that the policy half "
-            "solves, or raise rl.group_size."
+            "Most groups had zero reward variance, so most samples gave RL no gradient: use problems that the policy "
+            "solves about half of the time, or raise rl.group_size."
         )
     cut = [row["truncated"] for row in last["exploration"] if row.get("truncated") is not None]
     if cut and sum(cut) / len(cut) > 0.2:
-        tips.append("Many completions were cut: raise rl.max_completion_tokens.")
+        tips.append("Many completions were truncated: raise rl.max_completion_tokens.")
     if last["filtering"]["problems"] * 4 < last["harvesting"]["problems"]:
         tips.append(
-            "The experts come from less than a quarter of the problems: raise filter.max_success_rate, or give RL more "
+            "The experts cover less than a quarter of the problems: raise filter.max_success_rate, or run more RL "
             "steps."
         )
     averages = [
-        _figures(summary, f"rloop-{it['iteration']}", summary["chosen_by"]["benchmark"])[0]
+        _scores(summary, f"rloop-{it['iteration']}", summary["chosen_by"]["benchmark"])[0]
         for it in summary["iterations"]
     ]
     if len(averages) > 1:
         tips.append(
-            "The last iteration still helped: try one more (--iterations; finished stages are kept)."
+            "The last iteration still helped: try one more with --iterations; finished stages are reused."
             if averages[-1] > averages[-2] + 0.005
-            else "The last iteration helped little: more iterations of the same will hardly; try other problems, or a "
+            else "The last iteration helped little, so more of the same are unlikely to help: try other problems or a "
             "lower rl.learning_rate."
         )
     if not any(policy["kind"] == "vanilla" for policy in summary["policies"]):
-        tips.append("Whether plain RL would have done as well: run again with --with-vanilla-rl.")
+        tips.append("To see whether plain RL would have done as well, run again with --with-vanilla-rl.")
     return tips

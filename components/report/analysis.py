@@ -1,4 +1,4 @@
-"""What can be said of the policies beyond their own figures: paired comparisons, and what was forgotten."""
+"""Analyses across policies: paired comparisons, and what was forgotten."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -8,30 +8,36 @@ import numpy as np
 from components.shared.reporting.pass_at_k import paired_comparison, pass_at_k
 
 ProblemCounts = dict[str, dict[str, list[int]]]  # benchmark -> samples and correct ones of each problem
-TOGETHER = "test sets together"
+TOGETHER = "test sets together"  # in place of a benchmark's name, as summary.json has it
+
+
+def benchmark_label(name: str) -> str:
+    """A benchmark's name for display."""
+    return "all test sets" if name == TOGETHER else name
 
 
 def by_problem(policy: dict[str, Any]) -> ProblemCounts:
-    """A policy's samples and correct ones of each problem, from its evaluation."""
+    """A policy's number of samples and of correct ones for each problem, from its evaluation."""
     return {e["benchmark"]: e["by_problem"] for e in policy["evaluations"]}
 
 
 def compare_policies(
     policies: list[dict[str, Any]], problems: dict[str, ProblemCounts], validation: str, seed: int
 ) -> list[dict[str, Any]]:
-    """Compares the last RLoop policy with what else there is, problem by problem.
+    """Compares the last RLoop policy with the other policies, problem by problem.
 
-    With the base policy, the explored policy of the same iteration, vanilla RL after as many steps, and the best of
-    the vanilla policies by avg@n on the validation benchmark: what stopping in time would have given.
+    The others are the base policy, the explored policy of the same iteration, vanilla RL after as many steps, and the
+    best vanilla policy by avg@n on the validation benchmark, which is what stopping in time would have given.
 
     Args:
-        policies: with their evaluations, in order; the last RLoop policy is the one of interest.
-        problems: by policy.
+        policies: policies with their evaluations, in order.
+        problems: counts by problem, by policy.
         validation: name of the benchmark on which policies are chosen.
         seed: of the bootstrap.
 
     Returns:
-        For each pair, benchmark and figure (avg, pass@K): difference, interval, probability that RLoop is better.
+        For each pair, benchmark and figure (avg, pass@K): the difference, its interval, and the probability that RLoop
+        is better.
     """
     last = [policy for policy in policies if policy["kind"] == "rloop"][-1]
     vanilla = [policy for policy in policies if policy["kind"] == "vanilla"]
@@ -77,7 +83,7 @@ def _average(policy: dict[str, Any], benchmark: str) -> float:
 def _paired(
     first: ProblemCounts, second: ProblemCounts, benchmarks: Iterable[str], k: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """pass@k of both policies on every problem of which both have at least k samples; avg@n is pass@1."""
+    """pass@k of both policies on every problem for which both have at least k samples; avg@n is pass@1."""
     values: list[tuple[float, float]] = []
     for name in benchmarks:
         a, b = first[name], second[name]
@@ -91,29 +97,29 @@ def _paired(
 
 
 def lost(solved: list[list[bool]]) -> list[list[float]]:
-    """What each policy solved and each other one does not, as shares of all problems.
+    """What each policy solves and each other one does not, as shares of all problems.
 
     Args:
-        solved: by policy and problem.
+        solved: whether a policy solves a problem, policies x problems.
 
     Returns:
-        Square matrix: in row i and column j, the share that i solved and j does not.
+        Square matrix: row i, column j is the share of problems that policy i solves and policy j does not.
     """
     table = np.array(solved, dtype=bool)
     return [[float((earlier & ~later).mean()) for later in table] for earlier in table]
 
 
 def forgetting(problems: dict[str, ProblemCounts]) -> dict[str, Any]:
-    """The matrix of what the run's policies solved and no longer solve, over all benchmarks.
+    """The matrix of problems that one of the run's policies solves and another does not, over all benchmarks.
 
-    A problem counts as solved where at least one of its samples is correct.
+    A problem counts as solved if at least one of its samples is correct.
     """
     solved = [[c > 0 for counts in policy.values() for c in counts["correct"]] for policy in problems.values()]
     return {"policies": list(problems), "problems": len(solved[0]), "lost": lost(solved)}
 
 
-def forgetting_on_the_way(iterations: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same over the policies that RL kept on its way, one matrix for each RL run."""
+def forgetting_over_steps(iterations: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same for the intermediate checkpoints, one matrix per RL run."""
     runs: list[tuple[str, list[dict[str, Any]]]] = []
     for iteration in iterations:
         runs.append((f"RL of iteration {iteration['iteration']}", iteration["curve"]))
@@ -133,7 +139,7 @@ def forgetting_on_the_way(iterations: list[dict[str, Any]]) -> list[dict[str, An
 
 
 def vanilla_curve(iterations: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The points of one long RL run: iteration 1's exploration, and the segments that prolonged it."""
+    """The curve of the one long RL run: iteration 1's exploration and the segments that continue it."""
     points: list[dict[str, Any]] = list(iterations[0]["curve"])
     for iteration in iterations:
         points += iteration["vanilla"]["curve"] if iteration["vanilla"] else []
@@ -141,7 +147,7 @@ def vanilla_curve(iterations: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def vanilla_steps(iterations: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The figures of each step of one long RL run, likewise."""
+    """The figures of each step of the one long RL run."""
     steps: list[dict[str, Any]] = list(iterations[0]["exploration"])
     for iteration in iterations:
         steps += iteration["vanilla"]["exploration"] if iteration["vanilla"] else []

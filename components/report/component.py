@@ -29,66 +29,44 @@ def report(
     """Adds the iteration to the report of the run and chooses the best policy so far.
 
     Args:
-        previous_results: The last report's results; before the first iteration, data preparation's report.
+        previous_results: The previous report's results; before iteration 1, data preparation's report.
         previous_policy: The best policy before this iteration.
         explored_policy: This iteration's policy at the end of RL.
         rloop_policy: This iteration's policy after RFT.
-        explored_evaluation: Of the explored policy and its intermediate checkpoints.
-        rloop_evaluation: Of the policy after RFT.
+        explored_evaluation: Evaluation of the explored policy and its intermediate checkpoints.
+        rloop_evaluation: Evaluation of the policy after RFT.
         rft_log: Figures of each RL step and RFT update, counts of trajectories and of every gate of the filter.
-        iteration: Of RLoop, from 1.
-        with_vanilla: Whether vanilla RL runs beside RLoop; its first segment is iteration 1's exploration.
+        iteration: RLoop iteration, from 1.
+        with_vanilla: Whether vanilla RL runs too; its first segment is iteration 1's exploration.
         settings: The recipe's report section.
-        results: Every number so far, in summary.json.
+        results: All numbers so far, in summary.json.
         best_policy: The best policy so far.
         page: The report.
-        metrics: The policies' figure on the validation benchmark.
-        base_evaluation: Of the base policy, in the first iteration.
-        vanilla_policy: Of vanilla RL after as many steps as RLoop.
-        vanilla_evaluation: Of that policy and its intermediate checkpoints.
+        metrics: The policies' figures on the validation benchmark.
+        base_evaluation: Evaluation of the base policy, in iteration 1.
+        vanilla_policy: The policy of vanilla RL after as many steps as RLoop.
+        vanilla_evaluation: Evaluation of that policy and its intermediate checkpoints.
         vanilla_report: Counts of its trajectories, and figures of each of its RL steps.
     """
     from pathlib import Path
 
-    from components.report.report import IterationFiles, VanillaFiles
+    from components.report.inputs import IterationFiles, VanillaFiles
     from components.report.report import report as write_report
     from components.report.settings import ReportSettings
-    from components.shared.reporting.reports import (
-        CURVE,
-        EVALUATION,
-        EXPLORATION_LOG,
-        FILTERING_REPORT,
-        HARVESTING_REPORT,
-        RFT_LOG,
-        file_in,
-    )
+    from components.shared.reporting.reports import EVALUATION
     from components.shared.stage import log_metrics, stage
 
     with stage("report"):
-        made = Path(rft_log.path)
         evaluations = (base_evaluation, explored_evaluation, rloop_evaluation)
+        vanilla = VanillaFiles.of(vanilla_policy, vanilla_evaluation, vanilla_report)
         figures = write_report(
             ReportSettings.check(settings["report"], "report"),
             iteration=iteration,
             previous_results=previous_results.path,
             evaluations=[Path(artifact.path) / EVALUATION for artifact in evaluations if artifact],
             policies=[previous_policy.path, explored_policy.path, rloop_policy.path],
-            iteration_files=IterationFiles(
-                exploration=made / EXPLORATION_LOG,
-                harvesting=made / HARVESTING_REPORT,
-                filtering=made / FILTERING_REPORT,
-                rft=made / RFT_LOG,
-                curve=file_in(explored_evaluation, CURVE),
-            ),
-            vanilla=VanillaFiles(
-                policy=vanilla_policy.path if vanilla_policy else None,
-                evaluation=file_in(vanilla_evaluation, EVALUATION),
-                exploration=file_in(vanilla_report, EXPLORATION_LOG),
-                harvesting=file_in(vanilla_report, HARVESTING_REPORT),
-                curve=file_in(vanilla_evaluation, CURVE),
-            )
-            if with_vanilla
-            else None,
+            iteration_files=IterationFiles.of(rft_log, explored_evaluation),
+            vanilla=vanilla if with_vanilla else None,
             results_out=results.path,
             page_out=page.path,
             policy_out=best_policy.path,

@@ -1,8 +1,8 @@
-"""The report's figures; each comes with a sentence that says what it shows."""
+"""The report's figures, each with a caption that explains what it shows."""
 
 from typing import Any
 
-from components.report.analysis import vanilla_curve, vanilla_steps
+from components.report.analysis import benchmark_label, vanilla_curve, vanilla_steps
 from components.shared.reporting import page
 
 COLOURS = {"base": "#6b7280", "rloop": "#15803d", "explored": "#c2410c", "vanilla": "#1d4ed8"}
@@ -16,7 +16,7 @@ def evaluation_of(policy: dict[str, Any], benchmark: str) -> dict[str, Any]:
 
 
 def pass_figure(policies: list[dict[str, Any]], benchmarks: list[str]) -> str:
-    """pass@k over k, a panel a benchmark."""
+    """pass@k over k, one panel per benchmark."""
     columns = min(len(benchmarks), 3)
     rows = -(-len(benchmarks) // columns)
     drawing, axes = page.new_figure(4 * columns, 3.2 * rows, rows=rows, columns=columns)
@@ -44,14 +44,15 @@ def pass_figure(policies: list[dict[str, Any]], benchmarks: list[str]) -> str:
     axes[0].legend(frameon=False, fontsize=7)
     return page.figure(
         drawing,
-        "The chance to solve a problem in k tries. Where RL overfits, its policies start higher at k = 1 and end below "
-        "the base policy at the largest k. Earlier iterations are paler.",
+        "Probability of solving a problem in k attempts. Where RL overfits, its policies start higher at k = 1 and end "
+        "below the base policy at the largest k. Earlier iterations are paler.",
     )
 
 
 def comparison_figure(comparisons: list[dict[str, Any]]) -> str:
-    """Differences of the last RLoop policy to the others, with intervals."""
+    """Differences between the last RLoop policy and the others, with intervals."""
     benchmarks = list(dict.fromkeys(c["benchmark"] for c in comparisons))
+    labels = [benchmark_label(benchmark) for benchmark in benchmarks]
     others = list(dict.fromkeys(c["second"] for c in comparisons))
     first_of_kind = {other.split("-")[0]: other for other in reversed(others)}
     kinds = ("avg", "pass")
@@ -71,31 +72,33 @@ def comparison_figure(comparisons: list[dict[str, Any]]) -> str:
                 fmt="o",
                 markersize=4,
                 color=COLOURS[kind_of_other],
-                alpha=1.0 if other == first_of_kind[kind_of_other] else 0.45,  # the last and the best of vanilla RL
-                label=f"over {other}",
+                alpha=1.0
+                if other == first_of_kind[kind_of_other]
+                else 0.45,  # of two vanilla policies, the best is paler
+                label=f"vs. {other}",
             )
         axis.axvline(0, color="#1c2330", linewidth=0.8)
-        axis.set_yticks(range(len(benchmarks)), benchmarks if kind == "avg" else [""] * len(benchmarks))
+        axis.set_yticks(range(len(benchmarks)), labels if kind == "avg" else [""] * len(benchmarks))
         axis.invert_yaxis()
         axis.set_xlabel(f"difference in {'avg@n' if kind == 'avg' else figure}")
     drawing.legend(*axes[1].get_legend_handles_labels(), frameon=False, fontsize=8, ncols=4, loc="outside upper center")
     return page.figure(
         drawing,
-        f"What {comparisons[0]['first']} has over the others on the same problems, with 95 % intervals of a paired "
-        "bootstrap. An interval that leaves out 0 is a difference that these problems can tell.",
+        f"Advantage of {comparisons[0]['first']} over the other policies on the same problems, with 95% intervals of a "
+        "paired bootstrap. Where an interval excludes 0, these problems are enough to show a difference.",
     )
 
 
 def moving_average(values: list[float]) -> list[float]:
-    """The mean over the last steps, up to eight."""
+    """The mean over the last steps, at most eight."""
     return [sum(values[max(0, i + 1 - _WINDOW) : i + 1]) / min(i + 1, _WINDOW) for i in range(len(values))]
 
 
 def training_figure(iterations: list[dict[str, Any]]) -> str:
-    """Reward, entropy and gradient norm at each RL step."""
+    """Training reward, entropy and gradient norm at each RL step."""
     figures = {
         "reward": "training reward (share correct)",
-        "entropy": "entropy, nats a token",
+        "entropy": "entropy (nats per token)",
         "grad_norm": "gradient norm before clipping",
     }
     drawing, axes = page.new_figure(12, 3.2, columns=3)
@@ -119,9 +122,9 @@ def training_figure(iterations: list[dict[str, Any]]) -> str:
         axis.set_xlabel("RL step over all iterations")
     return page.figure(
         drawing,
-        f"Each iteration starts again from a policy after RFT{'; blue: one long RL run' if compared else ''}. Bold: "
-        f"the mean over the last {_WINDOW} steps. Falling entropy is a policy that narrows; a gradient norm that grows "
-        "is an unsteady one.",
+        f"Each iteration restarts from a policy after RFT{'; blue: one long RL run' if compared else ''}. Bold: mean "
+        f"over the last {_WINDOW} steps. Falling entropy indicates that the policy narrows, a growing gradient norm "
+        "that training is unstable.",
     )
 
 
@@ -134,7 +137,7 @@ def _plot_steps(axis: Any, at: list[int], steps: list[dict[str, Any]], name: str
 
 
 def curve_figure(summary: dict[str, Any]) -> str:
-    """Training reward against held-out figures over RL steps."""
+    """Training reward and held-out metrics over RL steps."""
     iterations = summary["iterations"]
     length = len(iterations[0]["exploration"])
     (first, *_) = iterations[0]["curve"]
@@ -162,16 +165,16 @@ def curve_figure(summary: dict[str, Any]) -> str:
         axis.set_xlabel("RL step over all iterations")
     return page.figure(
         drawing,
-        f"Policies on the way, each measured on {e['problems']} problems of a benchmark. RL overfits where the "
-        "training reward goes up while a held-out figure stalls or falls. Orange: RL of each iteration, which starts "
-        "anew after RFT; blue: vanilla RL.",
+        f"Intermediate checkpoints, each evaluated on {e['problems']} problems per benchmark. RL overfits where the "
+        "training reward rises while a held-out metric stalls or falls. Orange: RL of each iteration, which restarts "
+        "after RFT; blue: vanilla RL.",
     )
 
 
 def forgetting_figure(summary: dict[str, Any]) -> str:
-    """Matrices of what was solved earlier and is not later."""
+    """Matrices of what one policy solves and another does not."""
     found = summary["forgetting"]
-    matrices = [("policies of the run", found["policies"]["policies"], found["policies"]["lost"])]
+    matrices = [("all policies", found["policies"]["policies"], found["policies"]["lost"])]
     matrices += [(run["run"], [str(step) for step in run["steps"]], run["lost"]) for run in found["on_the_way"]]
     columns = min(3, len(matrices))
     rows = -(-len(matrices) // columns)
@@ -190,18 +193,18 @@ def forgetting_figure(summary: dict[str, Any]) -> str:
                     axis.text(j, i, f"{100 * value:.0f}", ha="center", va="center", fontsize=6.5, color=colour)
     for axis in axes[len(matrices) :]:
         axis.set_visible(False)
-    axes[0].set_ylabel("solved by ...")
-    axes[0].set_xlabel("... and not by")
+    axes[0].set_ylabel("solved by")
+    axes[0].set_xlabel("but not by")
     return page.figure(
         drawing,
-        "Forgetting: percent of problems that the row's policy solves in at least one of its samples and the column's "
-        "in none. Above the diagonal is what was lost on the way, below it what was gained. First panel: "
-        f"{found['policies']['problems']} problems of all benchmarks; the others: policies by RL step.",
+        "Forgetting: percentage of problems that the row's policy solves in at least one sample and the column's in "
+        "none. Above the diagonal: what was lost over time; below: what was gained. First panel: "
+        f"{found['policies']['problems']} problems of all benchmarks; others: intermediate checkpoints by RL step.",
     )
 
 
 def diversity_figure(summary: dict[str, Any], benchmarks: list[str]) -> str:
-    """Similarity of correct rollouts, and different solutions a problem."""
+    """Similarity of correct rollouts, and distinct solutions per problem."""
     iterations = summary["iterations"]
     drawing, (within, between, solutions) = page.new_figure(12, 3.2, columns=3)
     runs = [
@@ -215,24 +218,24 @@ def diversity_figure(summary: dict[str, Any], benchmarks: list[str]) -> str:
             axis.plot(at, moving_average([row[name] for row in rows]), color=COLOURS[kind])
             axis.set_xlabel("RL step over all iterations")
     if not between.lines:
-        between.text(0.5, 0.5, "no problem came twice", transform=between.transAxes, ha="center", fontsize=9)
+        between.text(0.5, 0.5, "no problem was sampled twice", transform=between.transAxes, ha="center", fontsize=9)
     within.set_ylabel("similarity within a step")
-    between.set_ylabel("similarity to the step before")
+    between.set_ylabel("similarity to the previous step")
     policies = summary["policies"]
     means = [sum(evaluation_of(p, b)["distinct_correct"] for b in benchmarks) / len(benchmarks) for p in policies]
     solutions.bar(range(len(policies)), means, color=[COLOURS[p["kind"]] for p in policies])
     solutions.set_xticks(range(len(policies)), [p["name"] for p in policies], rotation=90, fontsize=7)
-    solutions.set_ylabel("different solutions a problem")
+    solutions.set_ylabel("distinct solutions per problem")
     return page.figure(
         drawing,
-        "Diversity: how alike correct rollouts of the same problem are while training (Jaccard similarity of token "
-        "trigrams; 1 is the same text), and the different correct solutions a problem in evaluation, averaged over "
-        "benchmarks. Similarity that rises is a policy that repeats itself.",
+        "Diversity: similarity of correct rollouts of the same problem during training (Jaccard similarity of token "
+        "trigrams; 1 means the same text), and distinct correct solutions per problem in the evaluation, averaged over "
+        "benchmarks. Rising similarity means that the policy repeats itself.",
     )
 
 
 def experts_figure(iterations: list[dict[str, Any]]) -> str:
-    """Where the expert data came from: RL steps and success rates."""
+    """Where the experts come from: RL steps and success rates."""
     drawing, (steps, rates) = page.new_figure(10, 3, columns=2)
     for index, iteration in enumerate(iterations):
         label, alpha = f"iteration {iteration['iteration']}", 0.35 + 0.65 * (index + 1) / len(iterations)
@@ -241,10 +244,10 @@ def experts_figure(iterations: list[dict[str, Any]]) -> str:
         steps.plot([s["step"] for s in by_step], [s["experts"] for s in by_step], **style)
         by_rate = iteration["filtering"]["experts_by_success_rate"]
         rates.plot([(i + 0.5) / 10 for i in range(10)], by_rate, marker="o", markersize=3, **style)
-    steps.set_xlabel("RL step that they were sampled at")
+    steps.set_xlabel("RL step at which they were sampled")
     steps.set_ylabel("experts")
     rates.set_xlabel("success rate of their problem in the iteration")
     rates.legend(frameon=False, fontsize=8)
     return page.figure(
-        drawing, "Where the trajectories that RFT learns from come from: early or late steps, hard or easy problems."
+        drawing, "Where the trajectories for RFT come from: early or late RL steps, hard or easy problems."
     )

@@ -1,4 +1,4 @@
-"""Renders the run's results as one self-contained page."""
+"""Renders a run's results as one self-contained page."""
 
 from pathlib import Path
 from typing import Any
@@ -7,36 +7,38 @@ import yaml
 
 from components.report import figures
 from components.report.advice import advice
+from components.report.analysis import benchmark_label
 from components.report.figures import evaluation_of
 from components.shared.reporting import page
 
 _KINDS = {
     "base": "the base policy",
-    "explored": "a policy at the end of RL",
-    "rloop": "a policy after RFT, where the next iteration starts",
-    "vanilla": "one long RL run",
+    "explored": "the policy at the end of an iteration's RL",
+    "rloop": "the policy after an iteration's RFT, from which the next iteration starts",
+    "vanilla": "one long RL run without RFT",
 }
+_FIGURES = {"avg": "avg@n", "pass_at_k": "pass@k"}
 
 
 def write_page(path: str | Path, summary: dict[str, Any]) -> None:
     """Writes the report page.
 
     Args:
-        path: of the HTML file.
-        summary: as `summary.json` holds it.
+        path: HTML file to write.
+        summary: the content of `summary.json`.
     """
     policies, iterations = summary["policies"], summary["iterations"]
     benchmarks = [e["benchmark"] for e in policies[0]["evaluations"]]
-    parts = [page.heading("In short"), page.bullets(advice(summary))]
+    parts = [page.heading("Summary"), page.bullets(advice(summary))]
     parts += [page.heading("Policies"), _policy_table(summary, benchmarks), _kinds_note(policies)]
-    parts += [page.heading("Was it worth it?"), figures.comparison_figure(summary["comparisons"])]
+    parts += [page.heading("Was RLoop worth it?"), figures.comparison_figure(summary["comparisons"])]
     parts += [_comparison_table(summary["comparisons"]), _cost_table(iterations)]
     parts += [page.heading("pass@k"), figures.pass_figure(policies, benchmarks), _detail_table(summary, benchmarks)]
-    parts += [page.heading("RL over its steps"), figures.training_figure(iterations)]
+    parts += [page.heading("RL training"), figures.training_figure(iterations)]
     parts.append(_tracked(iterations))
     if iterations[0]["curve"]:
         parts.append(figures.curve_figure(summary))
-    parts += [page.heading("What was forgotten"), figures.forgetting_figure(summary)]
+    parts += [page.heading("Forgetting"), figures.forgetting_figure(summary)]
     parts += [page.heading("Diversity"), figures.diversity_figure(summary, benchmarks)]
     parts += [page.heading("From rollouts to experts"), figures.experts_figure(iterations), _funnel_table(iterations)]
     parts += [page.heading("Data"), _data_table(summary["data"]), *_first_prompts(summary["data"])]
@@ -48,7 +50,7 @@ def write_page(path: str | Path, summary: dict[str, Any]) -> None:
 
 
 def _tracked(iterations: list[dict[str, Any]]) -> str:
-    """Links to where the iterations' training was followed; empty where it was not."""
+    """Links to the experiment trackers of each iteration's training; empty if there were none."""
     return page.links(
         (f"iteration {it['iteration']}, {stage}: {tracker}", url)
         for it in iterations
@@ -58,15 +60,15 @@ def _tracked(iterations: list[dict[str, Any]]) -> str:
 
 
 def _lead(summary: dict[str, Any]) -> str:
-    """What happened, in two sentences."""
-    benchmark = summary["chosen_by"]["benchmark"]
+    """The result in one sentence."""
+    benchmark, iterations = summary["chosen_by"]["benchmark"], len(summary["iterations"])
     base = evaluation_of(summary["policies"][0], benchmark)
     chosen = next(p for p in summary["policies"] if p["name"] == summary["chosen_policy"])
     best = evaluation_of(chosen, benchmark)
     most = list(best["pass_at_k"])[-1]
     return (
-        f"After {len(summary['iterations'])} iterations the best policy on {benchmark} is {chosen['name']}: "
-        f"avg@{best['n']} {best['avg']:.3f} (base {base['avg']:.3f}), "
+        f"After {iterations} iteration{'s' if iterations > 1 else ''}, the best policy on {benchmark} is "
+        f"{chosen['name']}: avg@{best['n']} {best['avg']:.3f} (base {base['avg']:.3f}), "
         f"pass@{most} {best['pass_at_k'][most]:.3f} (base {base['pass_at_k'][most]:.3f})."
     )
 
@@ -83,7 +85,7 @@ def _policy_table(summary: dict[str, Any], benchmarks: list[str]) -> str:
     chosen = [p["name"] for p in summary["policies"]].index(summary["chosen_policy"])
     by = summary["chosen_by"]
     return page.table(headers, rows, chosen=chosen) + page.note(
-        f"Set off: the run's policy, the best on {by['benchmark']} by {by['figure'].replace('_', ' ')}."
+        f"Highlighted: the chosen policy, the best on {by['benchmark']} by {_FIGURES[by['figure']]}."
     )
 
 
@@ -92,7 +94,7 @@ def _detail_table(summary: dict[str, Any], benchmarks: list[str]) -> str:
     for benchmark in benchmarks:
         for policy in summary["policies"]:
             e = evaluation_of(policy, benchmark)
-            most = list(e["pass_at_k"])[-1]  # of this benchmark, as n is
+            most = list(e["pass_at_k"])[-1]  # largest k of this benchmark, which may differ as n may
             rows.append(
                 [
                     policy["name"],
@@ -111,15 +113,15 @@ def _detail_table(summary: dict[str, Any], benchmarks: list[str]) -> str:
         "problems",
         "avg@n",
         "pass@k",
-        "different solutions",
-        "tokens",
-        "cut",
+        "distinct solutions",
+        "mean tokens",
+        "truncated",
     ]
     note = page.note(
-        "With 95 % intervals, bootstrapped over problems. Different solutions: distinct correct completions a problem, "
-        "white space aside."
+        "With 95% intervals, bootstrapped over problems. Distinct solutions: mean number of distinct correct "
+        "completions per problem, ignoring white space. Truncated: share of completions."
     )
-    return page.folded("Every figure with its interval", page.table(headers, rows), note)
+    return page.folded("All metrics with intervals", page.table(headers, rows), note)
 
 
 def _interval(value: float, interval: list[float]) -> str:
@@ -135,25 +137,25 @@ def _comparison_table(comparisons: list[dict[str, Any]]) -> str:
     rows = [
         [
             c["second"],
-            c["benchmark"],
+            benchmark_label(c["benchmark"]),
             c["figure"].replace("avg", "avg@n"),
             _signed(c["difference"], c["interval"]),
-            "" if c["relative"] is None else f"{100 * c['relative']:+.0f} %",
+            "" if c["relative"] is None else f"{100 * c['relative']:+.0f}%",
             c["probability"],
             c["problems"],
         ]
         for c in comparisons
     ]
-    headers = ["against", "benchmark", "figure", "difference", "relative", "chance to be better", "problems"]
+    headers = ["compared with", "benchmark", "metric", "difference", "relative", "P(better)", "problems"]
     together = [row for row in rows if row[1] == rows[-1][1]]
     rest = [row for row in rows if row[1] != rows[-1][1]]
-    every = page.folded("Every benchmark", page.table(headers, rest)) if rest else ""
+    every = page.folded("Each benchmark", page.table(headers, rest)) if rest else ""
     return (
         page.table(headers, together)
         + every
         + page.note(
-            f"{comparisons[0]['first']} against the others on the same problems, with 95 % intervals of a paired "
-            "bootstrap over problems. One run is one seed: how runs differ, only further seeds tell."
+            f"{comparisons[0]['first']} compared with the other policies on the same problems, with 95% intervals of a "
+            "paired bootstrap over problems. One run is one seed: only more seeds show how much runs vary."
         )
     )
 
@@ -167,11 +169,11 @@ def _cost_table(iterations: list[dict[str, Any]]) -> str:
     for it in iterations:
         rl, rft = it["seconds"]["rl"], it["seconds"]["rft"]
         if rl and rft:
-            share = f"{100 * rft / rl:.0f} %"
+            share = f"{100 * rft / rl:.0f}%"
             rows.append([it["iteration"], len(it["exploration"]), round(rl), len(it["rft"]), round(rft), share])
-    headers = ["iteration", "RL steps", "seconds of RL", "RFT updates", "seconds of RFT", "RFT of RL"]
+    headers = ["iteration", "RL steps", "RL seconds", "RFT updates", "RFT seconds", "RFT / RL"]
     return page.table(headers, rows) + page.note(
-        "What RFT costs on top of RL. Vanilla RL beside RLoop has as many RL steps and no RFT."
+        "What RFT costs on top of RL. The vanilla RL run has as many RL steps and no RFT."
     )
 
 
@@ -180,24 +182,24 @@ def _funnel_table(iterations: list[dict[str, Any]]) -> str:
     rows = [["all trajectories", *(it["filtering"]["trajectories"] for it in iterations)]]
     for index, gate in enumerate(gates):
         rows.append(
-            [f"left out: {gate['because']}", *(-it["filtering"]["funnel"][index]["dropped"] for it in iterations)]
+            [f"dropped: {gate['because']}", *(-it["filtering"]["funnel"][index]["dropped"] for it in iterations)]
         )
     rows.append(["experts for RFT", *(it["filtering"]["experts"] for it in iterations)])
-    rows.append(["problems they are of", *(it["filtering"]["problems"] for it in iterations)])
+    rows.append(["problems they cover", *(it["filtering"]["problems"] for it in iterations)])
     return page.table(["", *(f"iteration {it['iteration']}" for it in iterations)], rows, chosen=len(gates) + 1)
 
 
 def _data_table(data: dict[str, Any]) -> str:
     reasons = data["reasons"]
     return page.table(
-        ["source", "role", "rows", "kept", "dropped because"],
+        ["source", "role", "rows", "kept", "dropped"],
         [
             [
                 s["name"],
                 s["role"],
                 s["rows"],
                 s["kept"],
-                ", ".join(f"{count} {reasons[reason]}" for reason, count in s["dropped"].items()),
+                ", ".join(f"{reasons[reason]} ({count})" for reason, count in s["dropped"].items()),
             ]
             for s in data["sources"]
         ],
@@ -205,15 +207,15 @@ def _data_table(data: dict[str, Any]) -> str:
 
 
 def _first_prompts(data: dict[str, Any]) -> list[str]:
-    """What the policy is sent: the first problem of each source, whole."""
+    """The complete prompt of each source's first problem, as the policy receives it."""
     if not (prompts := data.get("first_prompts")):
         return []
     rows = [[key, prompt] for key, prompt in prompts.items()]
-    return [page.table(["source", "first problem, as the policy is sent it"], rows)]
+    return [page.table(["source", "first problem, as the policy receives it"], rows)]
 
 
 def _without_nulls(value: Any) -> Any:
-    """Settings without those left at nothing, which only make the list longer."""
+    """Settings without those that are null or empty lists, which only make the listing longer."""
     if isinstance(value, dict):
         return {key: _without_nulls(inner) for key, inner in value.items() if inner not in (None, [])}
     return [_without_nulls(inner) for inner in value] if isinstance(value, list) else value

@@ -8,11 +8,11 @@ from components.shared.settings import Settings
 
 
 class ReportSettings(Settings):
-    """How the run's policy is chosen."""
+    """How the run's best policy is chosen."""
 
     validation: str | None = Field(
-        None, description="The benchmark that chooses; the first of data.benchmarks if null."
+        None, description="Benchmark on which the best policy is chosen; if null, the first of data.benchmarks."
     )
     choose_by: Literal["avg", "pass_at_k"] = Field(
-        "avg", description="Figure on the validation benchmark: avg@n, or pass@k at the largest k."
+        "avg", description="Metric on the validation benchmark that decides: avg@n, or pass@k at the largest k."
     )

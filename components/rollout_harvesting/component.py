@@ -12,14 +12,14 @@ def rollout_harvesting(
     report: dsl.Output[dsl.Artifact],
     page: dsl.Output[dsl.HTML],
 ):
-    """Gathers the rollout shards of all steps and ranks into one table of trajectories.
+    """Merges the rollout shards of all steps and ranks into one table of trajectories.
 
     Args:
         rollouts: The shards that exploration recorded, and its log.
         trajectories: All rollouts, with the success rate of their problem. In reports/: counts, exploration's log, and
             each problem's success rate at each step.
-        report: Counts and exploration's log alone, where the report takes them from here.
-        page: The same as a page.
+        report: Counts and exploration's log only, if the report stage reads them from here.
+        page: The counts as a page.
     """
     from pathlib import Path
 

@@ -1,7 +1,7 @@
-"""Rollout harvesting: the shards of all steps and ranks to one table of trajectories.
+"""Rollout harvesting: merges the rollout shards of all steps and ranks into one table of trajectories.
 
-Streams: counts per problem are gathered in a first pass over a few columns, the rows written in a second.
-Half-written and repeated shards are recognised, left out and counted.
+Streams the data: a first pass over a few columns counts per problem, a second one writes the rows. Incomplete and
+duplicate shards are detected, set aside and counted.
 """
 
 import re
@@ -19,15 +19,16 @@ from components.shared.errors import InputError
 from components.shared.reporting import page
 from components.shared.stage import Progress, read_json, result, write_json
 
+_Counts = dict[tuple[str, int], tuple[int, int]]  # (problem, step) -> scorable samples, correct ones
 _SHARD = re.compile(r"step-(\d+)-rank-(\d+).*\.parquet")
 
 SUCCESS_RATES = pa.schema(
     [
         pa.field("problem_id", pa.string(), nullable=False),
         pa.field("step", pa.int32(), nullable=False),
-        pa.field("samples", pa.int32(), nullable=False),  # scorable ones
+        pa.field("samples", pa.int32(), nullable=False),  # scorable samples
         pa.field("correct", pa.int32(), nullable=False),
-        pa.field("success_rate_so_far", pa.float32(), nullable=False),  # of the problem, up to this step
+        pa.field("success_rate_so_far", pa.float32(), nullable=False),  # of the problem, up to and including this step
     ]
 )
 
@@ -40,49 +41,35 @@ def harvest(
     report_out: str | Path,
     page_out: str | Path,
 ) -> dict[str, float]:
-    """Gathers an iteration's rollouts.
+    """Merges an iteration's rollout shards into a table of trajectories.
 
     Args:
         rollouts: folder of rollout shards.
         trajectories_out: folder to make, with `trajectories.parquet`: the rollouts in order of step and
-            rank, with `verdict` from the reward and the problem's `success_rate` over the iteration.
-        success_rates_out: folder to make, with `success_rates.parquet`: each problem at each step it was
+            rank, with the `verdict` that follows from the reward and the problem's `success_rate` over the iteration.
+        success_rates_out: folder to make, with `success_rates.parquet`: one row per problem and step at which it was
             sampled.
         report_out: JSON file to write.
-        page_out: the same as an HTML page.
+        page_out: HTML file to write: the report as a page.
 
     Returns:
         Figures for KFP metrics.
 
     Raises:
-        InputError: there is no whole shard.
+        InputError: there is no complete shard.
     """
-    shards, report = _whole_shards(Path(rollouts))
+    shards, report = _complete_shards(Path(rollouts))
     counts = _count(shards)
-    totals: dict[str, list[int]] = {}
-    for (problem, _), (samples, correct) in counts.items():
-        total = totals.setdefault(problem, [0, 0])
-        total[0] += samples
-        total[1] += correct
+    totals = _totals(counts)
     rates = {problem: correct / samples for problem, (samples, correct) in totals.items() if samples}
-
-    progress, similarity = Progress(len(shards), "shards"), SimilarityTally()
-    with table_writer(Path(trajectories_out) / "trajectories.parquet", TRAJECTORIES) as writer:
-        for shard in shards:
-            for batch in read_batches(shard):
-                table = _with_success_rate(batch, rates)
-                writer.write_batch(table)
-                correct_rows = table.filter(pc.fill_null(table["verdict"], False))
-                for row in correct_rows.select(["problem_id", "step", "completion"]).to_pylist():
-                    similarity.add(row["problem_id"], row["step"], row["completion"])
-            progress.advance()
+    written, similarity = _write_trajectories(shards, rates, Path(trajectories_out) / "trajectories.parquet")
     _write_success_rates(Path(success_rates_out) / "success_rates.parquet", counts)
 
     correct = sum(c for _, c in totals.values())
     report |= {
-        "trajectories": writer.written,
+        "trajectories": written,
         "correct": correct,
-        "not_scorable": writer.written - sum(n for n, _ in totals.values()),
+        "not_scorable": written - sum(n for n, _ in totals.values()),
         "problems": len(totals),
         "never_solved": sum(rate == 0 for rate in rates.values()),
         "always_solved": sum(rate == 1 for rate in rates.values()),
@@ -96,15 +83,15 @@ def harvest(
     _write_page(page_out, report)
     set_aside = report["duplicate_shards"] + report["incomplete_shards"]
     result(
-        f"{writer.written} trajectories of {len(totals)} problems, {correct} correct"
+        f"{written} trajectories for {len(totals)} problems, {correct} correct"
         + (f"; {len(set_aside)} shards set aside" if set_aside else "")
     )
     keys = ("trajectories", "correct", "problems", "never_solved", "always_solved")
     return {key: report[key] for key in keys} | {"shards_set_aside": len(set_aside)}
 
 
-def _whole_shards(folder: Path) -> tuple[list[Path], dict[str, Any]]:
-    """The shards to use in order of step and rank, and a report of those set aside."""
+def _complete_shards(folder: Path) -> tuple[list[Path], dict[str, Any]]:
+    """The shards to use, in order of step and rank, and a report of those set aside."""
     incomplete = [f"{file.name}: left unfinished by a killed writer" for file in sorted(folder.glob(".*.tmp"))]
     found: defaultdict[tuple[int, int], list[Path]] = defaultdict(list)
     for file in sorted(folder.glob("*.parquet")):
@@ -118,18 +105,20 @@ def _whole_shards(folder: Path) -> tuple[list[Path], dict[str, Any]]:
             raise InputError(f"{file}: not a rollout shard; expected step-S-rank-R.parquet with the rollout columns")
         found[int(match[1]), int(match[2])].append(file)
     if not found:
-        raise InputError(f"{folder} holds no whole rollout shard ({len(incomplete)} unfinished); run exploration again")
+        raise InputError(
+            f"{folder} has no complete rollout shard ({len(incomplete)} unfinished); run exploration again"
+        )
     duplicates, shards = [], []
-    for key in sorted(found):
-        # A step sampled twice by one rank was repeated after a crash; what was sampled last was trained on.
-        *older, newest = sorted(found[key], key=_sampled_at)
-        duplicates += [f"{file.name}: step {key[0]}, rank {key[1]} again, in {newest.name}" for file in older]
+    for step, rank in sorted(found):
+        # A step that one rank sampled twice was repeated after a crash; training used the last samples.
+        *older, newest = sorted(found[step, rank], key=_sampled_at)
+        duplicates += [f"{file.name}: step {step}, rank {rank} was sampled again in {newest.name}" for file in older]
         shards.append(newest)
     return shards, {"shards": len(shards), "duplicate_shards": duplicates, "incomplete_shards": incomplete}
 
 
 def _missing(folder: Path, steps: set[int]) -> list[int]:
-    """Steps of which there is no rollout. A later segment of a long RL run does not begin with step 0."""
+    """Steps without rollouts. A later segment of a long RL run does not begin with step 0."""
     if (file := folder / ROLLOUT_STEPS).is_file():
         of_segment = read_json(file)
         return sorted(set(range(of_segment["first"], of_segment["end"])) - steps)
@@ -140,8 +129,8 @@ def _sampled_at(shard: Path) -> Any:
     return pc.max(pq.read_table(shard, columns=["sampled_at"])["sampled_at"]).as_py()
 
 
-def _count(shards: list[Path]) -> dict[tuple[str, int], tuple[int, int]]:
-    """Scorable samples and correct ones, by problem and step."""
+def _count(shards: list[Path]) -> _Counts:
+    """Scorable and correct samples by problem and step."""
     counts: defaultdict[tuple[str, int], tuple[int, int]] = defaultdict(lambda: (0, 0))
     for shard in shards:
         table = pq.read_table(shard, columns=["problem_id", "step", "reward"])
@@ -155,6 +144,34 @@ def _count(shards: list[Path]) -> dict[tuple[str, int], tuple[int, int]]:
     return dict(counts)
 
 
+def _totals(counts: _Counts) -> dict[str, tuple[int, int]]:
+    """Scorable and correct samples by problem."""
+    totals: dict[str, tuple[int, int]] = {}
+    for (problem, _), (samples, correct) in counts.items():
+        total, right = totals.get(problem, (0, 0))
+        totals[problem] = total + samples, right + correct
+    return totals
+
+
+def _write_trajectories(shards: list[Path], rates: dict[str, float], path: Path) -> tuple[int, SimilarityTally]:
+    """Writes the rollouts with the success rate of their problem.
+
+    Returns:
+        Number of rows, and the tally of their correct ones.
+    """
+    progress, similarity = Progress(len(shards), "shards"), SimilarityTally()
+    with table_writer(path, TRAJECTORIES) as writer:
+        for shard in shards:
+            for batch in read_batches(shard):
+                table = _with_success_rate(batch, rates)
+                writer.write_batch(table)
+                correct = table.filter(pc.fill_null(table["verdict"], False))
+                for row in correct.select(["problem_id", "step", "completion"]).to_pylist():
+                    similarity.add(row["problem_id"], row["step"], row["completion"])
+            progress.advance()
+    return writer.written, similarity
+
+
 def _with_success_rate(batch: pa.RecordBatch, rates: dict[str, float]) -> pa.Table:
     columns = {name: batch[name] for name in ROLLOUTS.names}
     columns["verdict"] = pc.greater(batch["reward"], 0)
@@ -164,7 +181,7 @@ def _with_success_rate(batch: pa.RecordBatch, rates: dict[str, float]) -> pa.Tab
     return pa.table(columns, schema=TRAJECTORIES)
 
 
-def _write_success_rates(path: Path, counts: dict[tuple[str, int], tuple[int, int]]) -> None:
+def _write_success_rates(path: Path, counts: _Counts) -> None:
     rows: list[dict[str, Any]] = []
     so_far: dict[str, tuple[int, int]] = {}
     for problem, step in sorted(counts):
@@ -184,14 +201,14 @@ def _write_success_rates(path: Path, counts: dict[tuple[str, int], tuple[int, in
 
 
 def _histogram(rates: dict[str, float]) -> list[int]:
-    """Problems by success rate, in ten equal bins from 0 to 1."""
+    """Number of problems by success rate, in ten equal bins from 0 to 1."""
     bins = [0] * 10
     for rate in rates.values():
         bins[min(int(rate * 10), 9)] += 1
     return bins
 
 
-def _by_step(counts: dict[tuple[str, int], tuple[int, int]]) -> list[dict[str, Any]]:
+def _by_step(counts: _Counts) -> list[dict[str, Any]]:
     by_step: dict[int, list[int]] = {}
     for (_, step), (samples, correct) in counts.items():
         total = by_step.setdefault(step, [0, 0, 0])
@@ -205,7 +222,7 @@ def _by_step(counts: dict[tuple[str, int], tuple[int, int]]) -> list[dict[str, A
 
 
 def _write_page(path: str | Path, report: dict[str, Any]) -> None:
-    drawing, (rates, steps, alike) = page.new_figure(13, 3.2, columns=3)
+    drawing, (rates, steps, similar) = page.new_figure(13, 3.2, columns=3)
     rates.bar([(i + 0.5) / 10 for i in range(10)], report["success_rate_histogram"], width=0.09)
     rates.set_xlabel("success rate over the iteration")
     rates.set_ylabel("problems")
@@ -214,26 +231,26 @@ def _write_page(path: str | Path, report: dict[str, Any]) -> None:
     steps.set_ylabel("correct rollouts")
     for name in ("within_step", "between_steps"):
         points = [(s["step"], s[name]) for s in report["similarity_by_step"] if s[name] is not None]
-        alike.plot([step for step, _ in points], [value for _, value in points], label=name.replace("_", " "))
-    alike.set_xlabel("RL step")
-    alike.set_ylabel("similarity of correct rollouts")
-    alike.legend(frameon=False, fontsize=8)
+        similar.plot([step for step, _ in points], [value for _, value in points], label=name.replace("_", " "))
+    similar.set_xlabel("RL step")
+    similar.set_ylabel("similarity of correct rollouts")
+    similar.legend(frameon=False, fontsize=8)
     set_aside = report["duplicate_shards"] + report["incomplete_shards"]
     names = ("shards", "trajectories", "correct", "not_scorable", "problems", "never_solved", "always_solved")
     page.page(
         path,
         "Rollout harvesting",
-        f"{report['trajectories']:,} trajectories of {report['problems']:,} problems, {report['correct']:,} correct.",
+        f"{report['trajectories']:,} trajectories for {report['problems']:,} problems, {report['correct']:,} correct.",
         page.figure(
             drawing,
-            "How often each problem was solved, when the correct rollouts were sampled, and how alike those of the "
-            "same problem are (Jaccard similarity of token trigrams), within a step and to the step before.",
+            "How often each problem was solved, when the correct rollouts were sampled, and how similar those of the "
+            "same problem are (Jaccard similarity of token trigrams), within a step and to the previous step.",
         ),
         page.table(
-            ["what", "count"],
+            ["", "count"],
             [
                 *([name.replace("_", " "), report[name]] for name in names),
-                ["different correct solutions of a solved problem", report["distinct_correct"]],
+                ["distinct correct solutions per solved problem", report["distinct_correct"]],
             ],
         ),
         page.heading("Shards set aside") + page.preformatted("\n".join(set_aside)) if set_aside else "",

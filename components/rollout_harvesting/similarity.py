@@ -1,7 +1,7 @@
-"""How alike the correct rollouts of a problem are, within an RL step and between steps.
+"""Similarity of a problem's correct rollouts, within an RL step and between steps.
 
-A policy that narrows writes the same solution again and again: similarity within a step rises. One that only repeats
-what it wrote earlier adds nothing for RFT: similarity between steps tells.
+A policy that narrows writes the same solution again and again: similarity within a step rises. A policy that only
+repeats what it wrote earlier adds nothing for RFT: similarity between steps rises.
 """
 
 from collections import defaultdict
@@ -10,15 +10,15 @@ from typing import Any
 
 from components.shared.data.ngrams import Sketch, similarity, sketch, solution_text
 
-_KEPT = 4  # correct rollouts of a problem and step that are compared: at most six pairs
+_KEPT = 4  # correct rollouts per problem and step that are compared: at most six pairs
 
 
 class SimilarityTally:
-    """Takes correct rollouts in order of step; keeps a few numbers of each problem, no texts."""
+    """Tallies correct rollouts in order of step; keeps a few numbers per problem, no texts."""
 
     def __init__(self) -> None:
-        self._now: dict[str, list[Sketch]] = {}  # of the step at hand, by problem
-        self._before: dict[str, list[Sketch]] = {}  # of the last step that had the problem
+        self._now: dict[str, list[Sketch]] = {}  # of the current step, by problem
+        self._before: dict[str, list[Sketch]] = {}  # of the previous step that had the problem
         self._step: int | None = None
         self._within: defaultdict[int, list[float]] = defaultdict(list)
         self._between: defaultdict[int, list[float]] = defaultdict(list)
@@ -45,7 +45,7 @@ class SimilarityTally:
         self._now = {}
 
     def by_step(self) -> list[dict[str, Any]]:
-        """The mean over problems at each step, 0 to 1; None where no problem had two to compare."""
+        """The mean similarity over problems at each step, 0 to 1; None if no problem had two rollouts to compare."""
         self._close()
         return [
             {"step": step, "within_step": _mean(self._within[step]), "between_steps": _mean(self._between[step])}
@@ -53,7 +53,7 @@ class SimilarityTally:
         ]
 
     def distinct_solutions(self) -> float:
-        """Different correct solutions, white space and case aside, of a problem that was solved at all: the mean."""
+        """Mean number of distinct correct solutions per solved problem, ignoring white space and case."""
         return fmean(map(len, self._solutions.values())) if self._solutions else 0.0
 
 

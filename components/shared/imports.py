@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 
 _OURS = "components"
+VERSION_FILE = f"{_OURS}/shared/version.py"  # part of every image with pages, but no result depends on it
 _MODULE = re.compile(rf"\b{_OURS}(?:\.\w+)+")
 
 

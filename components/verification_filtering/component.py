@@ -16,17 +16,17 @@ def verification_filtering(
     metrics: dsl.Output[dsl.Metrics],
     earlier_experts: dsl.Input[dsl.Dataset] = None,
 ):
-    """Grades the trajectories again and keeps correct ones on hard problems as experts.
+    """Grades the trajectories again and keeps the correct ones on hard problems as experts.
 
     Args:
-        trajectories: What harvesting gathered.
+        trajectories: The trajectories that harvesting wrote.
         problems: Training problems.
         settings: The recipe's sections filter, grading and store.
-        experts: The trajectories that RFT learns from. In reports/: the count at every gate, earlier reports.
-        dropped: The rest, each with the reason.
-        page: The same as a page.
+        experts: The trajectories that RFT trains on. In reports/: the count at every gate, and earlier reports.
+        dropped: The other trajectories, each with the reason.
+        page: The counts as a page.
         metrics: The counts.
-        earlier_experts: Experts of the iteration before, to hand on beside this one's.
+        earlier_experts: The previous iteration's experts, to pass on with this one's.
     """
     from pathlib import Path
 

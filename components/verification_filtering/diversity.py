@@ -1,4 +1,4 @@
-"""Which few of a problem's solutions to keep: the ones least alike, early ones first."""
+"""Chooses which of a problem's solutions to keep: the most different ones, early ones first."""
 
 from collections.abc import Sequence
 
@@ -6,11 +6,11 @@ from components.shared.data.ngrams import Sketch, similarity
 
 
 def most_different(candidates: Sequence[tuple[int, Sketch]], count: int) -> list[int]:
-    """Picks up to `count` candidates: the earliest first, then each time the one least like those picked.
+    """Picks up to `count` candidates: the earliest one, then repeatedly the one least similar to those picked.
 
     Args:
-        candidates: step and sketch of each.
-        count: how many to pick.
+        candidates: RL step and sketch of each.
+        count: maximum number to pick.
 
     Returns:
         Their indices, in the order picked. Ties go to the earlier step, then to the lower index.

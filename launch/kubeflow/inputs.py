@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from components.data_preparation.prepare import POLICY_FILES
+from components.data_preparation.base_policy import POLICY_FILES
 from components.shared.data.sources import Source, is_file_source
 from components.shared.data.table_files import local_files
 from components.shared.errors import InputError

@@ -18,10 +18,10 @@ from components.shared.policy.checks import check_policy
 SHA = "0123456789abcdef0123456789abcdef01234567"
 PROGRAM = (
     "import sys\n"
-    "from components.data_preparation.prepare import _bring_policy\n"
+    "from components.data_preparation.base_policy import bring_policy\n"
     "from components.shared.stage import stage\n"
     "with stage('data preparation'):\n"
-    "    _bring_policy(sys.argv[1], sys.argv[2])\n"
+    "    bring_policy(sys.argv[1], sys.argv[2])\n"
 )
 LOOK = (
     "import sys\n"
@@ -95,7 +95,7 @@ def test_a_policy_comes_whole_and_without_pickles(hub: str, uri: str, tmp_path: 
 def test_a_repository_that_is_not_there_is_a_message(hub: str, tmp_path: Path) -> None:
     done = bring(hub, "hf://me/other", tmp_path)
     assert done.returncode == 1
-    assert "base policy 'hf://me/other' cannot be had from the Hugging Face hub" in done.stdout
+    assert "base policy 'hf://me/other' cannot be downloaded from the Hugging Face hub" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
     assert not (tmp_path / "policy").exists()
 

@@ -87,7 +87,7 @@ def test_rows_are_kept_or_dropped_and_counted_by_reason(prepare: Any) -> None:
         "verifier": "math",
         "difficulty": 2.0,
     }
-    assert "line 6" in report["page"] and "stands in a benchmark" in report["page"]
+    assert "line 6" in report["page"] and "verbatim in a benchmark" in report["page"]
     assert "<script" not in report["page"]
 
 
@@ -134,7 +134,7 @@ def test_a_problem_with_different_answers_is_dropped_wherever_it_stands(prepare:
         [{"problem": "What is 2 + 2?", "answer": "4"}], [*BENCHMARK, {"problem": "What is 1 + 1?", "answer": "3"}]
     )
     assert report["benchmarks"] == {"test": 1} and report["benchmark_table"]["answer"].to_pylist() == ["10"]
-    with pytest.raises(InputError, match="2 the same problem has different answers"):
+    with pytest.raises(InputError, match=r"same problem with conflicting answers \(2\)"):
         prepare([{"problem": "Q?", "answer": "4"}, {"problem": "Q?", "answer": "5"}], BENCHMARK)
 
 
@@ -170,9 +170,9 @@ def test_a_chat_is_sent_with_its_system_message_and_examples(prepare: Any, tmp_p
     ("template", "message"),
     [
         ("{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
-         "{{ m.content }}{% endfor %}", "line 1: the policy's chat template refuses this conversation: no system role"),
+         "{{ m.content }}{% endfor %}", "line 1: the policy's chat template rejects this conversation: no system role"),
         ("{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}",
-         "line 1: the policy's chat template leaves out the system message 'Be brief.'"),
+         "line 1: the policy's chat template omits the system message 'Be brief.'"),
         ("{% for m in messages if m.role != 'assistant' %}{{ m.content }}{% endfor %}",
          "its chat template leaves out the assistant's message"),
         ("{% for m in messages %}{% if m.role == 'assistant' %}{{ raise_exception('users alone') }}{% endif %}"
@@ -229,7 +229,7 @@ def test_markup_in_data_is_shown_not_run(prepare: Any) -> None:
 @pytest.mark.parametrize(
     ("train", "message"),
     [
-        (BENCHMARK, "the training set and benchmark test are the same problems"),
+        (BENCHMARK, "the training set and benchmark test have the same problems"),
         ([{"problem": "Q1", "answer": None}, {"problem": "Q2", "answer": ""}], "its answers are empty or null"),
         ([{"problem": "x" * 5000, "answer": "1"}], "choose a model with a longer context"),
     ],
@@ -266,7 +266,7 @@ def test_rows_that_a_tasks_scorer_cannot_judge_are_counted(prepare: Any, tmp_pat
     train = {"uri": str(tmp_path / "train.jsonl"), "verifier": "countdown"}
     report = prepare(rows, BENCHMARK, train=[train])
     assert report["problems"] == 1 and report["sources"][-1]["dropped"] == {"answer_not_gradable": 1}
-    with pytest.raises(InputError, match="none of its 2 rows can be used .*for example line 1"):
+    with pytest.raises(InputError, match="none of its 2 rows can be used: .*for example line 1"):
         prepare(rows, BENCHMARK, train=[{**train, "verifier": "reasoning-gym/chain_sum"}])
 
 

@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from components.shared.errors import InputError
-from components.shared.imports import stage_code
+from components.shared.imports import VERSION_FILE, stage_code
 from components.shared.progress import checkpoints
 from launch import images
 from launch.images_command import images as images_command
@@ -50,7 +50,7 @@ def test_each_file_changes_the_tags_and_fingerprints_of_those_who_import_it(
         return {stage: checkpoints.fingerprint(stage, {}, []) for stage in images.STAGES}
 
     importers = {stage: set(stage_code(stage, tree)) for stage in images.STAGES}
-    files = sorted((tree / "components").rglob("*.py"))
+    files = [file for file in sorted((tree / "components").rglob("*.py")) if file != tree / VERSION_FILE]
     assert len(files) > 60
     concerned = {file: {stage for stage in images.STAGES if file in importers[stage]} for file in files}
     shared = {file.name: stages for file, stages in concerned.items() if "shared" in file.parts}
@@ -65,6 +65,22 @@ def test_each_file_changes_the_tags_and_fingerprints_of_those_who_import_it(
         assert {stage for stage, name in fingerprints().items() if name != kept[stage]} == stages, file
         file.write_bytes(text)
     assert tags() == before and fingerprints() == kept
+
+
+def test_a_new_version_changes_no_tag_or_fingerprint_though_it_is_in_the_images(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "_ROOT", tree)
+
+    def names() -> list[str]:
+        return [*tags().values(), *(checkpoints.fingerprint(stage, {}, []) for stage in images.STAGES)]
+
+    before = names()
+    assert {stage for stage in images.STAGES if VERSION_FILE in images.stage_files(stage)} == set(images.STAGES) - {
+        "publishing"
+    }
+    (tree / VERSION_FILE).write_text('VERSION = "99.0"\n')
+    assert names() == before
 
 
 @pytest.mark.parametrize(

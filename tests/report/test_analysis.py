@@ -81,10 +81,10 @@ def test_advice_names_what_the_figures_say() -> None:
     for words in (
         "RL narrows the policy",
         "better by 0.200",
-        "cannot tell from 0",
+        "not distinguishable from 0",
         "Take rloop-1",
-        "no spread",
-        "were cut",
+        "zero reward variance",
+        "were truncated",
         "--with-vanilla-rl",
     ):
         assert words in text, words

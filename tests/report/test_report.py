@@ -179,7 +179,7 @@ def test_chooses_by_the_validation_benchmark_and_figure_asked_for(
     assert Policy(out / "policy").id == Policy(policies["base"]).id
     out = run(1, (0.7, 0.7), (0.6, 0.8), tmp_path / "data.json", policies["base"], validation="test")
     assert json.loads((out / "results" / "summary.json").read_text())["chosen_policy"] == "explored-1"
-    with pytest.raises(InputError, match="report.validation 'tset' is no benchmark. Did you mean 'test'"):
+    with pytest.raises(InputError, match="report.validation 'tset' is not a benchmark. Did you mean 'test'"):
         run(1, (0.7, 0.7), (0.6, 0.8), tmp_path / "data.json", policies["base"], validation="tset")
 
 
@@ -227,18 +227,18 @@ def test_results_of_another_iteration_or_measured_otherwise_are_refused(
     run: Any, tmp_path: Path, policies: dict[str, Path]
 ) -> None:
     first = run(1, (0.4, 0.7), (0.6, 0.9), tmp_path / "data.json", policies["base"])
-    with pytest.raises(InputError, match="the results before iteration 2 are those of iteration 0"):
+    with pytest.raises(InputError, match="but the given ones are of iteration 0; give those of iteration 1"):
         run(2, (0.4, 0.7), (0.6, 0.9), tmp_path / "data.json", policies["base"])
     file = first / "results" / "summary.json"
     summary = json.loads(file.read_text())
     for policy in summary["policies"]:
         policy["settings"]["temperature"] = 0.7
     write_json(file, summary)
-    with pytest.raises(InputError, match=r"explored-2 and base cannot be compared: eval\.temperature None and 0\.7"):
+    with pytest.raises(InputError, match=r"explored-2 and base cannot be compared: eval\.temperature None vs\. 0\.7"):
         run(2, (0.4, 0.7), (0.6, 0.9), first / "results", policies["base"])
     for policy in summary["policies"]:
         del policy["settings"]["temperature"]
         policy["evaluations"][0]["problems"] = 12
     write_json(file, summary)
-    with pytest.raises(InputError, match=r"problems \{'dev': 10, 'test': 10\} and \{'dev': 12, 'test': 10\}"):
+    with pytest.raises(InputError, match=r"problems \{'dev': 10, 'test': 10\} vs\. \{'dev': 12, 'test': 10\}"):
         run(2, (0.4, 0.7), (0.6, 0.9), first / "results", policies["base"])

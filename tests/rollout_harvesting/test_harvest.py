@@ -71,7 +71,7 @@ def test_a_step_recorded_twice_counts_once_the_later_one(
     got = run()
     assert got["table"]["completion"].to_pylist() == ["new"]
     assert got["figures"]["shards_set_aside"] == 1
-    assert "step 0, rank 0 again" in got["report"]["duplicate_shards"][0]
+    assert "step 0, rank 0 was sampled again" in got["report"]["duplicate_shards"][0]
 
 
 def test_half_written_shards_are_set_aside_and_counted(
@@ -102,7 +102,7 @@ def test_a_later_segment_does_not_miss_the_steps_before_it(
 
 def test_no_whole_shard_is_an_error(tmp_path: Path, run: Any) -> None:
     (tmp_path / "rollouts").mkdir()
-    with pytest.raises(InputError, match="holds no whole rollout shard"):
+    with pytest.raises(InputError, match="has no complete rollout shard"):
         run()
 
 

@@ -80,4 +80,4 @@ def test_a_stages_files_are_enough_to_run_it(tmp_path: Path) -> None:
         "harvest('rollouts', trajectories_out='t', success_rates_out='s', report_out='r.json', page_out='p.html')"
     )
     done = subprocess.run([sys.executable, "-c", call], cwd=tmp_path, capture_output=True, text=True)
-    assert "InputError: rollouts holds no whole rollout shard" in done.stderr, done.stderr
+    assert "InputError: rollouts has no complete rollout shard" in done.stderr, done.stderr

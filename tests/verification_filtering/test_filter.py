@@ -13,7 +13,8 @@ from components.shared.data.schema import PROBLEMS, TRAJECTORIES, earlier_expert
 from components.shared.errors import InputError
 from components.shared.grading import GradingSettings
 from components.shared.progress.checkpoints import NOWHERE, CheckpointSettings
-from components.verification_filtering.filter import GATES, filter_trajectories
+from components.verification_filtering.filter import filter_trajectories
+from components.verification_filtering.gates import GATES
 from components.verification_filtering.settings import FilterSettings
 
 SOLUTIONS = ["1+2=3,3+3=6.", "2+1=3,3+3=6.", "1+3=4,4+2=6.", "3+1=4,4+2=6.", "2+3=5,5+1=6.", "1*2=2,2*3=6."]
@@ -161,7 +162,7 @@ def test_laws(run: Any, trajectory: Any, drawn: list[tuple[str, str, int]], cap:
 def test_an_empty_set_names_the_gate_that_left_out_most(
     run: Any, trajectory: Any, completion: str, changes: dict[str, Any], gate: str, remedy: str
 ) -> None:
-    with pytest.raises(InputError, match=f"gate '{gate}' left out most; .*{remedy}"):
+    with pytest.raises(InputError, match=f"gate '{gate}' dropped the most; .*{remedy}"):
         run([trajectory("a", completion, **changes), trajectory("b", completion, **changes), trajectory("a", WRONG)])
 
 
@@ -213,8 +214,10 @@ def test_a_filter_that_had_finished_hands_its_outputs_over(
     rows = [trajectory("a", text) for text in SOLUTIONS]
     progress = CheckpointSettings(uri=str(tmp_path / "progress"))
     first = run(rows, checkpointing=progress)
-    monkeypatch.setattr("components.verification_filtering.filter._grade", None)  # verdicts come from the first
+    monkeypatch.setattr(
+        "components.verification_filtering.grade.TrajectoryGrading._grade", None
+    )  # verdicts come from the first
     assert run(rows, "again", checkpointing=progress) == first
     assert run(rows, "other", checkpointing=progress, max_per_problem=1)["figures"]["experts"] == 1
-    monkeypatch.setattr("components.verification_filtering.filter._gate", None)
+    monkeypatch.setattr("components.verification_filtering.gates._gate", None)
     assert run(rows, "third", checkpointing=progress) == first

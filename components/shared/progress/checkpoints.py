@@ -19,7 +19,7 @@ from typing import Any, Self
 from pydantic import Field
 
 from components.shared.errors import InputError
-from components.shared.imports import stage_code
+from components.shared.imports import VERSION_FILE, stage_code
 from components.shared.object_store import Store, open_store
 from components.shared.progress.finished import FINISHED, SHARDS, Outputs, fetch_outputs, inputs_digest, save_outputs
 from components.shared.progress.lease import Lease
@@ -34,7 +34,7 @@ _MARK_CONTENT = b'{"what": "progress of a stage of rloop, which rloop removes wh
 
 def fingerprint(stage: str, parameters: dict[str, Any], inputs: Sequence[str | Path]) -> str:
     """Returns 24 hex digits that identify what a stage's result depends on: its code, parameters and input contents."""
-    code = files_digest(stage_code(stage, _ROOT))
+    code = files_digest(file for file in stage_code(stage, _ROOT) if file != _ROOT / VERSION_FILE)
     return hashlib.sha256(f"{code}\0{inputs_digest(parameters, inputs)}".encode()).hexdigest()[:24]
 
 

@@ -1,4 +1,4 @@
-"""Self-contained HTML pages: tables, figures and notes, with no script and nothing loaded from elsewhere."""
+"""Self-contained HTML pages of tables, figures and notes: no scripts, no external resources."""
 
 import io
 from collections.abc import Iterable, Sequence
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.shared.stage import whole_file
+from components.shared.version import VERSION
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,7 +22,7 @@ th, td { padding: .3rem .5rem; border-bottom: 1px solid #dde2ea; text-align: rig
 .text { text-align: left; }
 thead th { border-bottom: 2px solid #8a94a6; } tr.chosen td { background: #e9f5ec; font-weight: 600; }
 summary { cursor: pointer; color: #465064; margin: .6rem 0; }
-figure { margin: .6rem 0; } svg { max-width: 100%; height: auto; }
+footer { margin-top: 2.5rem; } figure { margin: .6rem 0; } svg { max-width: 100%; height: auto; }
 code, pre { font: .85rem/1.4 ui-monospace, monospace; } pre { background: #f4f6f9; padding: .8rem; overflow-x: auto; }
 @media (max-width: 40rem) { figure svg { min-width: 36rem; max-width: none; } }
 @media print { figure svg { min-width: 0; max-width: 100%; } }
@@ -30,13 +31,13 @@ code, pre { font: .85rem/1.4 ui-monospace, monospace; } pre { background: #f4f6f
 
 
 def page(path: str | Path, title: str, lead: str, *parts: str) -> None:
-    """Writes a page, whole.
+    """Writes a complete page, with the version of rloop at its foot.
 
     Args:
-        path: of the file.
+        path: HTML file to write.
         title: plain text.
         lead: a sentence below the title, plain text.
-        parts: HTML, as the functions of this module give it.
+        parts: HTML, as returned by the functions of this module.
     """
     body = "".join(parts)
     with whole_file(path) as temporary:
@@ -44,12 +45,13 @@ def page(path: str | Path, title: str, lead: str, *parts: str) -> None:
             f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
             f'<meta name="viewport" content="width=device-width, initial-scale=1">'
             f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>"
-            f'<h1>{escape(title)}</h1><p class="lead">{escape(lead)}</p>{body}</body></html>\n'
+            f'<h1>{escape(title)}</h1><p class="lead">{escape(lead)}</p>{body}'
+            f'<footer class="note">rloop {VERSION}</footer></body></html>\n'
         )
 
 
 def heading(text: str) -> str:
-    """A section's heading."""
+    """A section heading."""
     return f"<h2>{escape(text)}</h2>"
 
 
@@ -64,25 +66,25 @@ def bullets(texts: Iterable[str]) -> str:
 
 
 def links(addresses: Iterable[tuple[str, str]]) -> str:
-    """A list of links: what each is called, and its address; nothing where there are none."""
+    """A list of links, each given as text and URL; empty if there are none."""
     items = "".join(f'<li><a href="{escape(url)}">{escape(text)}</a></li>' for text, url in addresses)
     return f"<ul>{items}</ul>" if items else ""
 
 
 def folded(title: str, *parts: str) -> str:
-    """Parts that few people want, behind a line that opens them."""
+    """Details that few readers need, collapsed under a title."""
     return f"<details><summary>{escape(title)}</summary>{''.join(parts)}</details>"
 
 
 def preformatted(text: str) -> str:
-    """Text as it stands, such as YAML or a sample completion."""
+    """Preformatted text, such as YAML or a sample completion."""
     return f"<pre>{escape(text)}</pre>"
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[Any]], chosen: int | None = None) -> str:
-    """A table; the row with index `chosen` is set off.
+    """A table; the row with index `chosen` is highlighted.
 
-    Numbers are aligned right, words left; floats show three decimals.
+    Numbers are right-aligned, words left-aligned; floats have three decimals.
     """
     rows = list(rows)
     words = [any(isinstance(row[i], str) and not row[i][:1].isdigit() for row in rows) for i in range(len(headers))]
@@ -106,11 +108,11 @@ def _cell(value: Any) -> str:
 
 
 def figure(drawing: "Figure", caption: str) -> str:
-    """A matplotlib figure as inline SVG with a caption that says what it shows."""
+    """A matplotlib figure as inline SVG, with a caption that explains it."""
     import matplotlib
 
     buffer = io.StringIO()
-    # Text stays text: smaller, and it can be searched and copied.
+    # Keep text as text rather than paths: smaller, searchable and selectable.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "rloop", "font.family": "sans-serif"}):
         drawing.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
     svg = buffer.getvalue()
@@ -119,7 +121,7 @@ def figure(drawing: "Figure", caption: str) -> str:
 
 
 def new_figure(width: float = 8.0, height: float = 3.2, rows: int = 1, columns: int = 1) -> tuple["Figure", list[Any]]:
-    """A matplotlib figure in the report's style, and its axes row by row; no display is needed."""
+    """A matplotlib figure in the report's style and its axes in row-major order; needs no display."""
     from matplotlib.figure import Figure
 
     drawing = Figure(figsize=(width, height), layout="constrained")

@@ -170,9 +170,9 @@ def test_sources_may_be_given_as_uris() -> None:
     settings = DataSettings.check({"train": "a.jsonl", "benchmarks": ["x/math500.jsonl", "x/aime24.jsonl"]}, "data")
     assert settings.train[0].uri == "a.jsonl"
     assert list(settings.benchmarks) == ["math500", "aime24"]
-    with pytest.raises(InputError, match="two benchmarks would be called 'a'"):
+    with pytest.raises(InputError, match="two benchmarks would be named 'a'"):
         DataSettings.check({"train": "t.jsonl", "benchmarks": ["x/a.jsonl", "y/a.jsonl"]}, "data")
-    with pytest.raises(InputError, match="may hold letters, digits"):
+    with pytest.raises(InputError, match="may only contain letters, digits"):
         DataSettings.check({"train": "t.jsonl", "benchmarks": {"../a": "a.jsonl"}}, "data")
     with pytest.raises(InputError, match="must contain {problem}"):
         DataSettings.check({"train": "t.jsonl", "benchmarks": "a.jsonl", "prompt_template": "hi"}, "data")
