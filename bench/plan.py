@@ -23,7 +23,7 @@ from components.shared.data.schema import read_rows
 from components.shared.policy import load_tokenizer, prompt_token_ids
 from components.shared.reporting.reports import CURVE, EVALUATION
 from components.shared.stage import read_json
-from launch.planning.costs import Costs, StageCost
+from launch.planning.cost_estimate import Costs, StageCost
 from launch.planning.devices import device_for
 from launch.planning.plan import problems_of, size_of_policy
 from launch.recipe import load_recipe

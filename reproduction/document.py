@@ -10,9 +10,9 @@ import numpy as np
 
 from components.shared.stage import whole_file
 from launch.analysis.seeds import Estimate, average, difference, over_seeds_and_problems, relative, values
-from reproduction import kinds
+from reproduction import cross_fitting as kinds
 from reproduction.figures import draw_course, draw_plane
-from reproduction.plan import (
+from reproduction.grid import (
     RECIPE,
     ROOT,
     SAME_RATE,

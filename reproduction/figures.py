@@ -12,7 +12,7 @@ from components.report.figures import COLOURS, moving_average
 from components.shared.reporting import page
 from components.shared.stage import whole_file
 from launch.analysis.seeds import values
-from reproduction.plan import Results
+from reproduction.grid import Results
 
 if TYPE_CHECKING:
     from reproduction.document import Method

@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 
 from reproduction.document import write_document
-from reproduction.plan import (
+from reproduction.grid import (
     FULL,
     ROOT,
     SAME_RATE,

@@ -20,11 +20,11 @@ from components.shared.object_store.store import split_uri
 from components.shared.policy import context_length, load_tokenizer, prompt_token_ids
 from launch.compiled import read_compiled
 from launch.kubeflow.workflow_size import size_problem, workflow_size
-from launch.planning.costs import Costs, StageCost
+from launch.planning.cost_estimate import Costs, StageCost
 from launch.planning.devices import DEVICES, Device, device_for
-from launch.planning.fits import warnings
-from launch.planning.stage_memory import Problems
-from launch.planning.units import size, time, tokens
+from launch.planning.formatting import size, time, tokens
+from launch.planning.memory_estimate import Problems
+from launch.planning.remedies import warnings
 from launch.recipe import Recipe, load_recipe
 
 _ASSUMED_PROBLEMS = 1000  # of a source that is not here and has no limit

@@ -8,8 +8,8 @@ import pytest
 
 from components.shared.stage import write_json
 from launch.analysis.seeds import average, difference, over_seeds_and_problems, relative, values
-from reproduction.kinds import choose_by_half, cross_fitted
-from reproduction.plan import Grid, Run, results_of
+from reproduction.cross_fitting import choose_by_half, cross_fitted
+from reproduction.grid import Grid, Run, results_of
 from reproduction.run import choose, reproduce
 
 

@@ -24,10 +24,10 @@ from components.shared.errors import InputError
 from components.shared.policy import load_model
 from components.shared.progress.uploads import CHECKPOINTS_ON_DISK
 from components.shared.stage import read_json, write_json
-from launch.planning.costs import Costs, StageCost
+from launch.planning.cost_estimate import Costs, StageCost
 from launch.planning.devices import GPUS, device_for
 from launch.planning.plan import parameters_of_config, problems_of, size_of_policy
-from launch.planning.timing import engine_seconds
+from launch.planning.throughput import engine_seconds
 from launch.pools import Pool
 from launch.recipe import load_recipe
 from pipeline import main

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from launch.analysis.seeds import values
-from reproduction.plan import Grid, Results, find_run, last_policy
+from reproduction.grid import Grid, Results, find_run, last_policy
 
 METHODS = ("rloop", "vanilla")
 

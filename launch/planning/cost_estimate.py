@@ -23,8 +23,15 @@ from components.preflight.estimate import (
 )
 from components.preflight.vllm_memory import EngineMemory
 from launch.planning.devices import Device
-from launch.planning.stage_memory import Problems, StageMemory
-from launch.planning.timing import FORWARD, RECOMPUTING, TRAINING, engine_seconds, sampling_seconds, training_seconds
+from launch.planning.memory_estimate import Problems, StageMemory
+from launch.planning.throughput import (
+    FORWARD,
+    RECOMPUTING,
+    TRAINING,
+    engine_seconds,
+    sampling_seconds,
+    training_seconds,
+)
 from launch.recipe import Recipe
 
 _PAGE_BYTES = 200 * 1024  # of a stage's page, log and metrics

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from components.preflight.estimate import GIB, Memory, ModelSize
-from launch.planning.costs import Costs, StageCost
+from launch.planning.cost_estimate import Costs, StageCost
 from launch.planning.devices import GPUS
-from launch.planning.units import size, time
+from launch.planning.formatting import size, time
 from launch.recipe import Recipe
 
 
