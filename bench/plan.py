@@ -23,9 +23,8 @@ from components.shared.data.schema import read_rows
 from components.shared.policy import load_tokenizer, prompt_token_ids
 from components.shared.reporting.reports import CURVE, EVALUATION
 from components.shared.stage import read_json
-from launch.planning.cost_estimate import Costs, StageCost
-from launch.planning.devices import device_for
-from launch.planning.plan import problems_of, size_of_policy
+from launch.planning.cost_estimate import CostEstimate, StageCost
+from launch.planning.planned_run import look_at_run
 from launch.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -115,11 +114,8 @@ def _evaluated(evaluations: list[dict[str, Any]]) -> int:
 
 def planned() -> dict[str, StageCost]:
     """The plan's stages, by name."""
-    recipe = load_recipe(RECIPE, CHANGES, 1)
-    model, context = size_of_policy(recipe.base_policy)
-    problems, _ = problems_of(recipe, context)
-    device = device_for(recipe.pools.training, None)
-    return {stage.name: stage for stage in Costs(recipe, model, context, problems, device, device).stages()}
+    planned, _ = look_at_run(load_recipe(RECIPE, CHANGES, 1), gpu=None)
+    return {stage.name: stage for stage in CostEstimate(planned).stages()}
 
 
 @click.command()
