@@ -39,7 +39,7 @@ _WRITTEN = pa.schema(
 _KINDS = (".jsonl", ".parquet")
 
 
-class _Row(NamedTuple):
+class _JudgedRow(NamedTuple):
     where: str
     columns: dict[str, Any]
     verdict: Verdict
@@ -71,15 +71,15 @@ def grade(
     check_verifier(verifier)
     if output:
         _check_output(output, file)
-    total = _check(file, bool(output))
+    total = _check_rows(file, bool(output))
     schema = _schema(file) if output and output.suffix == ".parquet" else None
     console = Console()
     tally = _Tally()
     began = time.monotonic()
-    with Grader(settings) as grader, _writer(output, schema) as write, _bar(console, total) as advance:
+    with Grader(settings) as grader, _writer(output, schema) as write, _progress_bar(console, total) as advance:
         for batch in batches(file_rows(file, "FILE"), _BATCH):
-            verdicts = grader.judge([_row(columns, verifier) for _, columns in batch])
-            judged = [_Row(*row, verdict) for row, verdict in zip(batch, verdicts, strict=True)]
+            verdicts = grader.judge([_grading_row(columns, verifier) for _, columns in batch])
+            judged = [_JudgedRow(*row, verdict) for row, verdict in zip(batch, verdicts, strict=True)]
             tally.add(judged)
             write(map(_output_row, judged))
             for row in judged if explain else ():
@@ -114,7 +114,7 @@ def _check_output(output: Path, file: Path) -> None:
         ) from None
 
 
-def _check(file: Path, written: bool) -> int:
+def _check_rows(file: Path, written: bool) -> int:
     """Checks every row and returns their number; `written`: whether they are written again, with more columns."""
     total = 0
     verifiers: set[str] = set()
@@ -183,7 +183,7 @@ def _parquet_errors() -> Iterator[None]:
         ) from None
 
 
-def _row(columns: dict[str, Any], verifier: str) -> GradingRow:
+def _grading_row(columns: dict[str, Any], verifier: str) -> GradingRow:
     truncated = bool(columns.get("truncated")) or columns.get("finish_reason") == "length"
     return GradingRow(
         columns.get("verifier") or verifier, _gold_text(columns["gold"]), columns["prediction"], truncated
@@ -228,14 +228,14 @@ def _writer(output: Path | None, schema: pa.Schema | None) -> Iterator[_Write]:
             yield write
 
 
-def _output_row(row: _Row) -> dict[str, Any]:
+def _output_row(row: _JudgedRow) -> dict[str, Any]:
     verdict = row.verdict
     added = {"verdict": verdict.correct, "reason": verdict.reason, "explanation": verdict.explanation}
     return {**row.columns, **added, "seconds": round(verdict.seconds, 6)}
 
 
 @contextmanager
-def _bar(console: Console, total: int) -> Iterator[Callable[[int], None]]:
+def _progress_bar(console: Console, total: int) -> Iterator[Callable[[int], None]]:
     columns = (TextColumn("grading"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("grading", total=total)
@@ -249,10 +249,10 @@ class _Tally:
         self.verdicts: Counter[bool | None] = Counter()
         self.reasons: Counter[str] = Counter()
         self.expected = self.agreed = 0
-        self.disagreements: list[_Row] = []
-        self.slowest: _Row | None = None
+        self.disagreements: list[_JudgedRow] = []
+        self.slowest: _JudgedRow | None = None
 
-    def add(self, rows: list[_Row]) -> None:
+    def add(self, rows: list[_JudgedRow]) -> None:
         for row in rows:
             self.verdicts[row.verdict.correct] += 1
             self.reasons[reason_kind(row.verdict.reason)] += 1
@@ -277,7 +277,7 @@ class _Tally:
             "why: " + ", ".join(f"{count} {reason}" for reason, count in self.reasons.most_common()),
         ]
         if self.slowest and self.slowest.verdict.seconds:  # if no row needed a worker, none can have timed out
-            slowest = f"{_name(self.slowest)}, {self.slowest.verdict.seconds:.2f} s"
+            slowest = f"{_row_name(self.slowest)}, {self.slowest.verdict.seconds:.2f} s"
             lines.append(f"slowest: {slowest}; {self.reasons[TIMED_OUT]} timed out")
         if self.expected:
             lines.append(f"{self.agreed} of {self.expected} agree with `expected`")
@@ -292,21 +292,22 @@ def _print_line(console: Console, line: str) -> None:
     console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _explanation(row: _Row) -> str:
+def _explanation(row: _JudgedRow) -> str:
     gold, prediction = _short(row.columns["gold"]), _short(row.columns["prediction"])
-    return f"{_name(row)}: {gold} and {prediction}: {json.dumps(row.verdict.correct)}, {_printable(row.verdict.why)}"
+    verdict = json.dumps(row.verdict.correct)
+    return f"{_row_name(row)}: {gold} and {prediction}: {verdict}, {_printable(row.verdict.why)}"
 
 
-def _disagreement(row: _Row) -> str:
+def _disagreement(row: _JudgedRow) -> str:
     gold, prediction = _short(row.columns["gold"]), _short(row.columns["prediction"])
     expected, judged = json.dumps(row.columns["expected"]), json.dumps(row.verdict.correct)
     return (
-        f"  {_name(row)}: gold {gold}, prediction {prediction}: expected {expected}, judged {judged} "
+        f"  {_row_name(row)}: gold {gold}, prediction {prediction}: expected {expected}, judged {judged} "
         f"({_printable(row.verdict.why)})"
     )
 
 
-def _name(row: _Row) -> str:
+def _row_name(row: _JudgedRow) -> str:
     return f"{row.where} ({_short(row.columns['id'])[1:-1]})" if "id" in row.columns else row.where
 
 
