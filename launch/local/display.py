@@ -103,7 +103,8 @@ class Display:
             self._console.print(last_error(log), markup=False, soft_wrap=True)
             self._console.print(f"log: {log}", soft_wrap=True)
         self._console.print(
-            "\nFinished stages are kept: run again, the same command runs only what failed and what depends on it.",
+            "\nFinished stages are kept: run the same command again to retry. "
+            "It runs only what failed and what depends on it.",
             soft_wrap=True,
         )
 

@@ -1,4 +1,4 @@
-"""Runs with different seeds side by side."""
+"""Comparing runs with different seeds."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""The cache of local runs, through kfp.local itself: what comes from it, and what is made again."""
+"""The cache of local runs, through kfp.local itself: what is reused, and what runs again."""
 
 import shutil
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The S3 server of a run ends with it, and nobody else's is taken for it."""
+"""A run's S3 server ends with the run, and no other server is mistaken for it."""
 
 import socket
 import subprocess

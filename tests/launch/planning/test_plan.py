@@ -1,4 +1,4 @@
-"""What a plan says, and that runs stay within it."""
+"""What a plan prints, and that runs stay within it."""
 
 import json
 import re
@@ -79,13 +79,13 @@ def by_name(
 
 @pytest.fixture
 def qwen(tmp_path: Path) -> Path:
-    """A folder with the config of a model that is not here."""
+    """A folder with only the config of a model."""
     return config_folder(tmp_path / "qwen", QWEN_CONFIG)
 
 
 @pytest.fixture
 def qwen_7b(tmp_path: Path) -> Path:
-    """The same of the larger one."""
+    """A folder with only the config of the larger model."""
     return config_folder(tmp_path / "qwen-7b", QWEN_7B_CONFIG)
 
 
@@ -248,7 +248,7 @@ def test_sources_that_are_elsewhere_are_assumed(tmp_path: Path, tiny_policy: Pat
 
 @pytest.mark.slow
 def test_a_run_stays_within_its_plan(tmp_path: Path, tiny_policy: Path, problems_folder: Path) -> None:
-    """Tokens and bytes of real stages: at most what the plan says, and no less than the stated part of it."""
+    """Tokens and bytes of real stages: at most the plan's, and at least the stated part of it."""
     overrides = (
         "rl.steps=4",
         "rl.snapshot_every=2",
@@ -317,7 +317,7 @@ def test_dynamic_sampling_samples_more_and_trains_the_same() -> None:
 
 
 def memory_of(result: Result, phase: str) -> list[float]:
-    """A row of the table of memory, in GiB; 0 for what is not there."""
+    """A row of the memory table, in GiB; 0 for empty cells."""
     row = next(line for line in result.output.splitlines() if line.startswith(phase))
     cells = re.split(r"\s{2,}", row.removeprefix(phase).strip())
     return [0.0 if cell == "-" else float(cell.split()[0]) for cell in cells]
