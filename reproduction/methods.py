@@ -1,4 +1,4 @@
-"""The methods that the comparison measures: which policy of which runs each stands for, and which pairs differ."""
+"""The methods that are compared: which policy of which runs each one is, and which pairs are set against each other."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
