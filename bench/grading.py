@@ -1,11 +1,11 @@
-"""What the grader costs beside math-verify called plainly: `make bench`.
+"""Benchmarks the grader against plain math-verify: `make bench`.
 
-Two loads, both written by this file so that what is right is known: rollouts of many problems, with the repetition
-that rollouts have, and hard LaTeX answers that are all different. Three sides: the grader, math-verify in a
-`multiprocessing.Pool` of all cores, math-verify in a loop. They run in turn, each in a process of its own; the
-grader's time includes starting its workers, math-verify's no imports. The slow sides run on samples, and their seconds
-for the whole load are extrapolated (`timed_on` says from how many rows); `--whole` times the pool on all of it. Since
-machines are shared, seconds of CPU stand beside those of the clock.
+There are two loads, both generated here so that the correct verdicts are known: rollouts of many problems, with the
+repetition that rollouts have, and hard LaTeX answers that are all different. Three sides are timed: the grader,
+math-verify in a `multiprocessing.Pool` on all cores, and math-verify in a loop. They run in turn, each in its own
+process; the grader's time includes starting its workers, math-verify's excludes imports. The slow sides run on samples,
+and their seconds for the full load are extrapolated (`timed_on` has the number of rows); `--whole` times the pool on
+the full load. CPU seconds are reported along with wall-clock seconds, because machines are shared.
 """
 
 import importlib
@@ -29,7 +29,7 @@ import psutil
 
 from components.shared.grading import Grader, GradingRow, GradingSettings
 
-SAMPLES = 100  # of each problem
+SAMPLES = 100  # per problem
 BATCH = 2048  # rows that the filter grades at a time
 SENTENCES = [
     "First, note that ${a}x + {b} = {c}$, so $x = \\frac{{{c} - {b}}}{{{a}}}$ as long as ${a} \\neq 0$.",
@@ -48,16 +48,16 @@ SENTENCES = [
 
 
 class Case(NamedTuple):
-    """A row to judge and what is right."""
+    """A row to judge and the correct verdict."""
 
     row: GradingRow
     right: bool
 
 
 def completion(draw: random.Random, answer: str) -> tuple[str, bool, bool]:
-    """A derivation of 600 to 1,500 characters, whether it gives the answer, and whether it was cut.
+    """Returns a derivation of 600 to 1,500 characters, whether it gives the answer, and whether it is truncated.
 
-    Most end in a box, some in several, some in plain words, some in nothing.
+    Most end in a box, some have several boxes, some end in plain words, some give no answer.
     """
     length, text = draw.randint(550, 1350), ""
     while len(text) < length:
@@ -77,32 +77,32 @@ def completion(draw: random.Random, answer: str) -> tuple[str, bool, bool]:
 
 
 def integer(draw: random.Random) -> tuple[object, list[str]]:
-    """A number and how it is written, the usual way first."""
+    """Returns a number and ways to write it, the usual one first."""
     n = draw.randint(-50, 5000)
     return n, [str(n), f"x = {n}", f"{n:,}", f"{n}\\text{{ cm}}", f"{n}.0"]
 
 
 def fraction(draw: random.Random) -> tuple[object, list[str]]:
-    """A fraction and how it is written."""
+    """Returns a fraction and ways to write it."""
     f = Fraction(draw.randint(1, 60), draw.choice((7, 11, 12, 13, 20, 36)))
     p, q = f.numerator, f.denominator
     return f, [f"\\frac{{{p}}}{{{q}}}", f"{p}/{q}", f"\\dfrac{{{p}}}{{{q}}}", f"\\frac{{{2 * p}}}{{{2 * q}}}"]
 
 
 def surd(draw: random.Random) -> tuple[object, list[str]]:
-    """A number with a root and how it is written."""
+    """Returns a number with a root and ways to write it."""
     a, b, c = draw.randint(2, 9), draw.choice((2, 3, 5, 6, 7, 10)), draw.randint(1, 20)
     return (a, b, c), [f"{c} + {a}\\sqrt{{{b}}}", f"{a}\\sqrt{b}+{c}" if b < 10 else f"{c}+\\sqrt{{{a * a * b}}}"]
 
 
 def polynomial(draw: random.Random) -> tuple[object, list[str]]:
-    """A polynomial and how it is written."""
+    """Returns a polynomial and ways to write it."""
     a, b = draw.randint(2, 15), draw.randint(2, 15)
     return (a, b), [f"(x-{a})(x+{b})", f"x^2 {b - a:+d}x - {a * b}", f"(x+{b})(x-{a})"]
 
 
 def point(draw: random.Random) -> tuple[object, list[str]]:
-    """A pair and how it is written."""
+    """Returns a pair and ways to write it."""
     a, b = draw.randint(-9, 20), Fraction(draw.randint(1, 30), 7)
     text = f"{a}, \\frac{{{b.numerator}}}{{{b.denominator}}}"
     return (a, b), [f"({text})", f"\\left({text}\\right)", f"({a},{b})"]
@@ -112,7 +112,7 @@ KINDS = (integer, fraction, surd, polynomial, point)
 
 
 def rollouts(count: int, draw: random.Random) -> list[Case]:
-    """Samples of many problems: the right answer often, a few wrong ones again and again, some only once."""
+    """Returns samples of many problems: often the right answer, repeatedly a few wrong ones, some only once."""
     cases = []
     for _ in range(count // SAMPLES):
         kind = draw.choices(KINDS, (55, 20, 10, 8, 7))[0]
@@ -139,7 +139,7 @@ def rollouts(count: int, draw: random.Random) -> list[Case]:
 
 
 def hard_answers(count: int, draw: random.Random) -> list[Case]:
-    """Different answers in LaTeX; about half of them equal their gold answer in another form."""
+    """Returns distinct answers in LaTeX; about half equal their gold answer in another form."""
     cases: dict[tuple[str, str], Case] = {}
     while len(cases) < count:
         wrong = draw.randint(0, 1)
@@ -149,7 +149,7 @@ def hard_answers(count: int, draw: random.Random) -> list[Case]:
 
 
 def hard_pairs(draw: random.Random, w: int) -> list[tuple[str, str]]:
-    """A gold answer and the same in another form, or nearly the same where `w` is 1; one pair of each kind."""
+    """Returns one pair of each kind: a gold answer and the same in another form, or slightly off if `w` is 1."""
     a, b, c, d = (draw.randint(2, 99) for _ in range(4))
     e = a + b
     norm = c * c + d * d
@@ -222,25 +222,25 @@ LOADS: dict[str, Callable[[int, random.Random], list[Case]]] = {"rollouts": roll
 
 
 def grader(rows: Sequence[GradingRow]) -> list[bool | None]:
-    """The grader, as the filter uses it."""
+    """Grades with the grader, as the filter does."""
     with Grader(GradingSettings()) as ours:
         return [verdict for start in range(0, len(rows), BATCH) for verdict in ours.grade(rows[start : start + BATCH])]
 
 
 def plain(row: GradingRow) -> bool:
-    """math-verify as its README calls it."""
+    """Grades with math-verify, as in its README."""
     from math_verify import parse, verify
 
     return bool(verify(parse(f"\\boxed{{{row.answer}}}"), parse(row.completion)))
 
 
 def loop(rows: Sequence[GradingRow]) -> list[bool | None]:
-    """math-verify in a loop."""
+    """Grades with math-verify in a loop."""
     return [plain(row) for row in rows]
 
 
 def pool(rows: Sequence[GradingRow]) -> list[bool | None]:
-    """math-verify in a pool of all cores."""
+    """Grades with math-verify in a pool on all cores."""
     with multiprocessing.Pool(os.cpu_count()) as processes:
         return [*processes.map(plain, rows, chunksize=64)]
 
@@ -249,11 +249,11 @@ SIDES: dict[str, Callable[[Sequence[GradingRow]], list[bool | None]]] = {"grader
 
 
 def measured(side: str, rows: Sequence[GradingRow]) -> dict[str, Any]:
-    """Runs a side in this process: its seconds, its peak memory in MiB and its verdicts."""
-    if side != "grader":  # as in a script that has imported it: small samples must not be charged with it
+    """Runs a side in this process; returns its seconds, its peak memory in MiB and its verdicts."""
+    if side != "grader":  # imported beforehand, so that small samples are not charged for it
         importlib.import_module("math_verify")
     me, done = psutil.Process(), threading.Event()
-    cpu: dict[int, float] = {}  # seconds by process, as last seen
+    cpu: dict[int, float] = {}  # seconds per process, as last seen
     peak = {"parent": 0, "workers": 0}
 
     def look() -> None:
@@ -282,7 +282,7 @@ def measured(side: str, rows: Sequence[GradingRow]) -> dict[str, Any]:
 
 
 def in_own_process(side: str, load: str, count: int, rows: int) -> dict[str, Any]:
-    """What `measured` gives for the first rows of a load."""
+    """Runs `measured` in its own process on the first `rows` rows of a load."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "measured.json"
         order = ["--side", side, "--load", load, "--count", str(count), "--rows", str(rows), "--out", str(out)]
@@ -292,12 +292,12 @@ def in_own_process(side: str, load: str, count: int, rows: int) -> dict[str, Any
 
 
 def not_right(verdicts: Sequence[bool | None], cases: Sequence[Case]) -> int:
-    """How many verdicts on the first cases are not right."""
+    """Returns the number of wrong verdicts on the first cases."""
     return sum(bool(verdict) != case.right for verdict, case in zip(verdicts, cases, strict=False))
 
 
 def compare(load: str, count: int, sizes: dict[str, int], runs: int, differences: int) -> None:
-    """Prints what the sides cost on a load and on which rows their verdicts are not right."""
+    """Prints what the sides cost on a load, and rows on which their verdicts are wrong."""
     found = {side: [in_own_process(side, load, count, sizes[side])] for side in sizes}
     for _ in range(runs - 1):
         for side in ("grader", "pool"):
@@ -331,17 +331,17 @@ def compare(load: str, count: int, sizes: dict[str, int], runs: int, differences
         )
     )
     differing = [(case, a, b) for case, a, b in zip(cases, ours, theirs, strict=False) if a != b or a != case.right]
-    differing.sort(key=lambda found: found[1] == found[0].right)  # where the grader is not right first
+    differing.sort(key=lambda found: found[1] == found[0].right)  # the grader's errors first
     for case, a, b in differing[:differences]:
         click.echo(f"{case.row.answer}  |  {case.row.completion[-90:]!r}  |  {case.right}; grader {a}, math-verify {b}")
 
 
 @click.command()
-@click.option("--rollouts", "rollout_count", default=100_000, show_default=True)
-@click.option("--hard", "hard_count", default=2_000, show_default=True)
-@click.option("--runs", default=3, show_default=True, help="Runs of the grader and of the pool; one of the loop.")
+@click.option("--rollouts", "rollout_count", default=100_000, show_default=True, help="Number of rollouts.")
+@click.option("--hard", "hard_count", default=2_000, show_default=True, help="Number of hard LaTeX answers.")
+@click.option("--runs", default=3, show_default=True, help="Runs of the grader and the pool; the loop runs once.")
 @click.option("--whole", is_flag=True, help="Time the pool on all rows instead of a sample.")
-@click.option("--differences", default=0, show_default=True, help="Print so many rows on which a side is not right.")
+@click.option("--differences", default=0, show_default=True, help="Number of rows to print on which a side is wrong.")
 @click.option("--side", type=click.Choice(sorted(SIDES)), hidden=True)
 @click.option("--load", type=click.Choice(sorted(LOADS)), hidden=True)
 @click.option("--count", default=0, hidden=True)
@@ -359,7 +359,7 @@ def main(
     rows: int,
     out: Path | None,
 ) -> None:
-    """Times the grader beside math-verify and prints the ratios."""
+    """Time the grader and math-verify, and print the ratios."""
     if side and load and out:
         out.write_text(json.dumps(measured(side, [case.row for case in LOADS[load](count, random.Random(1))[:rows]])))
         return

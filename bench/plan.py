@@ -1,10 +1,10 @@
-"""Sets what `pipeline.py plan` says beside what a run of the laptop's recipe really used, stage by stage.
+"""Compares the estimates of `pipeline.py plan` with what a run of the laptop recipe uses, stage by stage.
 
     OMP_NUM_THREADS=1 python bench/plan.py
 
-runs one iteration in a reduced size and prints docs/plan.md's table. Memory is the greatest that a stage's process had,
-less what a process has that has loaded the libraries and the base policy. Seconds are the processor's, of that process
-on one core: what it takes on a machine that does nothing else.
+runs one iteration in reduced size and prints the table in docs/plan.md. Memory is the peak of a stage's process minus
+the memory of a process that has loaded only the libraries and the base policy. Seconds are CPU seconds of that process
+on one core: what the stage takes on an otherwise idle machine.
 """
 
 import json
@@ -23,15 +23,14 @@ from components.shared.data.schema import read_rows
 from components.shared.policy import Policy
 from components.shared.reporting.reports import CURVE, EVALUATION
 from components.shared.stage import read_json
-from launch.planning.costs import Costs, StageCost
-from launch.planning.devices import device_for
-from launch.planning.plan import problems_of, size_of_policy
+from launch.planning.cost_estimate import CostEstimate, StageCost
+from launch.planning.planned_run import look_at_run
 from launch.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPE = ROOT / "recipes" / "laptop.yaml"
 CHANGES = ("rl.steps=20",)
-STAGES = {  # by name of the plan
+STAGES = {  # paths by the plan's names
     "evaluation of base": "evaluation-base",
     "RL exploration": "iteration-1/rl-exploration",
     "rollout harvesting": "iteration-1/rollout-harvesting",
@@ -50,7 +49,7 @@ print(psutil.Process().memory_info().rss)
 
 
 def run(folder: Path) -> tuple[dict[str, float], dict[str, int]]:
-    """Runs the recipe; returns processor seconds and the greatest memory, in bytes, by stage."""
+    """Runs the recipe; returns CPU seconds and peak memory in bytes, by stage."""
     command = [sys.executable, "pipeline.py", "run", "--recipe", str(RECIPE), "--iterations", "1"]
     command += [part for change in CHANGES for part in ("--set", change)] + ["--output-dir", str(folder)]
     seconds: dict[str, float] = {}
@@ -70,7 +69,7 @@ def run(folder: Path) -> tuple[dict[str, float], dict[str, int]]:
 
 
 def _processes(pid: int) -> Iterator[tuple[float, int]]:
-    """Processor seconds and memory of a process's descendants."""
+    """Yields CPU seconds and memory of a process's descendants."""
     for child in psutil.Process(pid).children(recursive=True):
         try:
             times = child.cpu_times()
@@ -80,7 +79,7 @@ def _processes(pid: int) -> Iterator[tuple[float, int]]:
 
 
 def used(folder: Path, path: str) -> tuple[int, int, int]:
-    """Tokens sampled, tokens trained on and bytes of artifacts of a stage."""
+    """Returns a stage's tokens sampled, tokens trained on and bytes of artifacts."""
     stage = folder / "stages" / path
     size = sum(file.stat().st_size for file in _files(stage))
     if path.endswith("rl-exploration"):
@@ -100,7 +99,7 @@ def used(folder: Path, path: str) -> tuple[int, int, int]:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    for path in folder.iterdir():  # names are links to folders of artifacts
+    for path in folder.iterdir():  # the names are links to the artifacts
         yield from (file for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file())
 
 
@@ -114,17 +113,14 @@ def _evaluated(evaluations: list[dict[str, Any]]) -> int:
 
 
 def planned() -> dict[str, StageCost]:
-    """The plan's stages, by name."""
-    recipe = load_recipe(RECIPE, CHANGES, 1)
-    model, context = size_of_policy(recipe.base_policy)
-    problems, _ = problems_of(recipe, context)
-    device = device_for(recipe.pools.training, None)
-    return {stage.name: stage for stage in Costs(recipe, model, context, problems, device, device).stages()}
+    """Returns the plan's stages, by name."""
+    planned, _ = look_at_run(load_recipe(RECIPE, CHANGES, 1), gpu=None)
+    return {stage.name: stage for stage in CostEstimate(planned).stages()}
 
 
 @click.command()
 def main() -> None:
-    """Runs, and prints the table."""
+    """Run the recipe and print the table."""
     base = int(subprocess.run([sys.executable, "-c", _BASE], cwd=ROOT, capture_output=True, text=True).stdout)
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work) / "run"

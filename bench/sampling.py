@@ -1,8 +1,8 @@
-"""What evaluation samples in a second beside the plain libraries, with either engine: `make bench-vllm`.
+"""Benchmarks the sampling rate of evaluation against the plain libraries, with both engines: `make bench-vllm`.
 
-Evaluation (sampled, judged, every sample written) against a bare script on vLLM's `LLM.generate` and one on
-transformers' `generate`, with the same prompts and settings. Each side samples a few and then many completions a
-problem in a process of its own; the tokens and seconds between the two make its rate, without what starting costs.
+Compares evaluation (samples, judges, writes every sample) with a bare script around vLLM's `LLM.generate` and one
+around transformers' `generate`, with the same prompts and settings. Each side samples few and then many completions per
+problem in its own process; the differences in tokens and seconds give its rate, without startup costs.
 """
 
 import json
@@ -26,7 +26,7 @@ CPU = {"enforce_eager": True, "kv_cache_memory_bytes": 1 << 30, "max_model_len":
 
 
 def stage(work: Path, policy: Path, engine: str) -> Callable[[int], int]:
-    """Our evaluation."""
+    """Returns a function that runs our evaluation stage with `n` samples per problem and returns the tokens."""
     from components.evaluation.evaluate import evaluate
     from components.evaluation.settings import EvaluationSettings
     from components.shared.grading import GradingSettings
@@ -52,7 +52,7 @@ def stage(work: Path, policy: Path, engine: str) -> Callable[[int], int]:
 
 
 def prompts(work: Path) -> list[str]:
-    """The problems' prompts."""
+    """Returns the problems' prompts."""
     import pyarrow.parquet as pq
 
     texts: list[str] = pq.read_table(work / "benchmarks" / "dev.parquet")["prompt"].to_pylist()
@@ -60,7 +60,7 @@ def prompts(work: Path) -> list[str]:
 
 
 def rendered(work: Path, policy: Path, **options: Any) -> tuple[Any, Any]:
-    """The tokenizer, and the prompts as the model takes them."""
+    """Returns the tokenizer, and the prompts rendered by its chat template."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(policy, padding_side="left")
@@ -69,7 +69,7 @@ def rendered(work: Path, policy: Path, **options: Any) -> tuple[Any, Any]:
 
 
 def plain_vllm(work: Path, policy: Path) -> Callable[[int], int]:
-    """vLLM alone: everything in one call, nothing judged or written."""
+    """Returns the same for plain vLLM: everything in one call, nothing judged or written."""
     import os
 
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
@@ -86,7 +86,7 @@ def plain_vllm(work: Path, policy: Path) -> Callable[[int], int]:
 
 
 def plain_transformers(work: Path, policy: Path) -> Callable[[int], int]:
-    """transformers alone: batches of as many, nothing judged or written."""
+    """Returns the same for plain transformers: equal batches, nothing judged or written."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -116,7 +116,7 @@ SIDES: dict[str, Callable[[Path, Path], Callable[[int], int]]] = {
 
 
 def rate(side: str, work: Path, policy: Path, samples: int) -> float:
-    """Tokens a second of one side."""
+    """Returns the tokens per second of one side."""
     run = SIDES[side](work, policy)
     run(1)
     points = []
@@ -130,12 +130,12 @@ def rate(side: str, work: Path, policy: Path, samples: int) -> float:
 @click.command()
 @click.option("--side", type=click.Choice(sorted(SIDES)), hidden=True)
 @click.option("--work", type=click.Path(path_type=Path), hidden=True)
-@click.option("--policy", default=POLICY, type=click.Path(exists=True, path_type=Path), help="What samples.")
-@click.option("--engine", "engines", multiple=True, default=["vllm", "transformers"], help="Of these alone.")
-@click.option("--samples", default=96, show_default=True, help="Samples a problem.")
+@click.option("--policy", default=POLICY, type=click.Path(exists=True, path_type=Path), help="Policy to sample from.")
+@click.option("--engine", "engines", multiple=True, default=["vllm", "transformers"], help="Engine to benchmark.")
+@click.option("--samples", default=96, show_default=True, help="Samples per problem.")
 @click.option("--runs", default=1, show_default=True, help="Runs of each side.")
 def main(side: str | None, work: Path | None, policy: Path, engines: tuple[str, ...], samples: int, runs: int) -> None:
-    """Times evaluation beside the plain libraries and prints tokens a second and their ratios."""
+    """Time evaluation and the plain libraries, and print tokens per second and their ratios."""
     if side and work:
         write_json(work / "rate.json", rate(side, work, policy, samples))
         return

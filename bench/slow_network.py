@@ -1,4 +1,4 @@
-"""A network between client and server on one machine: a relay that keeps each request for some milliseconds."""
+"""Simulates a network between client and server on one machine: a relay that delays each request."""
 
 import asyncio
 import contextlib
@@ -10,11 +10,11 @@ from urllib.parse import urlsplit
 
 @contextlib.contextmanager
 def distant(endpoint: str, latency: float) -> Iterator[str]:
-    """Gives another URL for a server on this machine, through which each request takes longer.
+    """Yields another URL for a server on this machine, through which each request takes longer.
 
     Args:
         endpoint: URL of the server.
-        latency: seconds from the begin of a request until the server gets it.
+        latency: seconds from the start of a request until the server receives it.
     """
     url = urlsplit(endpoint)
     ours, theirs = multiprocessing.Pipe()
@@ -30,7 +30,7 @@ def distant(endpoint: str, latency: float) -> Iterator[str]:
 def _serve(host: str, port: int, latency: float, ready: Connection) -> None:
     async def relay(client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
         server, to_server = await asyncio.open_connection(host, port)
-        answered = True  # what comes next from the client begins a request
+        answered = True  # the next data from the client starts a request
 
         async def requests() -> None:
             nonlocal answered

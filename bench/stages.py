@@ -1,9 +1,9 @@
-"""What the stages cost beside the plain libraries: `make bench`.
+"""Benchmarks the stages against the plain libraries: `make bench`.
 
-Exploration against a bare TRL script with the same settings and the scorer called in the process; evaluation
-against a bare `generate` loop over the same prompts; exploration that saves its progress to an S3 server at every
-step against one that saves none. The two sides run in turn, each in a process of its own;
-the ratio of their medians is what to look at, since machines differ and drift.
+Compares exploration with a bare TRL script with the same settings that calls the scorer in its own process; evaluation
+with a bare `generate` loop over the same prompts; exploration that saves its progress to an S3 server, as often as the
+laptop recipe does and at every step, with exploration that saves none. The two sides run in turn, each in its own
+process. The ratio of their medians is what matters, because machines differ and drift.
 """
 
 import contextlib
@@ -32,12 +32,12 @@ POLICY = ROOT / "recipes" / "tiny" / "countdown"
 
 
 class Model(NamedTuple):
-    """A policy, and as much work as suits it."""
+    """A policy, and a suitable amount of work."""
 
     policy: Path
     rl: dict[str, Any]
     eval: dict[str, Any]
-    problems: int  # to measure it on
+    problems: int  # to evaluate it on
 
 
 MODELS = {
@@ -58,13 +58,13 @@ MODELS = {
 
 
 def write_problems(path: Path, count: int, split: str) -> None:
-    """Countdown problems as a table."""
+    """Writes Countdown problems as a table."""
     problems = countdown.generate(split, 3, 1, 9, count, seed=1)
     _write(path, split, "countdown", ((problem.text, problem.answer) for problem in problems))
 
 
 def write_sums(path: Path) -> None:
-    """The problems of recipes/smollm2-135m.yaml as a table: Countdown is beyond a small language model."""
+    """Writes the problems of recipes/smollm2-135m.yaml as a table: Countdown is too hard for a small language model."""
     lines = (ROOT / "recipes" / "smollm2" / "train.jsonl").read_text().splitlines()
     _write(path, "train", "math", ((row["problem"], row["answer"]) for row in map(json.loads, lines)))
 
@@ -88,7 +88,7 @@ def _write(path: Path, split: str, verifier: str, problems: Iterable[tuple[str, 
 
 
 def stage_exploration(work: Path, model: Model, checkpointing: CheckpointSettings = NOWHERE) -> None:
-    """Our stage, everything recorded."""
+    """Runs our exploration stage, which records everything."""
     from components.rl_exploration.explore import explore
     from components.rl_exploration.settings import ExplorationSettings
 
@@ -111,17 +111,17 @@ def stage_exploration(work: Path, model: Model, checkpointing: CheckpointSetting
 
 
 def stage_saving(work: Path, model: Model) -> None:
-    """The same, with every shard and, as often as the laptop's recipe asks, a checkpoint sent to an S3 server."""
+    """Runs exploration, uploading every shard to an S3 server, and checkpoints as often as by default."""
     stage_exploration(work, model, CheckpointSettings(uri="s3://bench/progress"))
 
 
 def stage_saving_each_step(work: Path, model: Model) -> None:
-    """The same, with a checkpoint at each step."""
+    """Runs exploration, uploading every shard to an S3 server, and a checkpoint at every step."""
     stage_exploration(work, model, CheckpointSettings(uri="s3://bench/progress", minutes=0))
 
 
 def plain_exploration(work: Path, model: Model) -> None:
-    """TRL alone: nothing recorded, completions scored in the process."""
+    """Runs plain TRL: nothing recorded, completions scored in the same process."""
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import GRPOConfig, GRPOTrainer
@@ -165,7 +165,7 @@ def plain_exploration(work: Path, model: Model) -> None:
 
 
 def stage_evaluation(work: Path, model: Model) -> None:
-    """Our stage: sampled, judged, every sample written."""
+    """Runs our evaluation stage: samples, judges, writes every sample."""
     from components.evaluation.evaluate import evaluate
     from components.evaluation.settings import EvaluationSettings
 
@@ -185,7 +185,7 @@ def stage_evaluation(work: Path, model: Model) -> None:
 
 
 def plain_evaluation(work: Path, model: Model) -> None:
-    """transformers' generate over the same prompts in the same batches, nothing judged or written."""
+    """Runs transformers' generate on the same prompts in the same batches; judges and writes nothing."""
     import pyarrow.parquet as pq
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -214,7 +214,7 @@ SIDES = {
     "stage_evaluation": stage_evaluation,
     "plain_evaluation": plain_evaluation,
     "stage_saving": stage_saving,
-    "plain_saving": stage_exploration,  # the same without progress
+    "plain_saving": stage_exploration,  # without progress
     "stage_saving_each_step": stage_saving_each_step,
     "plain_saving_each_step": stage_exploration,
 }
@@ -222,7 +222,7 @@ SIDES = {
 
 @contextlib.contextmanager
 def server_for(name: str, folder: Path) -> Iterator[dict[str, str]]:
-    """The environment of an S3 server, where both sides have one running beside them."""
+    """Yields environment variables for an S3 server if the benchmark needs one; both sides then run beside it."""
     if not name.startswith("saving"):
         yield {}
         return
@@ -238,13 +238,13 @@ def server_for(name: str, folder: Path) -> Iterator[dict[str, str]]:
 @click.option("--model", "named", type=click.Choice(sorted(MODELS)), default="tiny", show_default=True)
 @click.option("--runs", default=3, show_default=True, help="Runs of each side.")
 def main(side: str | None, work: Path | None, named: str, runs: int) -> None:
-    """Times the stages beside the plain libraries and prints the ratios; of a larger model, the first two alone."""
+    """Time the stages and the plain libraries, and print the ratios; for a larger model only the first two."""
     model = MODELS[named]
     if side and work:
         SIDES[side](work, model)
         return
     if not model.policy.is_dir():
-        raise click.ClickException(f"{model.policy} is not there; `make {model.policy.relative_to(ROOT)}` makes it")
+        raise click.ClickException(f"{model.policy} is missing; create it with `make {model.policy.relative_to(ROOT)}`")
     for name in ("exploration", "evaluation", "saving", "saving_each_step")[: 4 if named == "tiny" else 2]:
         seconds: dict[str, list[float]] = {"stage": [], "plain": []}
         for _ in range(runs):

@@ -1,8 +1,9 @@
-"""What the object store layer costs beside the plain clients: `make bench`.
+"""Benchmarks the object store layer against the plain clients: `make bench`.
 
-A model folder of 2 GiB and 5,000 small shards, up and down, against `fput_object` and `fget_object` of the minio
-client in a loop, and against boto3's transfer manager where it is installed (it is no dependency). One SeaweedFS on
-this machine serves all, so on few cores the server is the limit; then the same (fewer shards) as over a network.
+Uploads and downloads a model folder of 2 GiB and 5,000 small shards, compared with a loop over the minio client's
+`fput_object` and `fget_object`, and with boto3's transfer manager if it is installed (it is no dependency). One
+SeaweedFS on this machine serves all sides, so on few cores the server is the limit; then the same, with fewer shards,
+over a simulated network.
 """
 
 import contextlib
@@ -29,7 +30,7 @@ _BUCKET = "bench"
 
 
 def boto3_transfer(server: S3Server, endpoint: str) -> Any:
-    """boto3's S3 client with its transfer manager; None where boto3 is not installed."""
+    """Returns boto3's S3 client with its transfer manager; None if boto3 is not installed."""
     try:
         import boto3
     except ImportError:
@@ -44,7 +45,13 @@ def boto3_transfer(server: S3Server, endpoint: str) -> Any:
 
 
 def make_folder(folder: Path, files: int, size: int) -> Path:
-    """Fills a folder with random files of so many bytes."""
+    """Creates a folder with random files.
+
+    Args:
+        folder: folder to create.
+        files: number of files.
+        size: bytes per file.
+    """
     folder.mkdir()
     for number in range(files):
         with (folder / f"{number:05d}.bin").open("wb") as file:
@@ -54,7 +61,7 @@ def make_folder(folder: Path, files: int, size: int) -> Path:
 
 
 def settle(folder: Path, size: int) -> None:
-    """Writes and removes a file, so that whoever comes next finds disk and memory in the same state."""
+    """Writes and removes a file of `size` bytes, so that every side finds disk and memory in the same state."""
     with (folder / "settle").open("wb") as file:
         for _ in range(size >> 20):
             file.write(bytes(1 << 20))
@@ -63,16 +70,16 @@ def settle(folder: Path, size: int) -> None:
 
 
 def seconds(call: Callable[[], Any]) -> float:
-    """How long a call takes."""
+    """Returns how long a call takes."""
     began = time.monotonic()
     call()
     return time.monotonic() - began
 
 
 def compare(name: str, folder: Path, server: S3Server, endpoint: str, work: Path, rounds: int) -> dict[str, Any]:
-    """Median seconds of each side, up and down, and how many times as fast ours is as the best of the others.
+    """Returns each side's median seconds for upload and download, and our speedup over the best of the others.
 
-    The sides take turns in going first.
+    The sides take turns going first.
     """
     files = sorted(folder.iterdir())
     total = sum(file.stat().st_size for file in files)
@@ -117,7 +124,7 @@ def in_a_loop(
     prefix: str,
     folder: Path,
 ) -> tuple[Callable[[], None], Callable[[], None]]:
-    """Both ways with a plain client: file after file."""
+    """Returns upload and download with a plain client, one file after the other."""
 
     def up() -> None:
         for file in files:
@@ -132,11 +139,11 @@ def in_a_loop(
 
 @click.command()
 @click.option("--gib", default=2.0, show_default=True, help="Size of the model folder.")
-@click.option("--shards", default=5000, show_default=True, help="Small files, of 60 kB each.")
-@click.option("--rounds", default=3, show_default=True, help="Times each side goes.")
-@click.option("--latency", default=10.0, show_default=True, help="Milliseconds a request takes on the distant server.")
+@click.option("--shards", default=5000, show_default=True, help="Number of small files, of 60 kB each.")
+@click.option("--rounds", default=3, show_default=True, help="Number of rounds.")
+@click.option("--latency", default=10.0, show_default=True, help="Milliseconds per request to the distant server.")
 def main(gib: float, shards: int, rounds: int, latency: float) -> None:
-    """Times transfers beside the plain clients and prints the ratios."""
+    """Time transfers with our layer and the plain clients, and print the ratios."""
     model, distant_shards = int(gib * 2**30 / 4), shards // 5
     cases = (
         ("shards", shards, 60_000, 0.0, rounds),

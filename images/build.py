@@ -1,14 +1,14 @@
-"""Builds the images of the stages, and pushes them: what exists is left alone, since a tag follows from content.
+"""Builds and pushes the stages' images. Tags are derived from content, so images that exist are left alone.
 
     python images/build.py                                  # for this machine: run --runner docker
     python images/build.py --registry registry.example.com/me --push     # for a cluster with GPUs
     python images/build.py --registry registry.example.com/me --recipe recipes/laptop.yaml --push   # for its pools
 
-PyTorch's CPU builds, for the first, are in its own package index: name it in PIP_EXTRA_INDEX_URL, or give a folder
-that holds the wheel with --wheels.
+The first needs PyTorch's CPU builds, which are in PyTorch's own package index: name it in PIP_EXTRA_INDEX_URL, or give
+a folder with the wheel by --wheels.
 
-A family's packages are an image of their own, so that the stages share its layers and a change of code builds
-and moves kilobytes.
+Each family's packages are a separate image: stages share its layers, and a code change rebuilds and pushes only
+kilobytes.
 """
 
 import os
@@ -36,22 +36,30 @@ from launch.images import (
     stage_files,
 )
 
-PIP_SETTINGS = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL")  # of this environment, which hold in builds too
+PIP_SETTINGS = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL")  # environment variables that are passed on to builds
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
-    "--registry", default="", help="Where the images go, such as registry.example.com/me; empty: they stay here."
+    "--registry", default="", help="Registry of the images, such as registry.example.com/me (default: local images)."
 )
-@click.option("--variant", type=click.Choice(VARIANTS), help="Of the training stages; cuda for a registry, else cpu.")
-@click.option("--recipe", type=click.Path(path_type=Path), help="The variant follows from its pools' accelerators.")
-@click.option("--stage", "stages", multiple=True, type=click.Choice(STAGES), help="Build this stage only.")
-@click.option("--base-image", help="Debian with Python 3.11, in place of the Dockerfile's.")
 @click.option(
-    "--wheels", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Folder of wheels that pip takes."
+    "--variant",
+    type=click.Choice(VARIANTS),
+    help="Variant of the training stages' images (default: by --recipe; without it cuda with --registry, else cpu).",
 )
-@click.option("--push", is_flag=True, help="Push what the registry does not have.")
-@click.option("--rebuild", is_flag=True, help="Build also what exists, as after a pull of a newer base image.")
+@click.option(
+    "--recipe", type=click.Path(path_type=Path), help="Recipe whose pools' accelerators determine the variant."
+)
+@click.option("--stage", "stages", multiple=True, type=click.Choice(STAGES), help="Build only this stage.")
+@click.option("--base-image", help="Debian image with Python 3.11 to use instead of the Dockerfile's.")
+@click.option(
+    "--wheels",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of additional wheels for pip to install from.",
+)
+@click.option("--push", is_flag=True, help="Push images that the registry does not have.")
+@click.option("--rebuild", is_flag=True, help="Rebuild existing images too, for example after pulling a base image.")
 @click.argument("docker_options", nargs=-1, type=click.UNPROCESSED)
 def main(
     registry: str,
@@ -64,7 +72,7 @@ def main(
     rebuild: bool,
     docker_options: tuple[str, ...],
 ) -> None:
-    """Build the images of the stages. DOCKER_OPTIONS, after `--`, go to `docker build`."""
+    """Build the stages' images. DOCKER_OPTIONS, after `--`, are passed to `docker build`."""
     if push and not registry:
         raise click.UsageError("--push needs --registry")
     builds = Builds(push, rebuild, docker_options)
@@ -86,34 +94,40 @@ def main(
         click.echo(f"error: {error}", err=True)
         sys.exit(2)
     except subprocess.CalledProcessError as error:
-        click.echo(f"error: `{' '.join(error.cmd[:2])}` failed; its last lines are above", err=True)
+        click.echo(f"error: `{' '.join(error.cmd[:2])}` failed; see its output above", err=True)
         sys.exit(1)
 
 
 def variant_for(registry: str, recipe: Path | None) -> str:
-    """The variant for a recipe's pools; for a cluster with GPUs or this machine where none is named."""
+    """Returns the variant for a recipe's pools; without a recipe, for a cluster with GPUs or for this machine."""
     if recipe is None:
         return default_variant(registry)
-    from launch.recipe import load_recipe  # it takes a second that most builds need not wait for
+    from launch.recipe import load_recipe  # importing it takes a second, which most builds do not need
 
     return default_variant(registry, load_recipe(recipe))
 
 
 class Builds:
-    """Makes images with the `docker` command."""
+    """Builds images with the `docker` command.
+
+    Args:
+        push: push the images.
+        rebuild: rebuild images that exist.
+        docker_options: extra options of `docker build`.
+    """
 
     def __init__(self, push: bool, rebuild: bool, docker_options: tuple[str, ...]) -> None:
         self._push, self._rebuild, self._docker_options = push, rebuild, docker_options
         self._made: set[str] = set()
 
     def has(self, name: str) -> bool:
-        """Whether an image need not be made: it was just now, or it is where it belongs."""
+        """Returns whether an image needs no build: it was just built, or it is where it belongs."""
         if name in self._made or self._rebuild:
             return name in self._made
         return is_in_registry(name) or (is_here(name) and not self._push)
 
     def make(self, name: str, files: dict[str, Path], arguments: dict[str, str], wheels: Path | None = None) -> None:
-        """Builds an image from exactly these files, and pushes it."""
+        """Builds an image from exactly these files, by path in the image's build context, and pushes it."""
         if self._rebuild or not is_here(name):
             click.echo(f"build   {name}")
             with tempfile.TemporaryDirectory(prefix="rloop-image-") as folder:
@@ -127,12 +141,12 @@ class Builds:
 
 
 def fill_context(folder: Path, files: dict[str, Path], wheels: Path | None) -> None:
-    """Copies what a build needs to a folder, readable by the image's user whatever this user's umask is."""
+    """Copies what a build needs to a folder, readable by the image's user regardless of this user's umask."""
     for name, file in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, folder / name)
     (folder / "wheels").mkdir()
-    (folder / "recipes").mkdir(exist_ok=True)  # the Dockerfile copies it whatever is in it
+    (folder / "recipes").mkdir(exist_ok=True)  # the Dockerfile copies it even if it is empty
     for wheel in sorted(wheels.glob("*.whl")) if wheels else []:
         shutil.copyfile(wheel, folder / "wheels" / wheel.name)
     for path in folder.rglob("*"):
@@ -144,7 +158,7 @@ def run(*arguments: str) -> None:
     try:
         subprocess.run(["docker", *arguments], check=True)
     except FileNotFoundError:
-        raise InputError("there is no `docker` command; install Docker") from None
+        raise InputError("the `docker` command was not found; install Docker") from None
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-# The image of one stage: its code and the shared code on top of its family's packages. images/build.py builds it.
+# The image of one stage: its code and the shared code on top of its family's packages. Built by images/build.py.
 ARG PACKAGES_IMAGE
 FROM ${PACKAGES_IMAGE}
 ARG STAGE
@@ -8,6 +8,6 @@ LABEL org.opencontainers.image.title="rloop ${STAGE}" \
       org.opencontainers.image.version="${TAG}" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY components /app/components
-# The tiny base policies, in the stages that read them: a recipe's relative path starts from the working directory.
+# The tiny base policies, for the stages that read them: recipes' relative paths start in the working directory.
 COPY recipes recipes
 USER 10001:10001

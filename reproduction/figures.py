@@ -3,7 +3,7 @@
 from collections import defaultdict
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -12,10 +12,8 @@ from components.report.figures import COLOURS, moving_average
 from components.shared.reporting import page
 from components.shared.stage import whole_file
 from launch.analysis.seeds import values
-from reproduction.plan import Results
-
-if TYPE_CHECKING:
-    from reproduction.document import Method
+from reproduction.grid import Results
+from reproduction.methods import KS, TESTS, K, Method
 
 
 def _save(drawing: Any, path: Path) -> None:
@@ -25,8 +23,8 @@ def _save(drawing: Any, path: Path) -> None:
         drawing.savefig(temporary, format="svg", bbox_inches="tight", metadata={"Date": None})
 
 
-def draw_plane(path: Path, results: Results, methods: "dict[str, Method]", tests: tuple[str, ...], k: int) -> None:
-    """Average against pass@k: where the methods lie, seed by seed."""
+def draw_plane(path: Path, results: Results, methods: dict[str, Method]) -> None:
+    """Draws average against pass@k for every method, seed by seed."""
     drawing, (axis,) = page.new_figure(6.4, 4.2)
     styles = {"base": ("base", "s"), "vanilla": ("vanilla", "o"), "vanilla tuned": ("vanilla", "^")}
     styles |= {"vanilla tuned best": ("vanilla", "v"), "rloop": ("rloop", "o"), "rloop tuned": ("rloop", "^")}
@@ -38,21 +36,19 @@ def draw_plane(path: Path, results: Results, methods: "dict[str, Method]", tests
         for run, found in results.items():
             if (run.base, run.learning_rate, run.variant) == ("A", method.rate, method.variant):
                 counts = found["problems"][method.policy(found)]
-                points.append(
-                    tuple(fmean(float(np.nanmean(values(counts, t, tries))) for t in tests) for tries in (1, k))
-                )
+                points.append(tuple(fmean(float(np.nanmean(values(counts, t, k))) for t in TESTS) for k in KS))
         if points:
             xs, ys = zip(*points, strict=True)
             axis.plot(xs, ys, marker, color=COLOURS[kind], alpha=0.3, markersize=4, linestyle="")
             axis.plot(fmean(xs), fmean(ys), marker, color=COLOURS[kind], markersize=9, linestyle="", label=method.label)
     axis.set_xlabel("avg@n, mean of the test sets")
-    axis.set_ylabel(f"pass@{k}, mean of the test sets")
+    axis.set_ylabel(f"pass@{K}, mean of the test sets")
     axis.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     _save(drawing, path)
 
 
 def draw_course(path: Path, results: Results, rate: float) -> None:
-    """Training reward, held-out figures, similarity and forgetting over RL steps, mean over seeds."""
+    """Draws training reward, held-out figures, similarity and forgetting over RL steps, mean over seeds."""
     drawing, axes = page.new_figure(15, 3, columns=5)
     series: dict[tuple[str, int, int], defaultdict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for run, found in results.items():
@@ -73,7 +69,7 @@ def draw_course(path: Path, results: Results, rate: float) -> None:
     for (kind, _, panel), by_step in series.items():
         steps = sorted(by_step)
         means = [fmean(by_step[step]) for step in steps]
-        if panel in (0, 3):  # noisy: a moving average over eight steps
+        if panel in (0, 3):  # noisy: shows a moving average over eight steps
             means = moving_average(means)
         axes[panel].plot(steps, means, color=COLOURS[kind], marker="" if panel in (0, 3) else "o", markersize=3)
     titles = (

@@ -1,7 +1,7 @@
-"""Puts the paper's claim to the test: `make reproduce`, or `python -m reproduction.run --short`.
+"""Tests the paper's claim: `make reproduce`, or `python -m reproduction.run --short`.
 
 Runs the pipeline with vanilla RL beside RLoop for several learning rates, seeds and base policies, and writes
-docs/reproduction.md. What is finished is kept: the same command again goes on where it was stopped.
+docs/reproduction.md. Finished runs are kept: the same command resumes where it was stopped.
 """
 
 import os
@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 
 from reproduction.document import write_document
-from reproduction.plan import (
+from reproduction.grid import (
     FULL,
     ROOT,
     SAME_RATE,
@@ -30,11 +30,17 @@ from reproduction.plan import (
 
 
 @click.command()
-@click.option("--short", is_flag=True, help="Two learning rates, two seeds, one base policy: about 20 minutes.")
-@click.option("--jobs", type=click.IntRange(1), default=1, help="Runs side by side; on two cores one is the fastest.")
-@click.option("--output", type=click.Path(path_type=Path), help="Folder of the runs; runs/reproduction if left out.")
-@click.option("--document", type=click.Path(path_type=Path), help="File to write; docs/reproduction.md if left out.")
-@click.option("--write-only", is_flag=True, help="Write the document from what is finished, and run nothing.")
+@click.option("--short", is_flag=True, help="Use two learning rates, two seeds and one base policy: about 20 minutes.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Number of parallel runs; on two cores, one is fastest.",
+)
+@click.option("--output", type=click.Path(path_type=Path), help="Folder of the runs (default: runs/reproduction).")
+@click.option("--document", type=click.Path(path_type=Path), help="File to write (default: docs/reproduction.md).")
+@click.option("--write-only", is_flag=True, help="Write the document from the finished runs without running anything.")
 def main(short: bool, jobs: int, output: Path | None, document: Path | None, write_only: bool) -> None:
     """Compare RLoop with vanilla RL on a tiny policy and write the document."""
     grid = SHORT if short else FULL
@@ -45,14 +51,14 @@ def main(short: bool, jobs: int, output: Path | None, document: Path | None, wri
 
 
 def reproduce(grid: Grid, output: Path, document: Path, jobs: int, write_only: bool = False) -> None:
-    """Chooses settings on the development set, makes the runs with them, and writes the document.
+    """Chooses settings on the development set, executes the runs with them, and writes the document.
 
     Args:
-        grid: the size of the comparison.
+        grid: size of the comparison.
         output: folder of the runs.
         document: file to write.
-        jobs: runs side by side.
-        write_only: run nothing, and write of what is finished.
+        jobs: number of parallel runs.
+        write_only: write the document from the finished runs without running anything.
     """
     tuning = [Run("A", seed, rate, grid.changes) for seed in grid.tuning_seeds for rate in grid.learning_rates]
     if not write_only:
@@ -78,14 +84,14 @@ def reproduce(grid: Grid, output: Path, document: Path, jobs: int, write_only: b
 
 
 def choose(tuning: Iterable[Run], output: Path) -> dict[str, float]:
-    """For each method the learning rate of the best last policy, by avg@n on the development set."""
+    """Returns, for each method, the learning rate whose last policy has the best avg@n on the development set."""
     figures: defaultdict[tuple[str, float], list[float]] = defaultdict(list)
     for run in tuning:
         if found := results_of(run, output):
             for method in ("vanilla", "rloop"):
                 figures[method, run.learning_rate].append(last_on_dev(found, method)["avg"])
     if not figures:
-        raise click.ClickException("no run is finished yet")
+        raise click.ClickException("no run has finished yet")
     means = {key: sum(values) / len(values) for key, values in figures.items()}
     return {
         method: max((rate for m, rate in means if m == method), key=lambda rate: means[method, rate])
@@ -94,13 +100,13 @@ def choose(tuning: Iterable[Run], output: Path) -> dict[str, float]:
 
 
 def run_all(runs: list[Run], output: Path, jobs: int) -> None:
-    """Makes the runs that are still to do, those of different folders side by side."""
+    """Executes the runs that have not finished; those with different folders run in parallel."""
     places: defaultdict[str, list[Run]] = defaultdict(list)
     for run in runs:
         if results_of(run, output) is None:
             places[run.place].append(run)
     left = sum(map(len, places.values()))
-    click.echo(f"{len(runs) - left} of {len(runs)} runs are there; {left} to do, {jobs} side by side")
+    click.echo(f"{len(runs) - left} of {len(runs)} runs finished; {left} to do, {jobs} in parallel")
     began = time.monotonic()
 
     def work(of_place: list[Run]) -> None:
@@ -117,7 +123,7 @@ def run_all(runs: list[Run], output: Path, jobs: int) -> None:
             try:
                 future.result()
             except RuntimeError as error:
-                click.echo(f"error: {error}; runs under way are finished first", err=True)
+                click.echo(f"error: {error}; waiting for the other runs in progress", err=True)
                 pool.shutdown(cancel_futures=True)
                 sys.exit(1)
 

@@ -191,9 +191,9 @@ def test_every_parameter_has_a_default_and_a_description(tmp_path: Path) -> None
         (["run", "--recipe", LAPTOP, "--set", "rl.stepz=1"], "error: unknown recipe key 'rl.stepz'. Did you mean"),
         (
             ["run", "--recipe", LAPTOP, "--set", "rft.parallel={{nodes: 2, volume: v}}"],
-            "error: several nodes need a cluster: add --set rft.parallel.nodes=1",
+            "error: training on several nodes needs a cluster; to run here, add --set rft.parallel.nodes=1",
         ),
-        (["run", "--recipe", LAPTOP, "--until", "rtf"], "error: --until 'rtf' is no stage. Did you mean 'rft'"),
+        (["run", "--recipe", LAPTOP, "--until", "rtf"], "error: --until 'rtf' is not a stage. Did you mean 'rft'"),
         (["run", "--recipe", LAPTOP, "--output-dir", "{file}/x"], "error: cannot write to the output folder"),
         (["run", "--recipe", LAPTOP, "--continue", "{file}"], "this is not the folder of a run: it has no rloop.yaml"),
         (["compile", "--recipe", LAPTOP, "--output", "{file}/x.yaml"], "is not a folder"),

@@ -1,4 +1,4 @@
-"""Figures over runs with different seeds: means, and intervals that take seeds and problems into account."""
+"""Figures over runs with different seeds: means, and intervals that account for seeds and problems."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 from components.shared.reporting.pass_at_k import pass_at_k
 
 _RESAMPLES = 2000
-Counts = dict[str, dict[str, list[int]]]  # benchmark -> samples and correct ones of each problem
+Counts = dict[str, dict[str, list[int]]]  # benchmark -> `samples` and `correct` per problem
 
 
 @dataclass(frozen=True)
@@ -24,17 +24,17 @@ class Estimate:
 
     @property
     def signed(self) -> str:
-        """As a difference."""
+        """The estimate formatted as a difference."""
         return f"{self.value:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
 
     @property
     def percent(self) -> str:
-        """As a relative difference."""
+        """The estimate formatted as a relative difference, in percent."""
         return f"{100 * self.value:+.0f} % [{100 * self.low:+.0f}, {100 * self.high:+.0f}]"
 
 
 def values(counts: Counts, benchmark: str, k: int) -> np.ndarray:
-    """pass@k of every problem of a benchmark; k = 1 gives avg@n; NaN where fewer than k samples could be judged."""
+    """Returns pass@k per problem of a benchmark; k = 1 gives avg@n; NaN if fewer than k samples could be judged."""
     table = counts[benchmark]
     pairs = zip(table["samples"], table["correct"], strict=True)
     return np.array([pass_at_k(n, c, k) if n >= k else np.nan for n, c in pairs])
@@ -43,16 +43,16 @@ def values(counts: Counts, benchmark: str, k: int) -> np.ndarray:
 def over_seeds_and_problems(
     runs: Sequence[Sequence[np.ndarray]], figure: Callable[[list[np.ndarray]], float], seed: int = 0
 ) -> Estimate:
-    """A figure of several policies over seeds and benchmarks, by a bootstrap that draws both.
+    """Estimates a figure over seeds and problems, with a percentile bootstrap that resamples both.
 
-    Seeds are drawn with replacement, then, in every benchmark, problems; all policies keep to the same draw. A problem
-    without a figure (NaN) in one of them is left out of all.
+    Seeds are drawn with replacement and then, within every benchmark, problems; all policies share the same draw. A
+    problem that is NaN for any policy or seed is left out for all.
 
     Args:
         runs: for each seed, for each benchmark, an array of shape (policies, problems).
-        figure: of the mean over seeds, problems and benchmarks of each policy (an array of shape (policies,) a
-            benchmark): for example the difference of two.
-        seed: of the draw.
+        figure: computes the figure from the means over seeds and problems: one array of shape (policies,) per
+            benchmark. For example the difference between two policies.
+        seed: seed of the bootstrap.
     """
     rng = np.random.default_rng(seed)
     known = [~np.isnan(np.stack(of_runs)).any(axis=(0, 1)) for of_runs in zip(*runs, strict=True)]
@@ -72,17 +72,17 @@ def over_seeds_and_problems(
 
 
 def difference(of_benchmarks: list[np.ndarray]) -> float:
-    """First policy minus second, the mean over benchmarks."""
+    """Returns the first policy minus the second, averaged over benchmarks."""
     mean = np.mean(of_benchmarks, axis=0)
     return float(mean[0] - mean[1])
 
 
 def relative(of_benchmarks: list[np.ndarray]) -> float:
-    """The same as a share of the second."""
+    """Returns the difference between the first policy and the second, relative to the second."""
     mean = np.mean(of_benchmarks, axis=0)
     return float((mean[0] - mean[1]) / mean[1]) if mean[1] else float("nan")
 
 
 def average(of_benchmarks: list[np.ndarray]) -> float:
-    """The first policy's own figure."""
+    """Returns the first policy's own figure, averaged over benchmarks."""
     return float(np.mean(of_benchmarks, axis=0)[0])

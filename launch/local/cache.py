@@ -1,8 +1,8 @@
-"""The local runner's cache of finished stages, such that it tells the truth after files were lost or a run was moved.
+"""The local runner's cache of finished stages, which stays correct when files are lost or the run is moved.
 
-kfp.local takes an entry for good as long as the path of each artifact exists, and names stages by absolute paths. Here
-an entry counts only while every file that the stage left is there in its size, and paths below the run's folder are
-kept relative to it: a run's folder may be renamed, moved or copied.
+kfp.local considers an entry valid as long as the path of each artifact exists, and keys stages by absolute paths. Here
+an entry is valid only while every file that the stage left is there with its size, and paths below the run's folder are
+stored relative to it: a run's folder can be renamed, moved or copied.
 """
 
 from pathlib import Path
@@ -14,17 +14,17 @@ from kfp.local import cache as kfp_cache
 from components.shared.stage import read_json, write_json
 
 MANIFEST = "outputs.json"  # beside a stage's artifacts: its files and their sizes
-_ROOT = "{run}"  # in entries and keys, for the folder of the artifacts
+_ROOT = "{run}"  # stands for the artifacts' folder in entries and keys
 
 
 def use(artifacts: Path) -> None:
-    """Makes kfp.local use this cache for a run; to be called after `local.init`."""
+    """Makes kfp.local use this cache for a run; call it after `local.init`."""
     cache = RunCache(artifacts)
     kfp_cache._cache_singleton, kfp_cache._cache_singleton_root = cache, cache.cache_root
 
 
 def record_outputs(folder: Path) -> None:
-    """Writes down what a stage has left in the folder of its artifacts; after this its cache entry counts."""
+    """Records the files in the folder of a stage's artifacts; from then on its cache entry is valid."""
     files = {
         path.relative_to(folder).as_posix(): path.stat().st_size
         for path in sorted(folder.rglob("*"))
@@ -33,10 +33,10 @@ def record_outputs(folder: Path) -> None:
     write_json(folder / MANIFEST, files)
 
 
-def is_whole(folder: Path) -> bool:
-    """Whether all is there that a stage left in the folder of its artifacts."""
+def is_complete(folder: Path) -> bool:
+    """Returns whether every recorded file of a stage is still in the folder of its artifacts."""
     if not (folder / MANIFEST).is_file():
-        return False  # the run was killed before it was written
+        return False  # the run was killed before the files were recorded
     files = {folder / name: size for name, size in read_json(folder / MANIFEST).items()}
     return all(path.is_file() and path.stat().st_size == size for path, size in files.items())
 
@@ -53,7 +53,7 @@ class RunCache(kfp_cache.LocalCache):
         self._root = str(artifacts)
 
     def compute_key(self, *, arguments: dict[str, Any], **others: Any) -> str:
-        """The key of a stage's entry: the same wherever the run's folder lies."""
+        """Returns the key of a stage's entry: the same wherever the run's folder is."""
         plain = kfp_cache.LocalCache._serialize_value_for_key(arguments)
         key: str = super().compute_key(arguments=self._replaced(plain, self._root, _ROOT), **others)
         return key
@@ -66,12 +66,12 @@ class RunCache(kfp_cache.LocalCache):
             self._replaced(serialized, _ROOT, self._root)
         )
         for value in outputs.values():
-            if isinstance(value, dsl.Artifact) and not is_whole(Path(value.path).parent):
+            if isinstance(value, dsl.Artifact) and not is_complete(Path(value.path).parent):
                 raise kfp_cache._MissingArtifactError(value.uri)
         return outputs
 
     def _replaced(self, value: Any, old: str, new: str) -> Any:
-        """A JSON value with the beginnings of its paths replaced."""
+        """Returns a JSON value with `old` replaced by `new` at the start of its paths."""
         if isinstance(value, dict):
             return {key: self._replaced(inner, old, new) for key, inner in value.items()}
         if isinstance(value, list):

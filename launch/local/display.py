@@ -1,4 +1,4 @@
-"""What a local run shows on the screen: a line a stage, progress while it works, a table at the end."""
+"""What a local run shows on the screen: one line per stage, its progress meanwhile, a table at the end."""
 
 import json
 import re
@@ -14,14 +14,20 @@ from components.shared.stage import NOTE_MARK, PROGRESS_MARK
 from launch.local.stage_log import last_error
 
 _PROGRESS = re.compile(r"(\d+)/(\d+) (.*)")
-_LINE_SECONDS = 20.0  # between progress lines where there is no live display
+_LINE_SECONDS = 20.0  # between progress lines if there is no live display
 
 
 class Display:
     """Shows a run's stages as they happen.
 
-    On a terminal, the running stage has a live line with its progress; elsewhere, progress is printed as a
-    line every twenty seconds.
+    On a terminal, the running stage has a live line with its progress; elsewhere, a progress line is printed every
+    twenty seconds.
+
+    Args:
+        console: where to print.
+        total: number of stages.
+        title: what is run.
+        output_dir: folder of the run.
     """
 
     def __init__(self, console: Console, total: int, title: str, output_dir: Path) -> None:
@@ -32,8 +38,8 @@ class Display:
         self._task: TaskID | None = None
         console.print(f"[bold]rloop[/bold]  {title}; output in {output_dir}", soft_wrap=True)
 
-    def stage_begins(self, path: str) -> None:
-        """A stage starts, or turns out to be cached."""
+    def stage_started(self, path: str) -> None:
+        """Shows that a stage has started; it may turn out to be cached."""
         self._number += 1
         self._began = self._last_line = time.monotonic()
         self._path = path
@@ -50,8 +56,8 @@ class Display:
             self._task = self._live.add_task("starting", total=None)
             self._live.start()
 
-    def stage_says(self, line: str) -> None:
-        """A line of the stage's output."""
+    def stage_output(self, line: str) -> None:
+        """Shows a line of the stage's output if it is a note or progress."""
         if line.startswith(NOTE_MARK):
             self._console.print(f"         {_title(self._path)}: {line.removeprefix(NOTE_MARK).strip()}", markup=False)
             return
@@ -63,8 +69,8 @@ class Display:
                 self._last_line = time.monotonic()
                 self._console.print(f"         {_title(self._path)}: {done}/{total} {text}")
 
-    def stage_ends(self, path: str, cached: bool, result: str) -> None:
-        """The stage is done; its outputs are from now or from the cache."""
+    def stage_finished(self, path: str, cached: bool, result: str) -> None:
+        """Shows that a stage has succeeded or came from the cache, and its result."""
         self._close_live()
         took = " cached" if cached else f"{time.monotonic() - self._began:6.1f} s"
         self._console.print(
@@ -73,33 +79,32 @@ class Display:
             soft_wrap=True,
         )
 
-    def stage_fails(self, path: str) -> None:
-        """The stage ended with an error."""
+    def stage_failed(self, path: str) -> None:
+        """Shows that a stage ended with an error."""
         self._close_live()
         took = f"{time.monotonic() - self._began:6.1f} s"
         self._console.print(f"[{self._number:>2}/{self._total}] {_title(path):<41} {took:>9}  FAILED", markup=False)
 
     def stopped(self, stage: str) -> None:
-        """`--until` is reached."""
-        self._console.print(
-            f"stopped after {stage}, as asked; its output: {self._output_dir / 'stages'}", soft_wrap=True
-        )
+        """Shows that the run has stopped at the stage that `--until` names."""
+        self._console.print(f"stopped after {stage}; output in {self._output_dir / 'stages'}", soft_wrap=True)
 
     def interrupted(self) -> None:
-        """Ctrl-C, or a polite kill."""
+        """Shows that the run ended by Ctrl-C or SIGTERM."""
         self._close_live()
         self._console.print(
-            "interrupted. Finished stages are kept: the same command again goes on from here.", soft_wrap=True
+            "interrupted. Finished stages are kept: run the same command again to resume.", soft_wrap=True
         )
 
     def failed(self, stages: dict[str, Path]) -> None:
-        """The run ended with failed stages: says what they said and what to do."""
+        """Shows the errors of the failed stages, by path, and what to do."""
         for path, log in stages.items():
             self._console.print(f"\n{_title(path)} failed:", style="bold")
             self._console.print(last_error(log), markup=False, soft_wrap=True)
-            self._console.print(f"its log: {log}", soft_wrap=True)
+            self._console.print(f"log: {log}", soft_wrap=True)
         self._console.print(
-            "\nFinished stages are kept: the same command again runs only what failed and what follows it.",
+            "\nFinished stages are kept: run the same command again to retry. "
+            "It runs only what failed and what depends on it.",
             soft_wrap=True,
         )
 
@@ -110,7 +115,7 @@ class Display:
 
 
 def _title(path: str) -> str:
-    """`iteration-2/evaluation-rloop` as a person would say it."""
+    """Returns a readable title for a stage's path, such as `iteration-2/evaluation-rloop`."""
     *parents, name = path.split("/")
     words = name.replace("vanilla-rl", "vanilla RL")
     words = words.replace("rl-exploration", "RL exploration").replace("rft", "RFT").replace("-", " ", 3)
@@ -119,7 +124,7 @@ def _title(path: str) -> str:
 
 
 def print_summary(console: Console, output_dir: Path) -> None:
-    """Prints the table of policies and where everything lies."""
+    """Prints the table of policies and where everything is."""
     summary = json.loads((output_dir / "summary.json").read_text())
     benchmarks = [e["benchmark"] for e in summary["policies"][0]["evaluations"]]
     table = Table(title="", box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))

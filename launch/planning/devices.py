@@ -1,8 +1,8 @@
-"""What a plan knows of accelerators: figures of the vendors' data sheets, and what share of them is reached.
+"""What a plan knows about accelerators: data-sheet figures, and the share of them that is reached in practice.
 
-Peaks are NVIDIA's: dense bfloat16 without sparsity, memory as it is sold. The shares are ours: a third of the peak in
-training is what large runs reach (PaLM, arXiv 2204.02311, counts 46 % for the best and 20 to 35 % for others), and 60 %
-of the bandwidth what kernels that read a growing cache do. docs/plan.md says what they mean for the hours.
+Peaks are NVIDIA's: dense bfloat16 without sparsity, memory as advertised. The shares are ours: a third of peak FLOPS is
+what large training runs reach (PaLM, arXiv 2204.02311, reports 46 % for the best and 20 to 35 % for others), and 60 %
+of the bandwidth is what kernels reach that read a growing cache. docs/plan.md explains what they mean for the hours.
 """
 
 import os
@@ -17,24 +17,24 @@ from launch.pools import Pool
 
 @dataclass(frozen=True)
 class Device:
-    """One accelerator, or the cores of a machine without any."""
+    """One accelerator or, without any, the cores of a machine."""
 
     name: str
     memory_gib: float
-    flops: float  # a second at its peak, in the precision it trains in
-    bandwidth: float  # bytes a second at its peak
+    flops: float  # peak FLOPS, in the precision used for training
+    bandwidth: float  # peak bytes per second
     gpu: bool = True
     half: bool = True  # whether it computes in bfloat16
     flops_share: float = 0.35
     bandwidth_share: float = 0.6
-    start_seconds: float = 120.0  # of a stage: a pod that starts, loads libraries and the model; assumed
+    start_seconds: float = 120.0  # stage startup: starting the pod, loading libraries and the model; assumed
 
-    def of(self, processes: int) -> "Device":
-        """What each of so many processes has: a GPU of its own, or its share of the cores."""
+    def per_process(self, processes: int) -> "Device":
+        """Returns what each of `processes` processes has: a GPU of its own, or its share of the cores."""
         return self if self.gpu else replace(self, flops=self.flops / processes, bandwidth=self.bandwidth / processes)
 
 
-# In order of memory: the first that has a pool's memory is taken where none is named.
+# Ordered by memory: without --gpu, the first one with at least the pool's memory is used.
 GPUS = {
     device.name: device
     for device in (
@@ -49,31 +49,31 @@ GPUS = {
 CPU = "cpu"
 DEVICES = (*GPUS, CPU)
 _CORE_FLOPS = 150e9  # single precision, AVX-512 at 2.4 GHz; a third of it was measured with the tiny policy
-_CORE_BANDWIDTH = 10e9  # usual of a server's core
+_CORE_BANDWIDTH = 10e9  # typical of a server core
 
 
 def device_for(pool: Pool, named: str | None) -> Device:
-    """The device that a pool's stages run on.
+    """Returns the device that a pool's stages run on.
 
     Args:
-        pool: of the recipe.
-        named: by the user, one of DEVICES; None: what fits the pool, its memory that of the recipe.
+        pool: the recipe's pool.
+        named: the user's choice, one of DEVICES; None: the smallest GPU that fits the pool, with the pool's memory.
 
     Raises:
-        InputError: no device is called so, or none has the pool's memory.
+        InputError: there is no such device, or no known GPU has the pool's memory.
     """
     if named == CPU or (named is None and not pool.accelerators):
         return _cpu()
     if named is not None:
         if named not in GPUS:
-            raise InputError(f"--gpu {named!r} is not known; known: {', '.join(DEVICES)}.{nearest(named, DEVICES)}")
+            raise InputError(f"unknown --gpu {named!r}; expected one of {', '.join(DEVICES)}.{nearest(named, DEVICES)}")
         return GPUS[named]
     memory = pool.accelerator_memory_gib
     if memory is None:
         return GPUS["h100"]
     fitting = [device for device in GPUS.values() if device.memory_gib >= memory]
     if not fitting:
-        raise InputError(f"no GPU that is known has {memory:g} GiB (accelerator_memory_gib); name one with --gpu")
+        raise InputError(f"no known GPU has {memory:g} GiB (accelerator_memory_gib); choose one with --gpu")
     return replace(fitting[0], memory_gib=memory)
 
 

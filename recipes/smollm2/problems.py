@@ -1,7 +1,7 @@
-"""Makes the problems of recipes/smollm2-135m.yaml: `python recipes/smollm2/problems.py`.
+"""Generates the problems of recipes/smollm2-135m.yaml: `python recipes/smollm2/problems.py`.
 
-Sums and differences of two numbers from 1 to 12, asked for as "What is 7 + 5?", and one-step word problems of our own
-as another kind. Seeded; the files are committed beside this one. Train, dev and test have different pairs of numbers.
+Sums and differences of two numbers from 1 to 12, phrased as "What is 7 + 5?", and one-step word problems of our own as
+another kind. Seeded; the files are committed beside this one. Train, dev and test have different pairs of numbers.
 """
 
 import json
@@ -46,12 +46,12 @@ def main() -> None:
 
 
 def result(a: int, sign: str, b: int) -> int:
-    """Of a sum or a difference."""
+    """Returns the result of a sum or a difference."""
     return a + b if sign == "+" else a - b
 
 
 def write(name: str, problems: list[tuple[str, int]]) -> None:
-    """Writes problems and their answers as one JSON object a line."""
+    """Writes problems and their answers, one JSON object per line."""
     lines = (json.dumps({"problem": problem, "answer": str(answer)}) for problem, answer in problems)
     (HERE / f"{name}.jsonl").write_text("".join(f"{line}\n" for line in lines))
 

@@ -1,17 +1,17 @@
-"""Makes the tiny base policies of the laptop recipes: `python recipes/tiny/make_base_policy.py TASK`.
+"""Trains the tiny base policies of the laptop recipes: `python recipes/tiny/make_base_policy.py TASK`.
 
-TASK is `countdown` (recipes/laptop.yaml) or `arithmetic` (recipes/arithmetic.yaml). A Qwen2 model of
+TASK is `countdown` (recipes/laptop.yaml) or `arithmetic` (recipes/arithmetic.yaml). A Qwen2 model with
 about 0.4M parameters learns from demonstrations that are often wrong on purpose, so that the policy
-knows the form of a solution and finds right ones now and then: the state of a base model before RL.
-Seeded, several minutes on two CPU cores; the results are committed beside this file, so this runs only
-to change them (`make base-policy`).
+knows the form of a solution and sometimes finds a right one: the state of a base model before RL.
+Seeded; takes several minutes on two CPU cores. The results are committed beside this file, so run it
+only to change them (`make base-policy`).
 
-countdown: half of the demonstrations ignore the target and a tenth hold a wrong value. Demonstrations
-come from the `pretrain` split, of three kinds: 3 numbers from 1 to 9, 4 numbers from 1 to 9, 3 numbers
+countdown: half of the demonstrations ignore the target and a tenth have a wrong value. They come from
+the `pretrain` split and are of three kinds: 3 numbers from 1 to 9, 4 numbers from 1 to 9, 3 numbers
 from 10 to 20; training, development and test problems are in other splits.
 
-arithmetic: two- and three-term sums and differences, worked from left to right with a boxed answer; a
-quarter of the values are off by a little.
+arithmetic: two- to four-term sums and differences, worked from left to right with a boxed answer; a
+quarter of the values are slightly off.
 """
 
 import json
@@ -26,7 +26,7 @@ import click
 from components.shared.data import countdown
 
 HERE = Path(__file__).resolve().parent
-# One line a message, the answer on the next; what the assistant says ends with the EOS token.
+# One line per message, the answer on the next line; the assistant's messages end with the EOS token.
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['content'] }}"
     "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}"
@@ -38,7 +38,7 @@ COUNTDOWN_KINDS = ((3, 1, 9), (4, 1, 9), (3, 10, 20))  # numbers, low, high
 
 
 def countdown_demonstrations(count: int, seed: int) -> Iterator[tuple[str, str]]:
-    """Pairs of prompt and completion: half ignore the target, a tenth hold a wrong value."""
+    """Yields prompts and completions: half ignore the target, a tenth have a wrong value."""
     rng = random.Random(seed)
     made = 0
     while made < count:
@@ -60,7 +60,7 @@ def countdown_demonstrations(count: int, seed: int) -> Iterator[tuple[str, str]]
 
 
 def arithmetic_demonstrations(count: int, seed: int) -> Iterator[tuple[str, str]]:
-    """Pairs of prompt and completion in the words of reasoning-gym's `chain_sum`."""
+    """Yields prompts and completions, phrased like reasoning-gym's `chain_sum`."""
     rng = random.Random(seed)
     for _ in range(count):
         digits = rng.choice((1, 2, 2))
@@ -84,10 +84,10 @@ TASKS = {"countdown": (countdown_demonstrations, 3, 1500), "arithmetic": (arithm
 
 
 def make_tokenizer(texts: Iterator[str]) -> Any:
-    """A small Qwen2 tokenizer: byte-level BPE, every digit apart, any text encoded.
+    """Trains a small Qwen2 tokenizer: byte-level BPE, one token per digit, can encode any text.
 
-    It is of the class that AutoTokenizer picks for a Qwen2 model. With another class, what loads would
-    not be what was saved: AutoTokenizer silently takes Qwen2's text splitting all the same.
+    It has the class that AutoTokenizer picks for a Qwen2 model. With another class, the loaded tokenizer
+    would differ from the saved one: AutoTokenizer silently uses Qwen2's text splitting regardless.
     """
     from tokenizers import pre_tokenizers, trainers
     from transformers import Qwen2Tokenizer
@@ -114,33 +114,11 @@ def make_tokenizer(texts: Iterator[str]) -> Any:
     )
 
 
-@click.command()
-@click.argument("task", type=click.Choice(sorted(TASKS)))
-@click.option("--output", type=click.Path(path_type=Path), help="Folder of the policy; recipes/tiny/TASK if left out.")
-@click.option("--seed", default=1, show_default=True, help="Of the demonstrations and the initial weights.")
-@click.option("--steps", type=int, help="Optimiser steps of 256 demonstrations; the task's own if left out.")
-def main(task: str, output: Path | None, seed: int, steps: int | None) -> None:
-    """Pre-trains the tiny base policy of TASK on demonstrations that are often wrong on purpose."""
-    import torch
-    from datasets import Dataset
+def make_model(tokenizer: Any, layers: int) -> Any:
+    """Creates a small Qwen2 model with random weights."""
     from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
-    from trl import SFTConfig, SFTTrainer
 
-    demonstrations, layers, default_steps = TASKS[task]
-    steps = steps or default_steps
-    output = output or HERE / task
-    tokenizer = make_tokenizer(" ".join(pair) for pair in demonstrations(20_000, seed))
-
-    def examples() -> Iterator[dict[str, list[int]]]:
-        for prompt, completion in demonstrations(steps * 256, seed):
-            prompt_ids = tokenizer.apply_chat_template(
-                [{"role": "user", "content": prompt}], add_generation_prompt=True, return_dict=True
-            )["input_ids"]
-            completion_ids = [*tokenizer.encode(completion), tokenizer.eos_token_id]
-            yield {"input_ids": prompt_ids + completion_ids, "labels": [-100] * len(prompt_ids) + completion_ids}
-
-    torch.manual_seed(seed)
-    # Heads of 32: the smallest that vLLM's CPU build takes.
+    # Head size 32 is the smallest that vLLM's CPU build supports.
     model = Qwen2ForCausalLM(
         Qwen2Config(
             vocab_size=len(tokenizer),
@@ -159,6 +137,35 @@ def main(task: str, output: Path | None, seed: int, steps: int | None) -> None:
     model.generation_config = GenerationConfig(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=True, temperature=1.0
     )
+    return model
+
+
+@click.command()
+@click.argument("task", type=click.Choice(sorted(TASKS)))
+@click.option("--output", type=click.Path(path_type=Path), help="Folder of the policy (default: recipes/tiny/TASK).")
+@click.option("--seed", default=1, show_default=True, help="Seed of the demonstrations and the initial weights.")
+@click.option("--steps", type=int, help="Optimiser steps of 256 demonstrations (default: the task's).")
+def main(task: str, output: Path | None, seed: int, steps: int | None) -> None:
+    """Pre-train the tiny base policy of TASK on demonstrations that are often wrong on purpose."""
+    import torch
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    demonstrations, layers, default_steps = TASKS[task]
+    steps = steps or default_steps
+    output = output or HERE / task
+    tokenizer = make_tokenizer(" ".join(pair) for pair in demonstrations(20_000, seed))
+
+    def examples() -> Iterator[dict[str, list[int]]]:
+        for prompt, completion in demonstrations(steps * 256, seed):
+            prompt_ids = tokenizer.apply_chat_template(
+                [{"role": "user", "content": prompt}], add_generation_prompt=True, return_dict=True
+            )["input_ids"]
+            completion_ids = [*tokenizer.encode(completion), tokenizer.eos_token_id]
+            yield {"input_ids": prompt_ids + completion_ids, "labels": [-100] * len(prompt_ids) + completion_ids}
+
+    torch.manual_seed(seed)
+    model = make_model(tokenizer, layers)
     work = output.with_name(output.name + ".tmp")
     trainer = SFTTrainer(
         model=model,
@@ -184,7 +191,7 @@ def main(task: str, output: Path | None, seed: int, steps: int | None) -> None:
     )
     trainer.train()
     shutil.rmtree(work)
-    model.config.use_cache = True  # the trainer turns it off
+    model.config.use_cache = True  # the trainer turned it off
     model.save_pretrained(work)
     tokenizer.save_pretrained(work)
     shutil.rmtree(output, ignore_errors=True)

@@ -23,7 +23,7 @@ def test_what_is_lost_here_comes_back_from_the_server(tmp_path: Path, monkeypatc
     assert len(stages_that_ran(first)) == 11 and "store  s3://rloop/run at http://127.0.0.1:" in first
     shutil.rmtree(output / "artifacts")
     again = run(output, *options)
-    assert "brought back the artifacts of 11 stages" in again
+    assert "restored the artifacts of 11 stages" in again
     assert stages_that_ran(again) == [], "what is unchanged has been published already"
 
     server = S3Server(output / "s3", "rloop")

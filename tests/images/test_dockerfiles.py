@@ -1,4 +1,4 @@
-"""What the Dockerfiles and the requirements of the families promise; tests/end_to_end/test_docker.py builds them."""
+"""What the Dockerfiles and the families' requirements guarantee; tests/end_to_end/test_docker.py builds them."""
 
 import importlib.util
 import os
@@ -80,7 +80,7 @@ def test_what_the_dockerfile_copies_is_in_each_stages_build(build: Any, stage: s
 
 
 def test_a_tiny_policy_is_found_from_the_images_working_directory(build: Any, tmp_path: Path) -> None:
-    """By the relative path that a recipe names it with, and with what is in the image alone."""
+    """By the relative path in the recipe, and with only what is in the image."""
     packages, stage = (instructions(images.ROOT / "images" / f"{name}.Dockerfile") for name in ("packages", "stage"))
     assert packages[-2] == "WORKDIR /home/rloop" and "COPY recipes recipes" in stage
     assert not [line for line in stage if line.startswith("WORKDIR")]

@@ -80,7 +80,7 @@ def test_a_finished_run_removes_its_own_progress_alone(tmp_path: Path, capsys: p
     (tmp_path / "mine" / "logs" / "iteration-1.rft.log").write_text("    " + finish(1).replace("\n", "\n    "))
     finish(2)
     assert there() == 2
-    _remove_progress(shared, tmp_path / "mine", of_others=True)
+    _remove_progress(shared, tmp_path / "mine", shared=True)
     assert there() == 1, "the other run's stays"
-    _remove_progress(shared, tmp_path / "mine", of_others=False)
+    _remove_progress(shared, tmp_path / "mine", shared=False)
     assert there() == 0, "in a place of the run's own all of it is its own"

@@ -1,4 +1,4 @@
-"""The comparison's statistics, and the comparison itself in a reduced size."""
+"""The comparison's statistics, and the comparison itself in reduced size."""
 
 from pathlib import Path
 from typing import Any
@@ -8,8 +8,8 @@ import pytest
 
 from components.shared.stage import write_json
 from launch.analysis.seeds import average, difference, over_seeds_and_problems, relative, values
-from reproduction.kinds import choose_by_half, cross_fitted
-from reproduction.plan import Grid, Run, results_of
+from reproduction.cross_fitting import choose_by_half, cross_fitted
+from reproduction.grid import Grid, Run, results_of
 from reproduction.run import choose, reproduce
 
 
@@ -54,7 +54,7 @@ def test_what_is_measured_on_a_half_was_chosen_on_the_other() -> None:
 
 
 def test_intervals_take_seeds_and_problems_into_account() -> None:
-    """Five seeds that differ as much as problems do: intervals of the difference hold the truth about as promised."""
+    """Five seeds that differ as much as problems do: the difference's intervals have about the promised coverage."""
     rng = np.random.default_rng(0)
     covered = 0
     for trial in range(50):

@@ -1,4 +1,4 @@
-"""Runs with different seeds side by side."""
+"""Comparing runs with different seeds."""
 
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ def test_runs_that_cannot_be_compared(make_run: Any, tmp_path: Path) -> None:
     one = make_run("one", 1, {"base": [0] * 4, "rloop-1": [1] * 4})
     other = make_run("other", 2, {"base": [0] * 3, "rloop-1": [1] * 3}, problems=3)
     result = CliRunner().invoke(main, ["compare", one, other])
-    assert result.exit_code == 2 and "have other benchmarks" in result.output
+    assert result.exit_code == 2 and "have different benchmarks" in result.output
     result = CliRunner().invoke(main, ["compare", one, str(tmp_path / "none")])
     assert (
         result.exit_code == 2 and "has no summary.json: expected the output folder of a finished run" in result.output

@@ -123,12 +123,12 @@ def test_a_verdict_is_explained(tmp_path: Path) -> None:
         ('{"gold": "1"}', "line 1 has no column 'prediction'"),
         ('{"gold": "1", "prediction": 1}', "`prediction` must be text"),
         ('{"gold": "1", "prediction": "1", "expected": "yes"}', "`expected` must be true, false or null"),
-        ('{"gold": "1", "prediction": "1", "verdict": true}', "already; rename it"),
+        ('{"gold": "1", "prediction": "1", "verdict": true}', "would overwrite; rename it"),
         ('{"gold": "1", "prediction": "1", "truncated": "no"}', "`truncated` must be true, false or null"),
-        ('{"gold": "1", "prediction": "1", "verifier": 3}', "line 1: `verifier` must be the name of one"),
+        ('{"gold": "1", "prediction": "1", "verifier": 3}', "line 1: `verifier` must be the name of a verifier"),
         ('{"gold": "1", "prediction": "1", "verifier": "maths"}', "line 1: unknown verifier 'maths'"),
         ("not JSON", "line 1 is not valid JSON"),
-        ("", "holds no rows"),
+        ("", "has no rows"),
     ],
 )
 def test_bad_input_is_named(tmp_path: Path, text: str, message: str) -> None:
@@ -142,14 +142,14 @@ def test_bad_input_is_named(tmp_path: Path, text: str, message: str) -> None:
 def test_the_output_must_be_another_file_of_a_known_kind(file: Path, tmp_path: Path) -> None:
     folder = tmp_path / "folder.jsonl"
     folder.mkdir()
-    assert "is the file that is read" in run(file, "--output", file).output
-    assert "expected a name that ends in" in run(file, "--output", "out.csv").output
+    assert "is also the input" in run(file, "--output", file).output
+    assert "expected a file name ending in" in run(file, "--output", "out.csv").output
     assert "no such file" in run("nowhere.jsonl").output
     assert "is a folder" in run(file, "--output", folder).output
     assert "cannot write into" in run(file, "--output", file / "out.jsonl").output
     link = tmp_path / "link.jsonl"
     link.hardlink_to(file)
-    assert "is the file that is read" in run(file, "--output", link).output
+    assert "is also the input" in run(file, "--output", link).output
 
 
 @pytest.mark.parametrize("value", ["x", {}, 2**70, "\ud800"])

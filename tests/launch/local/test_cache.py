@@ -1,4 +1,4 @@
-"""The cache of local runs, through kfp.local itself: what comes from it, and what is made again."""
+"""The cache of local runs, through kfp.local itself: what is reused, and what runs again."""
 
 import shutil
 from collections.abc import Callable
@@ -83,9 +83,9 @@ def test_a_stage_runs_again_when_and_only_when_its_files_are_not_whole(
 
 
 def test_an_entry_of_a_run_that_was_killed_before_it_was_written_down_does_not_count(tmp_path: Path) -> None:
-    assert not local_cache.is_whole(tmp_path)
+    assert not local_cache.is_complete(tmp_path)
     (tmp_path / "a").write_text("x")
     local_cache.record_outputs(tmp_path)
-    assert local_cache.is_whole(tmp_path)
+    assert local_cache.is_complete(tmp_path)
     (tmp_path / "b").write_text("more is no fault")
-    assert local_cache.is_whole(tmp_path)
+    assert local_cache.is_complete(tmp_path)

@@ -49,7 +49,7 @@ def test_no_engine_is_an_error_with_its_remedy(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
     recipe = load_recipe(ROOT / "recipes" / "laptop.yaml")
     with (
-        pytest.raises(InputError, match="no Docker engine answers"),
+        pytest.raises(InputError, match="cannot reach a Docker engine"),
         launch_docker.docker_runner(recipe, tmp_path / "rloop.yaml", tmp_path),
     ):
         pass

@@ -1,4 +1,4 @@
-"""The S3 server of a run ends with it, and nobody else's is taken for it."""
+"""A run's S3 server ends with the run, and no other server is mistaken for it."""
 
 import socket
 import subprocess
@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from components.shared.errors import InputError
-from launch.local.s3_server import S3Server, _end_left_behind
+from launch.local.s3_server import S3Server, _end_orphans
 
 RUN = """
 import sys, time
@@ -43,7 +43,7 @@ def test_one_that_was_left_behind_on_the_same_data_is_ended(tmp_path: Path) -> N
     for orphan in orphans:
         assert orphan.stdout
         orphan.stdout.readline()
-    _end_left_behind(data)
+    _end_orphans(data)
     assert orphans[0].poll() is not None and orphans[1].poll() is None
     orphans[1].kill()
     for orphan in orphans:
@@ -53,12 +53,12 @@ def test_one_that_was_left_behind_on_the_same_data_is_ended(tmp_path: Path) -> N
 def test_a_port_that_somebody_else_has_taken_is_left_to_them(tmp_path: Path) -> None:
     server = S3Server(tmp_path, "bucket")
     before = server.endpoint
-    server._leave_taken_ports()
+    server._replace_taken_ports()
     assert server.endpoint == before
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", int(before.rpartition(":")[2])))
         taken.listen()
-        server._leave_taken_ports()
+        server._replace_taken_ports()
     assert server.endpoint != before
     again = S3Server(tmp_path, "bucket")
     assert (again.endpoint, again.access_key) == (server.endpoint, server.access_key)
@@ -71,6 +71,6 @@ def test_a_server_that_dies_is_not_mistaken_for_one_that_answers(
     monkeypatch.setattr(server, "_ports", s3_server._ports)
     server.access_key, server.secret_key = s3_server.access_key, s3_server.secret_key
     monkeypatch.setattr("launch.local.s3_server._is_free", lambda _: True)
-    with pytest.raises(InputError, match="the S3 server does not start"):
+    with pytest.raises(InputError, match="the S3 server did not start"):
         server.start()
     assert s3_server._process and s3_server._process.poll() is None

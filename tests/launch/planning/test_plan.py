@@ -1,4 +1,4 @@
-"""What a plan says, and that runs stay within it."""
+"""What a plan prints, and that runs stay within it."""
 
 import json
 import re
@@ -26,10 +26,10 @@ from components.shared.errors import InputError
 from components.shared.policy import Policy
 from components.shared.progress.uploads import CHECKPOINTS_ON_DISK
 from components.shared.stage import read_json, write_json
-from launch.planning.costs import Costs, StageCost
+from launch.planning.cost_estimate import CostEstimate, StageCost
 from launch.planning.devices import GPUS, device_for
-from launch.planning.plan import parameters_of_config, problems_of, size_of_policy
-from launch.planning.timing import engine_seconds
+from launch.planning.planned_run import count_parameters, look_at_run, policy_size
+from launch.planning.throughput import vllm_seconds
 from launch.pools import Pool
 from launch.recipe import load_recipe
 from pipeline import main
@@ -72,29 +72,22 @@ def words(result: Result) -> str:
     return " ".join(result.output.split())
 
 
-def costs(
+def by_name(
     overrides: tuple[str, ...] = (), vanilla: bool = False, gpu: str | None = None, recipe: Path = LAPTOP
-) -> Costs:
-    loaded = load_recipe(recipe, overrides, None, vanilla)
-    model, context = size_of_policy(loaded.base_policy)
-    problems, _ = problems_of(loaded, context)
-    training, inference = (device_for(pool, gpu) for pool in (loaded.pools.training, loaded.pools.inference))
-    return Costs(loaded, model, context, problems, training, inference)
-
-
-def by_name(overrides: tuple[str, ...] = (), **options: Any) -> dict[str, StageCost]:
-    return {stage.name: stage for stage in costs(overrides, **options).stages()}
+) -> dict[str, StageCost]:
+    run, _ = look_at_run(load_recipe(recipe, overrides, None, vanilla), gpu)
+    return {stage.name: stage for stage in CostEstimate(run).stages()}
 
 
 @pytest.fixture
 def qwen(tmp_path: Path) -> Path:
-    """A folder with the config of a model that is not here."""
+    """A folder with only the config of a model."""
     return config_folder(tmp_path / "qwen", QWEN_CONFIG)
 
 
 @pytest.fixture
 def qwen_7b(tmp_path: Path) -> Path:
-    """The same of the larger one."""
+    """A folder with only the config of the larger model."""
     return config_folder(tmp_path / "qwen-7b", QWEN_7B_CONFIG)
 
 
@@ -111,7 +104,7 @@ def test_the_laptops_plan() -> None:
     assert "3 iterations, on cpu" in text and "upper bounds" in text
     assert "512 training problems; dev 120, test 120, four 120, large 120; prompts of 17 tokens" in text
     assert "RL exploration 3 409.6 k 583.7 k" in text, "40 steps x 256 completions x 40 tokens, and prompts of 17"
-    assert "in all: 6.0 M tokens sampled" in text
+    assert "total: 6.0 M tokens sampled" in text
     assert "assumed" not in text and "warning: " not in text
 
 
@@ -162,17 +155,17 @@ def test_plan_and_preflight_count_the_same_checkpoints_on_the_disk(tiny_policy: 
 
 
 def test_a_config_alone_is_enough(qwen: Path, tiny_policy: Path, tmp_path: Path) -> None:
-    assert parameters_of_config(qwen) == 1_543_714_304
+    assert count_parameters(qwen) == 1_543_714_304
     bare = tmp_path / "bare"
     bare.mkdir()
     shutil.copy(tiny_policy / "config.json", bare)
-    counted, context = size_of_policy(str(bare))
+    counted, context = policy_size(str(bare))
     assert counted.parameters == sum(p.numel() for p in Policy(tiny_policy).load_model().parameters())
-    read, _ = size_of_policy(str(tiny_policy))
+    read, _ = policy_size(str(tiny_policy))
     assert counted.parameters == pytest.approx(read.parameters, rel=0.01) and context == 2048
     (bare / "config.json").write_text('{"model_type": "no-such"}')
-    with pytest.raises(InputError, match="describes no model that is known"):
-        parameters_of_config(bare)
+    with pytest.raises(InputError, match="does not describe a model that transformers knows"):
+        count_parameters(bare)
 
 
 def test_the_qwen_recipe_fits_one_gpu(qwen: Path) -> None:
@@ -199,7 +192,7 @@ def test_the_qwen_recipe_fits_one_gpu(qwen: Path) -> None:
         (["eval.sequences_per_batch=1024"],
          "evaluation takes .*; lower eval.sequences_per_batch from 1024 to 588 or lower eval.max_completion_tokens"),
         (["pools.training.accelerator_memory_gib=20"],
-         r"RFT takes 39.9 GiB, .* 20 GiB; take a GPU with more memory \(a100-40gb, .*\) or take a smaller base_policy"),
+         r"RFT takes 39.9 GiB, .* 20 GiB; use a GPU with more memory \(a100-40gb, .*\) or use a smaller base_policy"),
         (["pools.training.timeout_hours=2"],
          "RL exploration may take 3.. h, but its pod is stopped after 2 hours; raise pools.training.timeout_hours"),
         (["rl.max_completion_tokens=4096"], "rl.max_completion_tokens is 4096, but the model's context is 4096 tokens"),
@@ -237,9 +230,9 @@ def test_the_device_is_the_one_that_has_the_pools_memory() -> None:
         assert device_for(Pool(accelerators=1, accelerator_memory_gib=memory), None).name == name
     assert device_for(Pool(), None).name.startswith("cpu")
     assert device_for(Pool(), "a100-80gb") is GPUS["a100-80gb"]
-    with pytest.raises(InputError, match="'h10' is not known; known: l4, .*Did you mean 'h100'"):
+    with pytest.raises(InputError, match="unknown --gpu 'h10'; expected one of l4, .*Did you mean 'h100'"):
         device_for(Pool(), "h10")
-    with pytest.raises(InputError, match="no GPU that is known has 500 GiB"):
+    with pytest.raises(InputError, match="no known GPU has 500 GiB"):
         device_for(Pool(accelerators=1, accelerator_memory_gib=500), None)
 
 
@@ -251,13 +244,13 @@ def test_sources_that_are_elsewhere_are_assumed(tmp_path: Path, tiny_policy: Pat
     path.write_text(yaml.safe_dump(values, sort_keys=False))
     result = run("--recipe", path)
     assert result.exit_code == 0, result.output
-    assert "assumed: data.train.0 has 1,000 problems (data.train.0.limit makes that sure)" in words(result)
+    assert "assumed: data.train.0 has 1,000 problems (set data.train.0.limit to be exact)" in words(result)
     assert "test 50" in result.output and "prompts of 512 tokens" in result.output
 
 
 @pytest.mark.slow
 def test_a_run_stays_within_its_plan(tmp_path: Path, tiny_policy: Path, problems_folder: Path) -> None:
-    """Tokens and bytes of real stages: at most what the plan says, and no less than the stated part of it."""
+    """Tokens and bytes of real stages: at most the plan's, and at least the stated part of it."""
     overrides = (
         "rl.steps=4",
         "rl.snapshot_every=2",
@@ -326,7 +319,7 @@ def test_dynamic_sampling_samples_more_and_trains_the_same() -> None:
 
 
 def memory_of(result: Result, phase: str) -> list[float]:
-    """A row of the table of memory, in GiB; 0 for what is not there."""
+    """A row of the memory table, in GiB; 0 for empty cells."""
     row = next(line for line in result.output.splitlines() if line.startswith(phase))
     cells = re.split(r"\s{2,}", row.removeprefix(phase).strip())
     return [0.0 if cell == "-" else float(cell.split()[0]) for cell in cells]
@@ -342,10 +335,10 @@ def test_the_7b_recipe_fits_eight_gpus(qwen_7b: Path) -> None:
     result = plan_7b(qwen_7b)
     assert result.exit_code == 0, result.output
     text = words(result)
-    assert "7,615.6 million parameters, context 4096" in text and "on 8 h100 a pod and 4 h100 a pod" in text
+    assert "7,615.6 million parameters, context 4096" in text and "on 8 h100 per pod and 4 h100 per pod" in text
     assert "warning: " not in text and "does not fit" not in text
     parameters, gib = 7_615_616_512, 2**30
-    # weights, optimiser, activations, cache, exchanged, vLLM, in all, there is
+    # weights, optimiser, activations, cache, communication, vLLM, total, available
     training = memory_of(result, "RL exploration: training")
     assert training[0] + training[1] == pytest.approx(16 * parameters / 8 / gib, abs=0.11)
     assert training[4] == pytest.approx(5.9, abs=0.1) and training[5] == 0, "vLLM sleeps"
@@ -356,7 +349,7 @@ def test_the_7b_recipe_fits_eight_gpus(qwen_7b: Path) -> None:
     assert evaluation[0] == pytest.approx(2 * parameters / 4 / gib, abs=0.06)
     assert evaluation[6] == pytest.approx(0.9 * 79, abs=0.06)
     # 55.3 GiB less 14.2 of weights and 3.4 of activations; 56 KiB a token, 3,584 tokens a sequence: 0.19 GiB each.
-    assert "8192 completions x 3072 tokens with vLLM, whose cache holds 197 of full length in 306 s (up to 3" in text
+    assert "with vLLM, whose KV cache holds 197 full-length sequences, in 306 s (up to 3 times)" in text
     assert re.search(r"training pool 11\d\.\d h \(9\d\d GPU-hours\), inference pool 5\.\d h \(2\d GPU-hours\)", text)
 
 
@@ -374,17 +367,18 @@ def test_the_7b_recipe_fits_eight_gpus(qwen_7b: Path) -> None:
          "training takes .*; lower rl.micro_batch_size from 4 to 2 or set rl.sleep_mode to true"),
         (["rl.parallel.sharding=none"], "RL exploration, training takes .*; set rl.parallel.sharding to full or"),
         (["rl.parallel.sharding=none"],
-         "the trainer keeps 113.5 GiB of .* beside vLLM, .*; spread the policy .*rl.parallel.sharding: full"),
+         "the trainer keeps 113.5 GiB of .* beside vLLM, .*; shard the policy .*rl.parallel.sharding: full"),
         (["pools.training.accelerator_memory_gib=24"],
-         r"the trainer keeps 12.7 GiB of .* 24 GiB beside vLLM, .* take 17.8 GiB; take a GPU .* \(a100-40gb, "),
+         r"the trainer keeps 12.7 GiB of .* 24 GiB beside vLLM, .* take 17.8 GiB; use a GPU .* \(a100-40gb, "),
         (["rft.parallel.sharding=none"], "RFT takes .*; set rft.parallel.sharding to full or"),
         (["rl.parallel.processes=4"],
          "rl.parallel.processes is 4, but pools.training.accelerators is 8: 4 of a pod's GPUs are idle"),
         (["eval.tensor_parallel_size=null", "pools.inference.accelerators=8"],
-         "28 attention heads and 4 key heads cannot be spread over 8 GPUs; set eval.tensor_parallel_size to 4"),
+         "28 attention heads and 4 key-value heads cannot be split over 8 GPUs; set eval.tensor_parallel_size to 4"),
         (["eval.tensor_parallel_size=2"],
-         "evaluation uses 2 of a pod's 4 GPUs .*; raise eval.tensor_parallel_size or lower it"),
-        (["eval.engine=transformers"], "evaluation uses 1 of a pod's 4 GPUs .*; set eval.engine to vllm or lower it"),
+         "evaluation uses 2 of a pod's 4 GPUs; raise eval.tensor_parallel_size or lower pools.inference.accelerators$"),
+        (["eval.engine=transformers"],
+         "evaluation uses 1 of a pod's 4 GPUs; set eval.engine to vllm or lower pools.inference.accelerators$"),
         (["eval.tensor_parallel_size=1", "eval.gpu_memory_utilization=0.2"],
          "vLLM has 15.8 GiB of .* take .* of 1; raise eval.gpu_memory_utilization to at least 0.23 or raise"),
     ],
@@ -464,13 +458,11 @@ def test_vllms_time_follows_from_what_a_step_reads() -> None:
     # 100 sequences of 512 and on the average 1,536 tokens at 56 KiB, and 15.2 GB of weights, 3,072 x 10.24 times.
     step = (100 * (512 + 1536) * 57344 + 2 * model.parameters) / (3.35e12 * 0.6)
     prompts = 2 * model.parameters * 64 * 512 / (989e12 * 0.35)
-    assert engine_seconds(h100, model, few, 1024, 64, 512, 3072) == pytest.approx(
-        3072 * 10.24 * step + prompts, rel=0.01
-    )
+    assert vllm_seconds(h100, model, few, 1024, 64, 512, 3072) == pytest.approx(3072 * 10.24 * step + prompts, rel=0.01)
     # A thousand at once are bound by arithmetic on a GPU that computes a tenth, and a tiny model by the host's 5 ms.
     slow = replace(h100, flops=h100.flops / 10)
     step = 2 * model.parameters * 1000 / (98.9e12 * 0.35)
-    assert engine_seconds(slow, model, replace(engine, at_once=1000), 1000, 0, 512, 3072) == pytest.approx(3072 * step)
+    assert vllm_seconds(slow, model, replace(engine, at_once=1000), 1000, 0, 512, 3072) == pytest.approx(3072 * step)
     tiny = replace(model, parameters=10_000_000)
     small = engine_memory(tiny, 64 * 2**30, 4, 64)
-    assert engine_seconds(h100, tiny, small, 4, 0, 32, 32) == pytest.approx(32 * 0.005)
+    assert vllm_seconds(h100, tiny, small, 4, 0, 32, 32) == pytest.approx(32 * 0.005)

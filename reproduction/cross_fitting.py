@@ -1,6 +1,6 @@
-"""Tuning on problems of all kinds, which the development set, of the training problems' kind, does not have.
+"""Tunes on problems of all kinds; the development set has only the kind of the training problems.
 
-By cross-fitting: each test set is cut in two halves; what is measured on one half was chosen on the other.
+Cross-fitting: each test set is split into two halves; what is measured on one half was chosen on the other.
 """
 
 from collections.abc import Sequence
@@ -10,15 +10,16 @@ from typing import Any
 import numpy as np
 
 from launch.analysis.seeds import values
-from reproduction.plan import Grid, Results, find_run, last_policy
+from reproduction.grid import Grid, Results, find_run, last_policy
 
 METHODS = ("rloop", "vanilla")
 
 
 def choose_by_half(results: Results, grid: Grid, tests: Sequence[str]) -> list[list[float]]:
-    """For each half of the test sets (every other problem), for each of METHODS, the learning rate with the best avg@n.
+    """Chooses the learning rate with the best avg@n, averaged over test sets and the tuning seeds of base policy A.
 
-    Over the tuning seeds of base policy A, mean of the test sets.
+    Returns:
+        For each half of the test sets (every other problem), for each of METHODS, the learning rate.
     """
     chosen = []
     for half in (0, 1):
@@ -26,7 +27,7 @@ def choose_by_half(results: Results, grid: Grid, tests: Sequence[str]) -> list[l
         for kind in METHODS:
             averages = {
                 rate: [
-                    fmean(float(np.nanmean(_of(found, kind, name, 1)[half::2])) for name in tests)
+                    fmean(float(np.nanmean(_values(found, kind, name, 1)[half::2])) for name in tests)
                     for seed in grid.tuning_seeds
                     if (found := find_run(results, "A", seed, rate))
                 ]
@@ -38,9 +39,10 @@ def choose_by_half(results: Results, grid: Grid, tests: Sequence[str]) -> list[l
 
 
 def cross_fitted(results: Results, grid: Grid, tests: Sequence[str], base: str, k: int) -> list[list[np.ndarray]]:
-    """For each seed of a base policy, for each test set, pass@k of METHODS, of shape (2, problems).
+    """Measures METHODS at the learning rates that were chosen, for each problem, on the half without it.
 
-    Each problem's figures are those of the learning rates that were chosen on the half without it.
+    Returns:
+        For each seed of a base policy, for each test set, pass@k of METHODS, of shape (2, problems).
     """
     chosen = choose_by_half(results, grid, tests)
     runs = []
@@ -52,7 +54,7 @@ def cross_fitted(results: Results, grid: Grid, tests: Sequence[str], base: str, 
         for name in tests:
             rows = []
             for number, kind in enumerate(METHODS):
-                first, second = (_of(of_half[number] or {}, kind, name, k) for of_half in by_half)
+                first, second = (_values(of_half[number] or {}, kind, name, k) for of_half in by_half)
                 row = second.copy()  # chosen on the second half, measured on the first
                 row[1::2] = first[1::2]
                 rows.append(row)
@@ -61,5 +63,5 @@ def cross_fitted(results: Results, grid: Grid, tests: Sequence[str], base: str, 
     return runs
 
 
-def _of(results: dict[str, Any], kind: str, benchmark: str, k: int) -> np.ndarray:
+def _values(results: dict[str, Any], kind: str, benchmark: str, k: int) -> np.ndarray:
     return values(results["problems"][last_policy(results, kind)["name"]], benchmark, k)

@@ -1,7 +1,7 @@
-"""Which runs the comparison needs, and how one is made: a pipeline run with vanilla RL beside RLoop.
+"""The runs that the comparison needs, and how to execute one: a pipeline run with vanilla RL beside RLoop.
 
-Settings are chosen on the development set with the same number of runs for both methods; then the chosen ones run
-with every seed and on every base policy, and the test sets are read.
+Settings are chosen on the development set, with the same number of runs for both methods; the chosen ones then run with
+every seed on every base policy, and only then are the test sets read.
 """
 
 import os
@@ -17,9 +17,9 @@ from components.shared.stage import read_json, write_json
 ROOT = Path(__file__).resolve().parent.parent
 RECIPE = ROOT / "recipes" / "reproduction.yaml"
 BASES = {"A": "recipes/tiny/countdown", "B": "recipes/tiny/countdown-2"}
-# Ways of RLoop other than the recipe's, by name: what they change. They run at SAME_RATE alone and are not tuned.
+# Variants of RLoop, by name, and the recipe keys they change. They run only at SAME_RATE and are not tuned.
 VARIANTS = {"all experts": ("experts_from=all", "rft_from=base")}
-SAME_RATE = 3e-4  # at which the methods are compared in any case
+SAME_RATE = 3e-4  # the methods are always compared at this learning rate
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class Grid:
     """The size of the comparison."""
 
     learning_rates: tuple[float, ...]
-    tuning_seeds: tuple[int, ...]  # of base policy A, on which the learning rates are chosen
+    tuning_seeds: tuple[int, ...]  # with base policy A, to choose the learning rates
     seeds: dict[str, tuple[int, ...]]  # by base policy
-    controls: bool  # RL learning rate 0
-    variants: bool  # those of VARIANTS
-    changes: tuple[str, ...] = ()  # recipe keys, for a smaller run
+    controls: bool  # whether to run with an RL learning rate of 0 too
+    variants: bool  # whether to run VARIANTS too
+    changes: tuple[str, ...] = ()  # recipe overrides, for smaller runs
 
 
 FULL = Grid((1e-4, 3e-4, 6e-4), (1, 2), {"A": (1, 2, 3, 4, 5), "B": (1, 2)}, controls=True, variants=True)
@@ -47,34 +47,34 @@ SHORT = Grid(
 
 @dataclass(frozen=True)
 class Run:
-    """One pipeline run from one base policy with one seed and learning rate of RL.
+    """One pipeline run from one base policy with one seed and one RL learning rate.
 
-    RLoop and vanilla RL; of the control, RLoop alone.
+    It runs RLoop and vanilla RL; the control runs only RLoop.
     """
 
     base: str
     seed: int
     learning_rate: float
     changes: tuple[str, ...] = field(default=())
-    variant: str = ""  # of VARIANTS
+    variant: str = ""  # one of VARIANTS
 
     @property
     def name(self) -> str:
-        """Of the run's results."""
+        """Name of the run's results."""
         variant = f"-{self.variant.replace(' ', '-')}" if self.variant else ""
         return f"{self.base}-seed{self.seed}-lr{self.learning_rate:g}{variant}"
 
     @property
     def place(self) -> str:
-        """Folder of the run; those of one base policy and seed share it, and the stages that are the same in all."""
+        """Folder of the run: runs of one base policy and seed share it, along with the stages they have in common."""
         return f"{self.base}-seed{self.seed}"
 
     def settings(self) -> list[str]:
-        """What differs from the recipe."""
+        """Returns the overrides of the recipe."""
         own = [f"base_policy={BASES[self.base]}", f"seed={self.seed}", f"rl.learning_rate={self.learning_rate!r}"]
-        # With vanilla RL beside it, a variant shares the stages of the run that it varies, up to the second iteration.
+        # With vanilla RL beside it, a variant shares the stages of the run it varies up to the second iteration.
         variant = VARIANTS[self.variant] if self.variant else ()
-        # The course of RL is drawn for the first base policy and one learning rate alone.
+        # The course of RL is drawn only for the first base policy and one learning rate.
         drawn = self.base == "A" and self.learning_rate == SAME_RATE
         return [*own, *self.changes, *variant, *(() if drawn else ("rl.snapshot_every=0",))]
 
@@ -83,7 +83,7 @@ Results = dict[Run, dict[str, Any]]  # of finished runs
 
 
 def results_of(run: Run, output: Path) -> dict[str, Any] | None:
-    """A finished run's summary and its figures by problem; None where it is still to do."""
+    """Returns a finished run's summary and its figures by problem; None if it has not run with these settings."""
     file = output / "results" / f"{run.name}.json"
     if not file.is_file():
         return None
@@ -92,15 +92,15 @@ def results_of(run: Run, output: Path) -> dict[str, Any] | None:
 
 
 def execute(run: Run, output: Path, threads: int) -> None:
-    """Makes a run and keeps its figures; finished stages of an earlier attempt are found again.
+    """Executes a run and keeps its figures; reuses the finished stages of earlier attempts.
 
     Args:
         run: what to run.
         output: folder of the whole comparison.
-        threads: of torch, so that runs side by side do not wait for each other's cores.
+        threads: number of torch threads, so that parallel runs do not compete for cores.
 
     Raises:
-        RuntimeError: the run failed; names its log.
+        RuntimeError: the run failed; the message names its log.
     """
     folder, log = output / "runs" / run.place, output / "logs" / f"{run.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -126,18 +126,18 @@ def execute(run: Run, output: Path, threads: int) -> None:
 
 
 def find_run(results: Results, base: str, seed: int, rate: float, variant: str = "") -> dict[str, Any] | None:
-    """The results of a run; None where it is not there."""
+    """Returns the results of a run; None if it has not finished."""
     wanted = (base, seed, rate, variant)
     found = (r for run, r in results.items() if (run.base, run.seed, run.learning_rate, run.variant) == wanted)
     return next(found, None)
 
 
 def last_policy(results: dict[str, Any], kind: str) -> dict[str, Any]:
-    """What a run's summary has of the last policy of a kind."""
+    """Returns the summary's entry for the last policy of a kind."""
     found: dict[str, Any] = [p for p in results["summary"]["policies"] if p["kind"] == kind][-1]
     return found
 
 
 def last_on_dev(results: dict[str, Any], method: str) -> dict[str, Any]:
-    """The development figures of a method's last policy."""
+    """Returns the figures of a method's last policy on the development set."""
     return next(e for e in last_policy(results, method)["evaluations"] if e["benchmark"] == "dev")
