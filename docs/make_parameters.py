@@ -87,8 +87,8 @@ def _default(field: FieldInfo) -> str:
         return "required"
     if field.default is None:
         return "null"
-    text = str(field.default)
-    return f"`{text.lower() if isinstance(field.default, bool) else text or '""'}`"
+    text = str(field.default) or '""'
+    return f"`{text.lower() if isinstance(field.default, bool) else text}`"
 
 
 if __name__ == "__main__":
