@@ -187,7 +187,7 @@ def test_recipe_keys_exist(page: Path) -> None:
     in_grading = {key.removeprefix("grading.") for key in known}  # as `grade --set` takes them
     for span in spans(page):
         key = re.match(rf"((?:{'|'.join(SECTIONS)})(?:\.\w+)+)(?:[:=]|$)", span)
-        if key and not key[1].endswith((".html", ".json", ".jsonl", ".parquet")):
+        if key and not key[1].endswith((".html", ".json", ".jsonl", ".parquet", ".py")):
             assert key[1] in known, f"no recipe key {key[1]!r}"
     for line in code(page):
         for name in re.findall(r"--set ([a-z_.]+)=", line):
