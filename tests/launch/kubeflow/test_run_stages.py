@@ -76,7 +76,7 @@ def test_node_ids_are_argos() -> None:
     assert node_id("rloop-xqfqf", "rloop-xqfqf") == "rloop-xqfqf"
     assert node_id("rloop-xqfqf", "rloop-xqfqf(0).root(0)") == "rloop-xqfqf-3177622884"
     nodes = Nodes(recordings.run("run-pod-deleted-retried"))
-    place = f"{nodes.root()}.root(0).iteration(0).rl-exploration(0).executor"
+    place = f"{nodes.entry_point()}.root(0).iteration(0).rl-exploration(0).executor"
     assert len(nodes.node(place, ()).attempts) == 2
 
 
