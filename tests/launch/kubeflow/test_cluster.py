@@ -1,4 +1,4 @@
-"""`submit` and `schedule` against a server that speaks KFP's API, over real sockets."""
+"""`submit` and `schedule` against a server with KFP's API, over real sockets."""
 
 import copy
 import json

@@ -26,7 +26,7 @@ NOWHERE = Connection()
 
 
 class Api:
-    """The one call of the Kubernetes API, with an answer or a refusal."""
+    """A Kubernetes API with a single call, which returns a response or raises an error."""
 
     def __init__(self, answer: Any) -> None:
         self.answer = answer
@@ -44,7 +44,7 @@ def refusal(status: int) -> Exception:
 
 
 def workflow() -> dict[str, Any]:
-    """The part of a finished run's workflow that tells: its nodes and templates are left out."""
+    """The relevant part of a finished run's workflow, without nodes and templates."""
     return dict(json.loads((HERE / "recorded-workflow-without-nodes.json").read_text()))
 
 
@@ -107,7 +107,7 @@ def test_without_a_kubeconfig_it_says_so(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 class WithWorkflows(FakeKfp):
-    """The API server with v1beta1's runs, of which the first has no workflow yet."""
+    """The API server with v1beta1 runs, of which the first has no workflow yet."""
 
     def _older_run(self, run_id: str, *_: Any) -> Any:
         runtime = {"workflow_manifest": json.dumps(workflow())} if run_id == "told" else {}

@@ -1,4 +1,4 @@
-"""Cron schedules: what is read, what is said, when they tick, and what a year of ticks trains."""
+"""Cron schedules: parsing, descriptions, ticks, and what a year of ticks trains."""
 
 import itertools
 from collections.abc import Iterator
@@ -184,7 +184,7 @@ def robfig_next(cron: Cron, after: datetime, zone: ZoneInfo) -> datetime:
         return moment.astimezone(zone)
 
     def go_date(*fields: int) -> datetime:
-        """Go's time.Date: the offset at the wall time read as UTC, unless it is not in force then."""
+        """Go's time.Date: uses the offset at the wall time read as UTC, unless it is not in force then."""
         wall = datetime(*fields, tzinfo=UTC)  # type: ignore[arg-type,misc]
         guess = wall - (local(wall).utcoffset() or timedelta())
         return wall - (local(guess).utcoffset() or timedelta())
@@ -238,10 +238,10 @@ def robfig_next(cron: Cron, after: datetime, zone: ZoneInfo) -> datetime:
 
 @dataclass
 class World:
-    """What there is to learn from, and what the pipeline has learned: KFP's cache, by content.
+    """The inputs of the pipeline, and its cached results in KFP, by content.
 
-    Preflight takes the tick's time, so it runs at every tick; it gives a fingerprint of data and base model.
-    What follows takes that fingerprint, and has an image, whose tag follows from the code.
+    Preflight takes the tick's time as input, so it runs at every tick; it outputs a fingerprint of data and base model.
+    Downstream stages take that fingerprint, and have an image whose tag follows from the code.
     """
 
     data: str = "d1"
@@ -267,7 +267,7 @@ class World:
 
 
 def year(cron: Cron, zone: ZoneInfo, world: World, events: dict[datetime, dict[str, object]], hours: float) -> Iterator:  # type: ignore[type-arg]
-    """Ticks of 2027 as KFP's controller runs them: one run at a time, missed ticks not caught up but for the last."""
+    """Yields the ticks of 2027 as KFP's controller runs them: one run at a time; of missed ticks, only the last runs."""
     begin, end = datetime(2027, 1, 1, tzinfo=zone), datetime(2028, 1, 1, tzinfo=zone)
     waiting = sorted(events)
     free = begin

@@ -1,4 +1,4 @@
-"""What a recipe names on this machine: refused for a cluster, or uploaded and named where it went."""
+"""Local files in a recipe: rejected for a cluster, or uploaded and replaced by their URIs."""
 
 import shutil
 from collections.abc import Callable
@@ -30,7 +30,7 @@ def laptop(*overrides: str) -> Recipe:
 
 @pytest.fixture
 def local(tmp_path: Path) -> Path:
-    """A recipe whose base policy and data lie in a folder of this machine."""
+    """A recipe whose base policy and data are in a local folder."""
     shutil.copytree(ROOT / "recipes" / "tiny" / "countdown", tmp_path / "policy")
     (tmp_path / "policy" / "pytorch_model.bin").write_bytes(b"never taken")
     for name in ("train", "dev"):

@@ -1,4 +1,4 @@
-"""`status`, `retry` and `cancel` against a server that speaks KFP's API, over real sockets."""
+"""`status`, `retry` and `cancel` against a server with KFP's API, over real sockets."""
 
 import json
 import re
@@ -22,7 +22,7 @@ Call = Callable[..., Result]
 
 @pytest.fixture
 def run(kfp: FakeKfp, call: Call) -> str:
-    """The id of a run called r, which has not begun."""
+    """The ID of a run named r, which has not started."""
     assert call("submit", "--run-name", "r").exit_code == 0
     return next(iter(kfp.runs))
 
@@ -208,7 +208,7 @@ def test_retry_from_a_stage_runs_it_and_what_uses_it_alone(kfp: FakeKfp, call: C
 
 
 def merged(specification: dict[str, Any], iterations: int) -> dict[str, Any]:
-    """A recorded pipeline of one iteration as one of many that share a component, with preflight not cached."""
+    """Turns a recorded pipeline of one iteration into one of many that share a component; preflight is not cached."""
     changed: dict[str, Any] = json.loads(json.dumps(specification))
     tasks = changed["pipeline_spec"]["root"]["dag"]["tasks"]
     tasks["preflight"]["cachingOptions"] = {}
@@ -276,7 +276,7 @@ def test_retry_from_keeps_parameters_and_names_the_run(kfp: FakeKfp, call: Call,
 
 
 def test_what_takes_only_values_runs_again_too(kfp: FakeKfp, call: Call, run: str) -> None:
-    """The small pipeline hands on texts, which are the same whenever a stage runs."""
+    """The small pipeline passes on strings, which are the same every time a stage runs."""
     assert len(kfp.play(run)) == 6
     assert ran_after(kfp, call("retry", "r", "--from", "iteration-1/rft")) == [
         "iteration-1/rft",

@@ -1,4 +1,4 @@
-"""`schedule list`, `pause`, `resume` and `delete`; creating is in test_cluster.py."""
+"""`schedule list`, `pause`, `resume` and `delete`; `create` is in test_cluster.py."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -19,7 +19,7 @@ def schedule_called(kfp: FakeKfp, name: str) -> Any:
 
 
 def tick(kfp: FakeKfp, name: str, state: str, *history: str) -> None:
-    """A schedule starts a run, which ends so."""
+    """Starts a run of a schedule, which ends in a state."""
     made = schedule_called(kfp, name)
     kfp.clock += timedelta(days=1)
     number = str(len(kfp.runs))
@@ -34,7 +34,7 @@ def tick(kfp: FakeKfp, name: str, state: str, *history: str) -> None:
 
 
 def listed(call: Call, *arguments: str) -> dict[str, str]:
-    """The lines of `schedule list` by the names that they begin with."""
+    """Returns the lines of `schedule list` by schedule name."""
     said = call("schedule", "list", *arguments)
     assert said.exit_code == 0, said.output
     return {line.split("  ")[0]: line for line in said.output.splitlines()}

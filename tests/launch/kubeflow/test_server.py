@@ -1,4 +1,4 @@
-"""What the commands make of a server that refuses, fails, hangs, drops the connection or is none."""
+"""How the commands handle a server that denies requests, fails, hangs, drops connections or is not KFP."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The model of the workflow object's size, beside a workflow that a real cluster made, and what it says of ours."""
+"""The model of the workflow object's size, compared with a workflow of a real cluster, and its predictions for ours."""
 
 import json
 from pathlib import Path
@@ -73,7 +73,7 @@ def test_ten_iterations_fit(tmp_path: Path, vanilla: bool, limit: int) -> None:
 
 
 def test_two_iterations_stay_unpacked(tmp_path: Path) -> None:
-    """So that Kubeflow tells how stages do to the end: with a store's secret in the pods, or with checkpoints."""
+    """So that Kubeflow reports stages to the end: with a store's secret in the pods, or with intermediate checkpoints."""
     assert ours(2, False, tmp_path, "rl.snapshot_every=0").fits_uncompressed
     recipe = load_recipe(LAPTOP, [], 2)
     compile_pipeline(recipe, tmp_path / "plain.yaml", "registry.example.com/rloop", "cpu")
