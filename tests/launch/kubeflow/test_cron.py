@@ -267,7 +267,7 @@ class World:
 
 
 def year(cron: Cron, zone: ZoneInfo, world: World, events: dict[datetime, dict[str, object]], hours: float) -> Iterator:  # type: ignore[type-arg]
-    """Yields the ticks of 2027 as KFP's controller runs them: one run at a time; of missed ticks, only the last runs."""
+    """Yields the ticks of 2027 as KFP's controller runs them: one run at a time, and only the last missed tick."""
     begin, end = datetime(2027, 1, 1, tzinfo=zone), datetime(2028, 1, 1, tzinfo=zone)
     waiting = sorted(events)
     free = begin

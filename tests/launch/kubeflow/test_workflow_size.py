@@ -73,7 +73,7 @@ def test_ten_iterations_fit(tmp_path: Path, vanilla: bool, limit: int) -> None:
 
 
 def test_two_iterations_stay_unpacked(tmp_path: Path) -> None:
-    """So that Kubeflow reports stages to the end: with a store's secret in the pods, or with intermediate checkpoints."""
+    """So that Kubeflow reports stages to the end: with a store's secret in the pods, or with checkpoints."""
     assert ours(2, False, tmp_path, "rl.snapshot_every=0").fits_uncompressed
     recipe = load_recipe(LAPTOP, [], 2)
     compile_pipeline(recipe, tmp_path / "plain.yaml", "registry.example.com/rloop", "cpu")
