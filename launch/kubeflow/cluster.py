@@ -293,10 +293,10 @@ class Cluster(Server):
         }
         return [difference for difference, applies in differences.items() if applies]
 
-    def switch_schedule(self, recurring_run_id: str, on: bool) -> None:
-        """Resumes a recurring run if `on`, else pauses it."""
+    def enable_schedule(self, recurring_run_id: str, enabled: bool) -> None:
+        """Resumes a recurring run, or pauses it if not `enabled`."""
         runs = self.client.recurring_runs
-        if on:
+        if enabled:
             self.write("resuming the schedule", runs.recurring_run_service_enable_recurring_run, recurring_run_id)
         else:
             self.write("pausing the schedule", runs.recurring_run_service_disable_recurring_run, recurring_run_id)

@@ -126,7 +126,7 @@ def with_uploads(recipe: Recipe, uploads: Iterable[Upload]) -> Recipe:
 
 
 def upload_input(upload: Upload) -> None:
-    """Uploads a policy or a data file unless the store has it already; uploads are atomic.
+    """Uploads a policy or a data file unless the store has it already; what is present there is complete.
 
     Raises:
         InputError: the store cannot be reached or denies access.

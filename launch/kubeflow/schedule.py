@@ -166,14 +166,14 @@ def _command(name: str, help_text: str, act: Callable[[Cluster, Any], str]) -> c
 def _pause(cluster: Cluster, found: Any) -> str:
     if found.status == "DISABLED":
         return f"the schedule {found.display_name!r} is already paused"
-    cluster.switch_schedule(found.recurring_run_id, on=False)
+    cluster.enable_schedule(found.recurring_run_id, enabled=False)
     return f"paused the schedule {found.display_name!r}; a run in progress continues"
 
 
 def _resume(cluster: Cluster, found: Any) -> str:
     if found.status != "DISABLED":
         return f"the schedule {found.display_name!r} is already on"
-    cluster.switch_schedule(found.recurring_run_id, on=True)
+    cluster.enable_schedule(found.recurring_run_id, enabled=True)
     return f"resumed the schedule {found.display_name!r}; missed ticks are not caught up"
 
 

@@ -205,7 +205,7 @@ def upload_inputs(console: Console, prepared: PreparedRun) -> None:
     "--continue",
     "continued",
     metavar="RUN",
-    help="Run --iterations more iterations from the end of RUN, a finished run given by name or ID.",
+    help="Continue RUN, given by name or ID, for --iterations more iterations; RUN must have ended.",
 )
 @wait_option
 @connection_options

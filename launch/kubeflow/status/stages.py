@@ -153,18 +153,18 @@ def _stage_nodes(nodes: Nodes, path: str, tasks: list[dict[str, Any]], parent: s
     return _StageNodes(path, tasks, driver, task, executors[-1] if executors else None, earlier)
 
 
-def _stage(of: _StageNodes, pods: list[Any]) -> Stage:
+def _stage(nodes: _StageNodes, pods: list[Any]) -> Stage:
     """Returns a stage according to its nodes alone, regardless of how the run ended."""
-    title, task = _title(of.tasks, of.path), of.task
-    attempts = int(of.tasks[-1].get("retryPolicy", {}).get("maxRetryCount", 0)) + 1
-    if of.driver.state == "FAILED":
-        return _driver_failed(of.driver, of.path, title)
-    if task.row is None or task.state is None or of.executor is None:
-        return Stage(of.path, title, "waiting" if of.driver.state is None else "starting", attempts=attempts)
+    title, task = _title(nodes.tasks, nodes.path), nodes.task
+    attempts = int(nodes.tasks[-1].get("retryPolicy", {}).get("maxRetryCount", 0)) + 1
+    if nodes.driver.state == "FAILED":
+        return _driver_failed(nodes.driver, nodes.path, title)
+    if task.row is None or task.state is None or nodes.executor is None:
+        return Stage(nodes.path, title, "waiting" if nodes.driver.state is None else "starting", attempts=attempts)
     started, ended = time_of(task.row.start_time), time_of(task.row.end_time)
-    pods_started = len(of.executor.attempts)
-    attempt = of.earlier_pods + pods_started
-    stage = Stage(of.path, title, _stage_state(task.state), started, ended, attempt, attempts)
+    pods_started = len(nodes.executor.attempts)
+    attempt = nodes.earlier_pods + pods_started
+    stage = Stage(nodes.path, title, _stage_state(task.state), started, ended, attempt, attempts)
     if task.state == "SUCCEEDED" and not pods_started and started and ended and ended - started < _CACHED:
         return replace(stage, state="cached")
     if task.state not in ENDED:
