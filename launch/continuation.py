@@ -20,7 +20,7 @@ from components.shared.policy import Policy
 from components.shared.stage import read_json
 from launch.compiled import read_compiled, stage_paths
 from launch.kubeflow.cluster import Cluster
-from launch.kubeflow.controller import older_answer, workflow_of
+from launch.kubeflow.controller import get_run_v1beta1, workflow_of
 from launch.kubeflow.server import NotFound
 from launch.kubeflow.status.stages import FINISHED, run_state
 from launch.parameters import carried_over
@@ -115,7 +115,7 @@ def continued_run(cluster: Cluster, name_or_id: str, recipe: Recipe) -> Earlier:
     specification = cluster.specification(run)
     specification = specification.get("pipeline_spec", specification)
     try:
-        answer = cluster.read(f"reading the workflow of {named}", older_answer, cluster, run.run_id)
+        answer = cluster.read(f"reading the workflow of {named}", get_run_v1beta1, cluster, run.run_id)
     except NotFound:
         raise InputError(
             f"--continue {name_or_id}: {cluster.host} does not serve workflows (API v1beta1), which have the URIs of a "

@@ -1,9 +1,9 @@
-"""Cron schedules as Kubeflow Pipelines reads them: checked, converted, put into words, and their next ticks.
+"""Cron schedules as Kubeflow Pipelines reads them: parsing, conversion, description in English, and next ticks.
 
-KFP reads six fields, seconds first, with robfig/cron 1.2. Of five it takes them for the first five of the six:
-plain cron's `30 2 * * 1`, 02:30 every Monday, would be second 30 of minute 2 of every hour in January. So
-whatever is given is converted before it is sent. A schedule has no time zone of its own in KFP: all are read in
-the cluster's (`CRON_SCHEDULE_TIMEZONE` of its scheduled-workflow controller, UTC unless it was changed).
+KFP reads six fields, seconds first, with robfig/cron 1.2. It treats five fields as the first five of the six: plain
+cron's `30 2 * * 1`, 02:30 every Monday, would be second 30 of minute 2 of every hour in January. So every expression is
+converted before it is sent. Schedules have no time zone of their own in KFP: all are read in the cluster's
+(`CRON_SCHEDULE_TIMEZONE` of its scheduled-workflow controller, UTC by default).
 """
 
 import dataclasses
@@ -28,12 +28,12 @@ _SHORTHANDS = {
     "@hourly": "0 * * * *",
 }
 _RANGE = re.compile(r"(\*|\?|\w+)(?:-(\w+))?(?:/(\d+))?")
-_YEARS_AHEAD = 5  # as far as KFP looks for a tick
+_YEARS_AHEAD = 5  # how far ahead KFP searches for a tick
 
 
 @dataclasses.dataclass(frozen=True)
 class _Kind:
-    """What one field of a cron expression may hold."""
+    """The values that one field of a cron expression may take."""
 
     name: str
     low: int
@@ -54,9 +54,9 @@ _KINDS = (_SECOND, _MINUTE, _HOUR, _DAY, _MONTH, _WEEKDAY)
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-    """One field: its text as KFP reads it, and the values it stands for.
+    """One field: its text as KFP reads it, and the values that it matches.
 
-    A field that holds a star, even `*/2`, makes days of month and weekdays both count instead of either.
+    If the day of month or the weekday contains a star, even as `*/2`, a day must match both fields instead of either.
     """
 
     text: str
@@ -64,13 +64,13 @@ class Field:
 
     @property
     def starred(self) -> bool:
-        """Whether the field holds `*` or `?`."""
+        """Whether the field contains `*` or `?`."""
         return "*" in self.text or "?" in self.text
 
 
 @dataclasses.dataclass(frozen=True)
 class Cron:
-    """A schedule, in KFP's six fields."""
+    """A schedule in KFP's six fields."""
 
     second: Field
     minute: Field
@@ -87,7 +87,7 @@ class Cron:
         return (self.second, self.minute, self.hour, self.day, self.month, self.weekday)
 
     def on(self, day: date) -> bool:
-        """Whether the schedule has ticks on a day."""
+        """Returns whether the schedule has ticks on a day."""
         if day.month not in self.month.values:
             return False
         by_date, by_weekday = day.day in self.day.values, day.isoweekday() % 7 in self.weekday.values
@@ -96,17 +96,17 @@ class Cron:
         return by_date or by_weekday
 
     def ticks(self, after: datetime, zone: tzinfo) -> Iterator[datetime]:
-        """The ticks after a moment, in order, for as long as one is asked for.
+        """Yields the ticks after a point in time, in order and without end.
 
-        A tick is a moment at which the zone's wall clock shows a time of the schedule. As in KFP, a time
-        that a clock change skips has no tick that day, and a time that comes twice has two.
+        A tick is a point in time at which the zone's wall clock shows a time of the schedule. As in KFP, a time that a
+        clock change skips has no tick that day, and a time that occurs twice has two.
 
         Args:
-            after: an aware moment.
-            zone: where the clock hangs.
+            after: timezone-aware datetime.
+            zone: time zone in which the schedule is read.
         """
         day = after.astimezone(zone).date()
-        after = after.astimezone(UTC)  # two moments of one zone would be compared by their wall clocks
+        after = after.astimezone(UTC)  # datetimes of the same zone would be compared by wall clock
         last = day.replace(year=day.year + _YEARS_AHEAD, day=1)
         while day <= last:
             for moment in self._ticks_of(day, zone) if self.on(day) else ():
@@ -127,7 +127,7 @@ class Cron:
         return [moment.astimezone(zone) for moment in sorted(moments)]
 
     def words(self) -> str:
-        """The schedule as a person would say it, such as `at 02:30 every Monday`."""
+        """Describes the schedule in English, such as `at 02:30 every Monday`."""
         at, days = self._times_in_words(), self._days_in_words()
         return at if days == "every day" and "every" in at else f"{at} {days}"
 
@@ -135,7 +135,7 @@ class Cron:
         seconds, minutes, hours = self.second.values, self.minute.values, self.hour.values
         if len(seconds) * len(minutes) * len(hours) <= 6:
             times = [time(h, m, s).isoformat("auto") for h in hours for m in minutes for s in seconds]
-            return "at " + _listed([at.removesuffix(":00") if seconds == (0,) else at for at in times])
+            return "at " + _enumerate([at.removesuffix(":00") if seconds == (0,) else at for at in times])
         step = 60 // len(minutes)
         if seconds == (0,) and minutes == tuple(range(0, 60, step)) and len(minutes) > 1:
             often = "every minute" if step == 1 else f"every {step} minutes"
@@ -145,10 +145,10 @@ class Cron:
         return ("at " if not parts[0].startswith("every") else "") + " of ".join(parts)
 
     def _days_in_words(self) -> str:
-        weekdays = f"every {_listed(_runs(self.weekday.values, _WEEKDAYS))}"
+        weekdays = f"every {_enumerate(_ranges(self.weekday.values, _WEEKDAYS))}"
         days = f"on {_several('day', self.day.values)}"
         every_day, every_weekday = self.day.values == _DAY.every, self.weekday.values == _WEEKDAY.every
-        months = _listed(_runs(self.month.values, ["", *_MONTHS]))
+        months = _enumerate(_ranges(self.month.values, ["", *_MONTHS]))
         of_months = "of every month" if self.month.values == _MONTH.every else f"of {months}"
         in_months = "" if self.month.values == _MONTH.every else f" in {months}"
         either = not (self.day.starred or self.weekday.starred)
@@ -162,14 +162,14 @@ class Cron:
 
 
 def parse_cron(text: str) -> Cron:
-    """Reads a cron expression.
+    """Parses a cron expression.
 
     Args:
         text: five fields (minute, hour, day of month, month, weekday), KFP's six (second first), or a
             shorthand such as `@daily`.
 
     Raises:
-        InputError: it is none of these, or has no ticks.
+        InputError: the expression is invalid or never fires.
     """
     stripped = " ".join(text.split())
     parts = _SHORTHANDS.get(stripped.lower(), stripped).split()
@@ -177,37 +177,37 @@ def parse_cron(text: str) -> Cron:
         parts = ["0", *parts]
     if len(parts) != 6:
         raise InputError(
-            f"--cron {text!r}: expected five fields, minute hour day month weekday, such as '30 2 * * 1', or "
-            f"KFP's six with the second first, such as '0 30 2 * * 1'; got {len(parts)}. "
+            f"--cron {text!r}: expected five fields (minute hour day month weekday), such as '30 2 * * 1', or "
+            f"KFP's six (second first), such as '0 30 2 * * 1'; got {len(parts)}. "
             f"Shorthands: {', '.join(_SHORTHANDS)}."
         )
     cron = Cron(*(_field(part, kind, text) for part, kind in zip(parts, _KINDS, strict=True)))
     if next(cron.ticks(datetime.now(UTC), UTC), None) is None:
-        raise InputError(f"--cron {text!r} never fires: {cron.words()}, and there is no such day")
+        raise InputError(f"--cron {text!r} never fires: there is no such day ({cron.words()})")
     return cron
 
 
 def time_zone(name: str, option: str = "--timezone") -> ZoneInfo:
-    """The time zone of a name such as `Europe/Berlin`.
+    """Returns the time zone with a name such as `Europe/Berlin`.
 
     Raises:
-        InputError: there is none of that name.
+        InputError: there is no time zone with this name.
     """
     known = available_timezones()
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1) or ["Europe/Berlin"]
-        raise InputError(f"{option} {name!r} is no time zone; expected a name such as {close[0]}")
+        raise InputError(f"{option} {name!r} is not a time zone; expected a name such as {close[0]}")
     return ZoneInfo(name)
 
 
 def in_cluster_zone(cron: Cron, zone: ZoneInfo, cluster_zone: ZoneInfo) -> Cron:
-    """The schedule that ticks in the cluster's zone when `cron` does in `zone`.
+    """Returns the schedule that ticks in the cluster's zone at the same times as `cron` in `zone`.
 
     Raises:
-        InputError: one cron expression cannot say that.
+        InputError: no single cron expression can express this.
     """
     remedy = (
-        f"Kubeflow reads all schedules in the cluster's time zone, {cluster_zone}. Give --cron in that zone, or "
+        f"Kubeflow reads all schedules in the cluster's time zone, {cluster_zone}. Specify --cron in that zone, or "
         f"set cronScheduleTimezone of Kubeflow Pipelines to {zone} (the variable CRON_SCHEDULE_TIMEZONE of its "
         f"deployment ml-pipeline-scheduledworkflow) and pass --cluster-timezone {zone}"
     )
@@ -215,20 +215,18 @@ def in_cluster_zone(cron: Cron, zone: ZoneInfo, cluster_zone: ZoneInfo) -> Cron:
         return cron
     shifts = {_offset(cluster_zone, day) - _offset(zone, day) for day in _days_ahead()}
     if len(shifts) > 1:
-        raise InputError(
-            f"--timezone {zone}: its clock changes against {cluster_zone} in the course of the year. {remedy}"
-        )
+        raise InputError(f"--timezone {zone}: its offset from {cluster_zone} changes during the year. {remedy}")
     shift = shifts.pop()
     if shift == timedelta(0):
         return cron
     shifted = _shifted(cron, int(shift.total_seconds()) // 60)
     if shifted is None:
-        raise InputError(f"--cron '{cron}' in {zone} is no single cron expression in {cluster_zone}. {remedy}")
+        raise InputError(f"--cron '{cron}' in {zone} is not a single cron expression in {cluster_zone}. {remedy}")
     return shifted
 
 
 def _shifted(cron: Cron, minutes: int) -> Cron | None:
-    """The schedule some minutes later, or None where that is no cron expression."""
+    """Returns the schedule shifted by some minutes, or None if no cron expression can express it."""
     moved = {divmod(60 * h + m + minutes, 24 * 60) for h in cron.hour.values for m in cron.minute.values}
     hours, past = sorted({at // 60 for _, at in moved}), sorted({at % 60 for _, at in moved})
     days = {day for day, _ in moved}
@@ -254,8 +252,8 @@ def _field(text: str, kind: _Kind, expression: str) -> Field:
         match = _RANGE.fullmatch(part)
         if match is None or (match[1] in ("*", "?") and match[2]):
             raise InputError(
-                f"--cron {expression!r}: {part!r} is no {kind.name}; expected a number, a range such as "
-                f"{kind.low}-{kind.high}, a step such as */5, a list of these with commas, or *"
+                f"--cron {expression!r}: {part!r} is not a valid {kind.name}; expected a number, a range such as "
+                f"{kind.low}-{kind.high}, a step such as */5, a comma-separated list of these, or *"
             )
         low, high, step = kind.low, kind.high, int(match[3] or 1)
         if match[1] not in ("*", "?"):
@@ -267,7 +265,7 @@ def _field(text: str, kind: _Kind, expression: str) -> Field:
             raise InputError(f"--cron {expression!r}: {part!r} is an empty range of {kind.name}s")
         values.update(value % 7 if kind is _WEEKDAY else value for value in range(low, high + 1, step))
     ordered = tuple(sorted(values))
-    # KFP knows Sunday as 0 alone; plain cron also as 7.
+    # KFP accepts Sunday only as 0; plain cron also as 7.
     text = _field_of(ordered, kind).text if kind is _WEEKDAY and not ("*" in text or "?" in text) else text.lower()
     return Field(text, ordered)
 
@@ -276,7 +274,7 @@ def _number(text: str, kind: _Kind, expression: str) -> int:
     number = kind.names.get(text.lower(), int(text) if text.isascii() and text.isdigit() else -1)
     high = 7 if kind is _WEEKDAY else kind.high
     if not kind.low <= number <= high:
-        raise InputError(f"--cron {expression!r}: {text!r} is no {kind.name} from {kind.low} to {high}")
+        raise InputError(f"--cron {expression!r}: {text!r} is not a valid {kind.name} ({kind.low} to {high})")
     return number
 
 
@@ -286,9 +284,9 @@ def _field_of(values: list[int] | tuple[int, ...], kind: _Kind) -> Field:
 
 
 def _exists(moment: datetime) -> bool:
-    """Whether a zone's clock shows a wall time at all: a clock change may skip it."""
-    there = moment.astimezone(UTC).astimezone(moment.tzinfo)
-    return there.replace(tzinfo=None, fold=0) == moment.replace(tzinfo=None, fold=0)
+    """Whether a wall time occurs in its zone: a clock change may skip it."""
+    actual = moment.astimezone(UTC).astimezone(moment.tzinfo)
+    return actual.replace(tzinfo=None, fold=0) == moment.replace(tzinfo=None, fold=0)
 
 
 def _days_ahead() -> Iterator[datetime]:
@@ -300,27 +298,27 @@ def _offset(zone: tzinfo, moment: datetime) -> timedelta:
     return moment.astimezone(zone).utcoffset() or timedelta(0)
 
 
-def _listed(items: list[str]) -> str:
+def _enumerate(items: list[str]) -> str:
     return " and ".join([", ".join(items[:-1]), items[-1]]) if len(items) > 1 else items[0]
 
 
-def _runs(values: tuple[int, ...], names: list[str]) -> list[str]:
-    """Names of values, three or more in a row as `Monday to Friday`."""
-    runs: list[list[int]] = []
+def _ranges(values: tuple[int, ...], names: list[str]) -> list[str]:
+    """Returns the names of values, with three or more consecutive ones as `Monday to Friday`."""
+    ranges: list[list[int]] = []
     for value in values:
-        if runs and value == runs[-1][-1] + 1:
-            runs[-1].append(value)
+        if ranges and value == ranges[-1][-1] + 1:
+            ranges[-1].append(value)
         else:
-            runs.append([value])
-    said: list[str] = []
-    for run in runs:
-        said += [f"{names[run[0]]} to {names[run[-1]]}"] if len(run) > 2 else [names[value] for value in run]
-    return said
+            ranges.append([value])
+    result: list[str] = []
+    for each in ranges:
+        result += [f"{names[each[0]]} to {names[each[-1]]}"] if len(each) > 2 else [names[value] for value in each]
+    return result
 
 
 def _several(name: str, values: tuple[int, ...]) -> str:
-    numbers = _runs(values, [str(number) for number in range(60)])
-    return f"{name}{'s' if len(values) > 1 else ''} {_listed(numbers)}"
+    numbers = _ranges(values, [str(number) for number in range(60)])
+    return f"{name}{'s' if len(values) > 1 else ''} {_enumerate(numbers)}"
 
 
 def _part(kind: _Kind, values: tuple[int, ...]) -> str:

@@ -1,4 +1,4 @@
-"""What a recipe names on this machine: which of it a cluster's pods cannot see, and how it gets to where they can."""
+"""Local paths in a recipe: detecting those that a cluster's pods cannot read, and uploading them to an object store."""
 
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -17,11 +17,11 @@ from components.shared.stage import files_digest
 from launch.images import in_images
 from launch.recipe import Recipe
 
-_INPUTS = "rloop-inputs"  # beside where the recipe keeps progress
+_INPUTS = "rloop-inputs"  # prefix in the bucket of store.checkpoint_uri
 
 
 class Upload(NamedTuple):
-    """A local policy or data file on its way to an object store; its URI holds the digest of its content."""
+    """A local policy or data file to upload; its target URI contains a digest of its content."""
 
     key: str
     path: Path
@@ -29,69 +29,69 @@ class Upload(NamedTuple):
 
 
 def sources_of(recipe: Recipe) -> dict[str, Source]:
-    """The sources of training problems and benchmarks, by the recipe key that names them."""
+    """Returns the sources of training problems and benchmarks by recipe key."""
     train = {f"data.train.{number}": source for number, source in enumerate(recipe.data.train)}
     return train | {f"data.benchmarks.{name}": source for name, source in recipe.data.benchmarks.items()}
 
 
 def require_visible(recipe: Recipe) -> None:
-    """Makes sure that a cluster's pods can see whatever the recipe names.
+    """Checks that a cluster's pods can read everything that the recipe refers to.
 
     Raises:
-        InputError: names each key that holds a path of this machine, and what to do.
+        InputError: some keys hold local paths; the message lists them and states what to do.
     """
     inputs = [f"- {key}: {path}" for key, path in _local_inputs(recipe)]
     for key, source in sources_of(recipe).items():
         if source.uri.startswith("hf://") and Path(_repository(source.uri)).exists():
-            inputs.append(f"- {key}: {source.uri} (a folder here; a pod would look for it on the hub)")
+            inputs.append(f"- {key}: {source.uri} (a local folder; a pod would look for it on the hub)")
     places = [
         f"- store.{key}: {value}"
         for key, value in (("checkpoint_uri", recipe.store.checkpoint_uri), ("publish_uri", recipe.store.publish_uri))
         if value and not is_stored(value)
     ]
-    said = []
+    problems = []
     if inputs:
-        said.append(
-            "the recipe names what lies on this machine, where no pod of the cluster can see it:\n"
+        problems.append(
+            "the recipe refers to files on this machine, which the cluster's pods cannot read:\n"
             + "\n".join(inputs)
-            + "\nAdd --upload-to s3://BUCKET/PREFIX to `submit` or `schedule`, which puts it there and names it so; or "
-            "put it where pods can read it yourself and name that: s3://BUCKET/..., hf://ORG/NAME"
+            + "\nAdd --upload-to s3://BUCKET/PREFIX to `submit` or `schedule` to upload them, or upload them yourself "
+            "and refer to them as s3://BUCKET/... or hf://ORG/NAME"
         )
     if places:
-        said.append(
-            "the recipe keeps things in a folder, which is gone with the pod that wrote it:\n"
+        problems.append(
+            "the recipe stores data in a local folder, which is lost with the pod that wrote it:\n"
             + "\n".join(places)
-            + "\nName a place in an object store, s3://BUCKET/PREFIX, or leave the key out"
+            + "\nUse an object store, s3://BUCKET/PREFIX, or omit the key"
         )
-    if said:
-        raise InputError("\n".join(said))
+    if problems:
+        raise InputError("\n".join(problems))
 
 
 def upload_root(recipe: Recipe, upload_to: str | None) -> str:
-    """Where local inputs go: where the user says, else into the bucket in which the recipe keeps progress.
+    """Returns the target of uploads: `upload_to` if given, else a prefix in the bucket of store.checkpoint_uri.
 
     Raises:
-        InputError: neither names a bucket.
+        InputError: neither is in a bucket.
     """
     root = upload_to
     if root is None:
         progress = urlsplit(recipe.store.checkpoint_uri)
         if not is_stored(recipe.store.checkpoint_uri):
             raise InputError(
-                "--upload does not know where to: say so with --upload-to s3://BUCKET/PREFIX, or keep progress in a "
-                f"bucket (store.checkpoint_uri), which then has the inputs too, under {_INPUTS}/"
+                "--upload needs a target: pass --upload-to s3://BUCKET/PREFIX, or set store.checkpoint_uri to a "
+                f"bucket, to which inputs are then uploaded too, under {_INPUTS}/"
             )
         root = f"{progress.scheme}://{progress.netloc}/{_INPUTS}"
     if not is_stored(root) or not urlsplit(root).netloc:
-        raise InputError(f"--upload-to {root}: expected s3://BUCKET/PREFIX, where the cluster's pods can read it")
+        raise InputError(f"--upload-to {root}: expected s3://BUCKET/PREFIX that the cluster's pods can read")
     return root.rstrip("/")
 
 
 def plan_uploads(recipe: Recipe, root: str) -> list[Upload]:
-    """What of a recipe has to be uploaded for pods to see it, and where to: below a root, by a digest of its content.
+    """Returns the files of a recipe that pods cannot read, each with a target URI under `root` by content digest.
 
     Raises:
-        InputError: a path leads nowhere, or the base policy is none.
+        InputError: a path does not exist, or the base policy is not a policy.
     """
     uploads = []
     for key, name in _local_inputs(recipe):
@@ -102,7 +102,7 @@ def plan_uploads(recipe: Recipe, root: str) -> list[Upload]:
             path, *others = local_files(name, key)
             if others:
                 raise InputError(
-                    f"{key}: {name} is {1 + len(others)} files, and one can be uploaded; put them into one"
+                    f"{key}: {name} is {1 + len(others)} files, but only one can be uploaded; merge them into one"
                 )
         digest = files_digest(_policy_files(path) if key == "base_policy" else [path])[:16]
         uploads.append(Upload(key, path, f"{root}/{digest}/{path.resolve().name}"))
@@ -110,7 +110,7 @@ def plan_uploads(recipe: Recipe, root: str) -> list[Upload]:
 
 
 def with_uploads(recipe: Recipe, uploads: Iterable[Upload]) -> Recipe:
-    """The recipe, with the URIs of uploads in place of the paths."""
+    """Returns the recipe with local paths replaced by the URIs of their uploads."""
     uris = {upload.key: upload.uri for upload in uploads}
     named = {
         key: source.model_copy(update={"uri": uris[key]}) if key in uris else source
@@ -125,11 +125,11 @@ def with_uploads(recipe: Recipe, uploads: Iterable[Upload]) -> Recipe:
     return recipe.model_copy(update={"base_policy": uris.get("base_policy", recipe.base_policy), "data": data})
 
 
-def send(upload: Upload) -> None:
-    """Uploads a policy or a data file, unless it is there; what is there is there as a whole.
+def upload_input(upload: Upload) -> None:
+    """Uploads a policy or a data file unless the store has it already; what is present there is complete.
 
     Raises:
-        InputError: the store cannot be reached or refuses.
+        InputError: the store cannot be reached or denies access.
     """
     root, digest, name = upload.uri.rsplit("/", 2)
     store = open_store(root)
@@ -137,14 +137,14 @@ def send(upload: Upload) -> None:
         if not store.exists(f"{digest}/{name}"):
             store.upload_file(upload.path, f"{digest}/{name}")
         return
-    with tempfile.TemporaryDirectory() as folder:  # of the files that data preparation takes, and no others
+    with tempfile.TemporaryDirectory() as folder:  # only the files that data preparation uses
         for file in _policy_files(upload.path):
             (Path(folder) / file.name).symlink_to(file.resolve())
         store.upload_folder(folder, f"{digest}/{name}", title="MiB of the base policy sent")
 
 
 def _local_inputs(recipe: Recipe) -> Iterator[tuple[str, str]]:
-    """Keys and paths of the base policy and the sources that lie on this machine and in no image."""
+    """Yields keys and paths of the base policy and the sources that are local and not part of the images."""
     policy = recipe.base_policy
     if not policy.startswith("hf://") and not is_stored(policy) and not in_images(policy):
         yield "base_policy", policy

@@ -1,8 +1,7 @@
-"""A Kubeflow Pipelines server: how to reach it, and what its refusals mean.
+"""Connection to a Kubeflow Pipelines server, and what its errors mean.
 
-Reading is tried again after a dropped connection or a 5xx answer, writing never. Whatever goes wrong is an
-`InputError` that says what was being done, what the server said and what to do. Tokens and cookies are in no
-message.
+Reads are retried after a dropped connection or a 5xx response, writes never. Every failure is an `InputError` that
+states what was attempted, what the server returned and what to do. No message contains tokens or cookies.
 """
 
 import contextlib
@@ -22,19 +21,19 @@ import urllib3
 
 from components.shared.errors import InputError
 
-BACK_OFF_SECONDS = (0.3, 1.0)
+BACKOFF_SECONDS = (0.3, 1.0)
 _CONNECT_SECONDS = 10.0
-_NO_HOST = api.Configuration().host  # what kfp.Client is left with when it finds no server
+_DEFAULT_HOST = api.Configuration().host  # kfp.Client falls back to it when it finds no server
 _POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _AUTHENTICATE = (
-    "pass --existing-token or --cookies (or their environment variables, see --help), use a kubeconfig that may "
-    "reach the cluster, or run inside it with a service account token for Kubeflow Pipelines"
+    "pass --existing-token or --cookies (or set their environment variables, see --help), use a kubeconfig with access "
+    "to the cluster, or run inside the cluster with a service account token for Kubeflow Pipelines"
 )
 
 
 @dataclass(frozen=True)
 class Connection:
-    """Where the server is and how to authenticate, as kfp.Client takes it."""
+    """Address of the server and credentials, as kfp.Client takes them."""
 
     host: str | None = None
     ui_host: str | None = None
@@ -48,24 +47,24 @@ class Connection:
 
 
 class NotFound(InputError):
-    """The server knows no such thing."""
+    """The requested object does not exist on the server (HTTP 404)."""
 
 
 class Conflict(InputError):
-    """The server has something that stands against it."""
+    """The request conflicts with the state of the server (HTTP 409)."""
 
 
 class Unreachable(InputError):
-    """The connection failed, or the server did: asking again may help."""
+    """The connection or the server failed; `retryable` tells whether another attempt may succeed."""
 
-    def __init__(self, message: str, again: bool) -> None:
+    def __init__(self, message: str, retryable: bool) -> None:
         super().__init__(message)
-        self.again = again
+        self.retryable = retryable
 
 
 class _Client(kfp.Client):
     def get_kfp_healthz(self, sleep_duration: int = 5) -> Any:
-        # kfp.Client.__init__ would ask five times, 5 s apart, and log each failure with a traceback.
+        # kfp.Client.__init__ would try five times, 5 s apart, and log each failure with a traceback.
         return api.V2beta1GetHealthzResponse(multi_user=False)
 
 
@@ -73,10 +72,10 @@ class Server:
     """A Kubeflow Pipelines server.
 
     Args:
-        connection: where it is.
+        connection: address and credentials.
 
     Raises:
-        InputError: it cannot be reached, is none, or wants a namespace.
+        InputError: the server cannot be reached, is not Kubeflow Pipelines, or requires a namespace.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -94,27 +93,27 @@ class Server:
                 kube_context=connection.kube_context,
                 ssl_ca_cert=connection.ssl_ca_cert,
             )
-        self._wire: Any = self.client._run_api.api_client  # all its APIs share this one
-        self._wire.rest_client.pool_manager.connection_pool_kw["retries"] = False  # they would repeat a DELETE
-        self.host: str = self._wire.configuration.host.rstrip("/")
-        self._keep_host(self._wire.configuration)
-        if host is None and self.host == _NO_HOST:
+        self._api_client: Any = self.client._run_api.api_client  # shared by all its APIs
+        self._api_client.rest_client.pool_manager.connection_pool_kw["retries"] = False  # urllib3 would retry a DELETE
+        self.host: str = self._api_client.configuration.host.rstrip("/")
+        self._keep_host(self._api_client.configuration)
+        if host is None and self.host == _DEFAULT_HOST:
             context = f" with the context {connection.kube_context}" if connection.kube_context else ""
             raise InputError(
-                f"no Kubeflow Pipelines server to talk to: no --host, not inside a cluster, no kubeconfig{context}. "
+                f"no Kubeflow Pipelines server found: no --host, not inside a cluster, and no kubeconfig{context}. "
                 f"Pass --host, such as https://kubeflow.example.com/pipeline"
             )
         self.ui = (connection.ui_host or host or "").rstrip("/")
-        health = self.read("greeting the server", self.client.healthzs.healthz_service_get_healthz)
+        health = self.read("checking the server's health", self.client.healthzs.healthz_service_get_healthz)
         self.namespace = self._namespace(connection) if health.multi_user else None
 
     def _keep_host(self, configuration: Any) -> None:
-        """Keeps the address when a token is refreshed.
+        """Keeps the server's address when a token is refreshed.
 
-        The Kubernetes client's hook for that, which runs before every request where a kubeconfig has a token,
-        sets everything from the kubeconfig anew: the address of the Kubernetes API, and the hook itself.
+        With a token from a kubeconfig, the Kubernetes client runs its refresh hook before every request. The hook
+        resets everything from the kubeconfig: the host (to the Kubernetes API's address) and the hook itself.
         """
-        configuration.host = self.host  # and without the slash at its end: paths begin with one
+        configuration.host = self.host  # without a trailing slash: request paths begin with one
         if (refresh := configuration.refresh_api_key_hook) is not None:
 
             def refresh_and_keep_host(configuration: Any) -> None:
@@ -129,114 +128,123 @@ class Server:
         remembered = "" if remembered == connection.kfp_namespace else remembered
         pod = _POD_NAMESPACE.read_text() if _POD_NAMESPACE.exists() else ""
         if not (namespace := connection.namespace or remembered or pod):
-            raise InputError(f"{self.host} serves many users: name yours with --namespace")
+            raise InputError(f"{self.host} is a multi-user installation: pass your namespace with --namespace")
         return str(namespace)
 
-    def read(self, doing: str, method: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
-        """The server's answer to a question, asked again where that may help.
+    def read(self, action: str, method: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+        """Returns the server's response to a read request, which is retried if that may help.
 
         Args:
-            doing: what for, in messages.
-            method: of the generated API; the rest is its arguments.
+            action: what the request does, for messages: "listing runs".
+            method: method of the generated API client.
+            arguments: its positional arguments.
+            named: its keyword arguments.
         """
-        for pause in BACK_OFF_SECONDS:
+        for pause in BACKOFF_SECONDS:
             try:
-                return self._once(doing, method, *arguments, **named)
+                return self._call(action, method, *arguments, **named)
             except Unreachable as error:
-                if not error.again:
+                if not error.retryable:
                     raise
                 time.sleep(pause)
-        return self._once(doing, method, *arguments, **named)
+        return self._call(action, method, *arguments, **named)
 
-    def write(self, doing: str, method: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
-        """The server's answer to a demand, made once."""
+    def write(self, action: str, method: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+        """Returns the server's response to a write request, which is never retried; arguments as for `read`."""
         try:
-            return self._once(doing, method, *arguments, **named)
+            return self._call(action, method, *arguments, **named)
         except Unreachable as error:
-            if not error.again:
+            if not error.retryable:
                 raise
             raise InputError(
-                f"{error}. It was not repeated, since it may have happened all the same: look before you do"
+                f"{error}. The request was not retried, since it may have taken effect: check before you repeat it"
             ) from None
 
-    def _once(self, doing: str, method: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+    def _call(self, action: str, method: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
         try:
             answer = method(*arguments, _request_timeout=(min(_CONNECT_SECONDS, self._timeout), self._timeout), **named)
         except api.ApiException as error:
-            self._refused(doing, error)
+            self._raise_for_status(action, error)
         except urllib3.exceptions.HTTPError as error:
-            self._failed(doing, error)
+            self._raise_for_connection(action, error)
         except AttributeError as error:  # the generated client trips over its own TLS errors, which have no body
             if not isinstance(error.__context__, api.ApiException):
                 raise
-            self._refused(doing, error.__context__)
-        kind = self._wire.last_response.getheader("content-type") or ""
+            self._raise_for_status(action, error.__context__)
+        kind = self._api_client.last_response.getheader("content-type") or ""
         if "json" not in kind:
             raise InputError(
-                f"{self.host} answered {doing} with {kind or 'something'} instead of JSON: a login page, or not the "
-                f"address of Kubeflow Pipelines. To authenticate, {_AUTHENTICATE}. --host is the address below "
-                f"which /apis/v2beta1/healthz answers, such as https://kubeflow.example.com/pipeline"
+                f"{action} failed: {self.host} returned {kind or 'an unknown content type'} instead of JSON. Either "
+                f"this is a login page, or --host is not the address of Kubeflow Pipelines. To authenticate, "
+                f"{_AUTHENTICATE}. --host is the address under which /apis/v2beta1/healthz responds, such as "
+                f"https://kubeflow.example.com/pipeline"
             )
         return answer
 
-    def _refused(self, doing: str, error: Any) -> NoReturn:
-        said = _message(error.body)
-        where = f"{self.host}, asked while {doing}, answered {error.status}{f': {said}' if said else ''}"
+    def _raise_for_status(self, action: str, error: Any) -> NoReturn:
+        detail = _message(error.body)
+        failure = f"{action} failed: {self.host} returned {error.status}{f': {detail}' if detail else ''}"
         match error.status:
             case 0 | None:
                 raise InputError(
-                    f"no secure connection to {self.host}: {error.reason}. A certificate of your own "
-                    "authority goes into --ssl-ca-cert; http:// servers need http:// in --host"
+                    f"cannot establish a secure connection to {self.host}: {error.reason}. For a private certificate "
+                    "authority, pass its certificate with --ssl-ca-cert; for a plain HTTP server, use http:// in --host"
                 )
             case 401:
-                raise InputError(f"{where}. It does not know who you are: {_AUTHENTICATE}")
+                raise InputError(f"{failure}. You are not authenticated: {_AUTHENTICATE}")
             case 403:
                 namespace = f" in the namespace {self.namespace}" if getattr(self, "namespace", None) else ""
-                raise InputError(f"{where}. You may not do this{namespace}; with another identity, {_AUTHENTICATE}")
+                raise InputError(
+                    f"{failure}. You do not have permission to do this{namespace}. To use another identity, "
+                    f"{_AUTHENTICATE}"
+                )
             case 404:
-                raise NotFound(where)
+                raise NotFound(failure)
             case 409:
-                raise Conflict(where)
+                raise Conflict(failure)
             case status if 300 <= status < 400:
                 target = urllib3.util.parse_url((error.headers or {}).get("location", ""))
-                to = f" to {target.scheme}://{target.host}{target.path or ''}" if target.host else ""
+                to = f"{target.scheme}://{target.host}{target.path or ''}" if target.host else "another address"
                 raise InputError(
-                    f"{self.host} sends elsewhere{to}: a login page, or its address has changed. If it is a login "
-                    f"page, {_AUTHENTICATE}"
+                    f"{self.host} redirects to {to}: either this is a login page, or the server's address has "
+                    f"changed. For a login page, {_AUTHENTICATE}"
                 )
             case status if status >= 500:
-                raise Unreachable(where, again=True)
-        raise InputError(where)
+                raise Unreachable(failure, retryable=True)
+        raise InputError(failure)
 
-    def _failed(self, doing: str, error: Exception) -> NoReturn:
+    def _raise_for_connection(self, action: str, error: Exception) -> NoReturn:
         address = urllib3.util.parse_url(self.host).netloc or self.host
         if isinstance(error, urllib3.exceptions.NameResolutionError):
-            raise Unreachable(f"there is no host {address}: is --host {self.host} right?", again=False)
+            raise Unreachable(f"cannot resolve {address}: check --host {self.host}", retryable=False)
         if isinstance(error, urllib3.exceptions.NewConnectionError):
             raise Unreachable(
-                f"{address} refused the connection: is --host {self.host} right, and, if it is a "
-                "`kubectl port-forward`, is that still running?",
-                again=False,
+                f"{address} refused the connection: check --host {self.host}; if it is a `kubectl port-forward`, check "
+                "that it is still running",
+                retryable=False,
             )
         if isinstance(error, urllib3.exceptions.ConnectTimeoutError):
-            raise Unreachable(f"{address} does not answer: is it the right --host, and reachable?", again=False)
+            raise Unreachable(
+                f"connecting to {address} timed out: check that --host {self.host} is correct and reachable",
+                retryable=False,
+            )
         if isinstance(error, urllib3.exceptions.ReadTimeoutError):
-            message = f"{address} has not answered for {self._timeout:g} s while {doing} (--timeout)"
-            raise Unreachable(message, again=True)
+            message = f"{address} did not respond within {self._timeout:g} s while {action} (--timeout)"
+            raise Unreachable(message, retryable=True)
         if isinstance(error, urllib3.exceptions.ProtocolError):
-            raise Unreachable(f"{address} dropped the connection while {doing}", again=True)
-        raise InputError(f"cannot talk to {self.host} while {doing}: {error}")
+            raise Unreachable(f"{address} dropped the connection while {action}", retryable=True)
+        raise InputError(f"cannot communicate with {self.host} while {action}: {error}")
 
 
 def _message(body: str | None) -> str:
-    """What the server says for people in an error's body."""
+    """Extracts the human-readable message from an error response."""
     try:
-        said = json.loads(body or "{}")
+        parsed = json.loads(body or "{}")
     except ValueError:
         title = re.search(r"<title>(.*?)</title>", body or "", re.DOTALL | re.IGNORECASE)
         return " ".join((title[1] if title else body or "").split())[:300]
-    if not isinstance(said, dict):
-        return str(said)[:300]
-    message = said.get("message") or said.get("error_message") or said.get("error") or ""
-    details = said.get("error_details") or ""
+    if not isinstance(parsed, dict):
+        return str(parsed)[:300]
+    message = parsed.get("message") or parsed.get("error_message") or parsed.get("error") or ""
+    details = parsed.get("error_details") or ""
     return " ".join(f"{message} {details if details != message else ''}".split())[:600]

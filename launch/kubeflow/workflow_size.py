@@ -1,12 +1,12 @@
-"""How large the workflow object of a run gets on a cluster.
+"""Predicts the size of a run's workflow object on a cluster.
 
-Kubeflow Pipelines makes one Argo workflow of a run. Its object holds the specification and, as the run goes on, every
-node, and must stay below 1 MiB. While specification and nodes are below it as they are, the API server can tell how
-stages do; beyond, Argo packs the nodes (gzip, base64), and the run ends when even that is too large.
+Kubeflow Pipelines turns a run into one Argo workflow. The object holds the specification and, as the run progresses,
+every node, and must stay below 1 MiB. As long as specification and nodes fit uncompressed, the API server can report
+stages. Beyond that, Argo compresses the nodes (gzip, base64), and the run ends if even these are too large.
 
-The model writes the nodes as Argo does, each with what KFP's driver gave it, and packs them. The fixed parts and the
-lengths of ids are those of a workflow recorded with KFP 2.17 and Argo 4.0; tests/launch/kubeflow/test_workflow_size.py
-compares the model with that workflow.
+The model writes the nodes as Argo does, each with the values from KFP's driver, and compresses them. Constant parts and
+lengths of IDs are those of a workflow recorded with KFP 2.17 and Argo 4.0, with which
+tests/launch/kubeflow/test_workflow_size.py compares the model.
 """
 
 import base64
@@ -20,8 +20,8 @@ from typing import Any
 from components.preflight.resolve import resolve
 from components.shared.errors import InputError
 
-LIMIT = 1024 * 1024  # bytes, of Argo: its MAX_WORKFLOW_SIZE
-SHARE = 0.9  # of the limit that a run may reach by the model; attempts after failures add nodes
+LIMIT = 1024 * 1024  # bytes: Argo's MAX_WORKFLOW_SIZE
+SHARE = 0.9  # share of the limit that a run may reach according to the model; retries add nodes
 _RUN, _WORKFLOW = "a8ce9411-939a-45c4-b4a2-7de129c3c1f2", "rloop-xqfqf"
 _ROOT = "minio://mlpipeline/v2/artifacts"
 _SESSION = {
@@ -37,7 +37,7 @@ _SESSION = {
         "secretName": "mlpipeline-minio-artifact",
     },
 }
-_SERVERS = {
+_LAUNCHER_FLAGS = {
     "pod_name": "$(KFP_POD_NAME)",
     "pod_uid": "$(KFP_POD_UID)",
     "ml_pipeline_server_address": "ml-pipeline.kubeflow.svc.cluster.local",
@@ -46,90 +46,91 @@ _SERVERS = {
     "mlmd_server_port": "8080",
     "publish_logs": "true",
 }
-# Bytes of the specification whatever the pipeline: templates of driver, launcher and entrypoint, security contexts.
+_LOGS = {"artifactType": {"schemaTitle": "system.Artifact"}}
+# Constant part of any specification: templates of driver, launcher and entrypoint, security contexts.
 _FIXED_BYTES = 11_500
-_TASK_BYTES = 1_485  # of a stage's driver and executor in its DAG's template, without the task itself
-_DAG_TASK_BYTES = 700  # of a nested pipeline's
-_BEFORE_BYTES = 100_000  # of a run's workflow without any iteration, about
-_PACKING = 1.12  # Argo's packed nodes to those of Python's gzip at level 6
+_TASK_BYTES = 1_485  # driver and executor of a stage in its DAG's template, without the task itself
+_DAG_TASK_BYTES = 700  # the same for a nested pipeline
+_BEFORE_BYTES = 100_000  # approximate workflow size without any iteration
+_COMPRESSION = 1.12  # size of Argo's compressed nodes relative to Python's gzip at level 6
 
 
 @dataclass(frozen=True)
 class WorkflowSize:
-    """Of a run at its end, in bytes.
+    """Size of a run's workflow at its end, in bytes.
 
     Attributes:
-        stages: how many run.
-        specification: of the workflow.
-        nodes: as they are.
-        packed: as Argo packs them.
+        stages: number of stages that run.
+        specification: size of the workflow's specification.
+        nodes: size of its nodes.
+        compressed: size of its nodes as Argo compresses them.
     """
 
     stages: int
     specification: int
     nodes: int
-    packed: int
+    compressed: int
 
     @property
-    def fits_unpacked(self) -> bool:
-        """Whether the API server can tell how stages do until the end."""
+    def fits_uncompressed(self) -> bool:
+        """Whether the API server can report stages until the end."""
         return self.specification + self.nodes <= LIMIT
 
     @property
     def bytes(self) -> int:
-        """What the cluster keeps at the end."""
-        return self.specification + (self.nodes if self.fits_unpacked else self.packed)
+        """Size of the stored object at the end."""
+        return self.specification + (self.nodes if self.fits_uncompressed else self.compressed)
 
     def words(self) -> str:
-        """The size for people, with what it means."""
-        kept = f"{self.bytes / 1000:,.0f} KB of at most {LIMIT / 1000:,.0f}"
-        if self.fits_unpacked:
-            return f"{self.stages} stages, workflow {kept}"
-        unpacked = (self.specification + self.nodes) / LIMIT
-        return f"{self.stages} stages, workflow {kept}, packed ({unpacked:.1f} times the limit unpacked)"
+        """Describes the size in one line."""
+        stored = f"{self.bytes / 1000:,.0f} KB of at most {LIMIT / 1000:,.0f}"
+        if self.fits_uncompressed:
+            return f"{self.stages} stages, workflow {stored}"
+        uncompressed = (self.specification + self.nodes) / LIMIT
+        return f"{self.stages} stages, workflow {stored}, compressed ({uncompressed:.1f} times the limit uncompressed)"
 
 
 def check_size(size: WorkflowSize, iterations: int) -> None:
-    """Makes sure that a run can end within the cluster's limit.
+    """Checks that a run can finish within the cluster's limit.
 
     Raises:
-        InputError: the model says that it comes too near; the message says what to do.
+        InputError: according to the model it cannot; the message states what to do.
     """
     if problem := size_problem(size, iterations):
         raise InputError(problem)
 
 
 def size_problem(size: WorkflowSize, iterations: int) -> str | None:
-    """What to do about a run whose workflow comes too near to the cluster's limit; None where there is room."""
-    reached = size.specification + size.packed
+    """Returns what to do about a run whose workflow gets too close to the limit; None if it fits."""
+    reached = size.specification + size.compressed
     if reached <= SHARE * LIMIT:
         return None
     each = (reached - _BEFORE_BYTES) / iterations
     fewer = max(1, int((SHARE * LIMIT - _BEFORE_BYTES) / each))
     return (
         f"{iterations} iterations make a workflow of {reached / 1000:,.0f} KB by its end, more than {SHARE:.0%} of the "
-        f"{LIMIT / 1000:,.0f} KB that Kubernetes keeps: it would end in the middle. Run {fewer} iterations, and go on "
-        f"from there with `submit --continue RUN`"
+        f"limit of {LIMIT / 1000:,.0f} KB: the run would be aborted midway. Run {fewer} iterations, then continue with "
+        f"`submit --continue RUN`"
     )
 
 
 def workflow_size(documents: list[dict[str, Any]], parameters: dict[str, Any] | None = None) -> WorkflowSize:
-    """The size that a compiled pipeline's workflow has when every stage has run.
+    """Returns the size of a compiled pipeline's workflow after every stage has run.
 
     Args:
-        documents: of the compiled pipeline.
-        parameters: of the run, in place of the defaults.
+        documents: YAML documents of the compiled pipeline.
+        parameters: parameters of the run, which override the defaults.
     """
     model = _Model(documents, parameters or {})
     nodes = list(model.nodes())
-    # Argo keeps the nodes in a map by id; Go writes maps in the order of their keys.
+    # Argo keeps the nodes in a map by ID; Go serializes maps in key order.
     raw = _compact({node["id"]: node for node in sorted(nodes, key=lambda node: str(node["id"]))})
-    packed = len(base64.b64encode(gzip.compress(raw.encode(), 6)))
-    return WorkflowSize(model.stages, model.specification_bytes(), len(raw.encode()), round(packed * _PACKING))
+    compressed = len(base64.b64encode(gzip.compress(raw.encode(), 6)))
+    return WorkflowSize(model.stages, model.specification_bytes(), len(raw.encode()), round(compressed * _COMPRESSION))
 
 
 class _Model:
-    """Walks the tasks of a pipeline as its driver does, and writes down what Argo keeps of each."""
+    """Walks the tasks of a pipeline as its driver does, and generates the nodes that Argo stores for each."""
 
     def __init__(self, documents: list[dict[str, Any]], parameters: dict[str, Any]) -> None:
         self._specification = documents[0]
@@ -141,14 +142,14 @@ class _Model:
         self.stages = 0
 
     def nodes(self) -> Iterator[dict[str, Any]]:
-        """The nodes at the end of the run."""
+        """Yields the nodes at the end of the run."""
         root = self._specification["root"]
         configuration = _compact({"parameterValues": self._parameters})
         yield from self._nested("root", "", root, {"runtime-config": configuration})
         yield from self._tasks(root["dag"], f"{_WORKFLOW}(0).root(0)", self._parameters)
 
     def specification_bytes(self) -> int:
-        """Of the workflow's specification: components and containers once by content, a template for each pipeline."""
+        """Returns the size of the specification: distinct components and containers, and a template per pipeline."""
         arguments = {_compact({**component, "executorLabel": ""}) for component in self._components.values()}
         arguments |= {_compact(executor.get("container", executor)) for executor in self._executors.values()}
         size = sum(_quoted(text) + 110 for text in arguments)
@@ -162,7 +163,7 @@ class _Model:
         return size + _FIXED_BYTES
 
     def _tasks(self, dag: dict[str, Any], prefix: str, given: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        results: dict[str, dict[str, Any]] = {}  # parameters that tasks give
+        results: dict[str, dict[str, Any]] = {}  # output parameters of tasks
 
         def value(source: dict[str, Any]) -> Any:
             if "runtimeValue" in source:
@@ -183,7 +184,7 @@ class _Model:
                 yield from self._tasks(component["dag"], f"{prefix}.{name}(0)", _defaults(component) | arguments)
                 continue
             if name == "preflight":
-                results[name] = resolve(arguments) if "advanced" in arguments else {}  # {}: one of another shape
+                results[name] = resolve(arguments) if "advanced" in arguments else {}  # {}: not our preflight
             if "importer" in (executor := self._executors[component["executorLabel"]]):
                 given_to = {"task": task, "component": component, "importer": executor["importer"]}
                 inputs = {key: _compact(value) for key, value in given_to.items()} | {"parent-dag-id": "21"}
@@ -196,7 +197,7 @@ class _Model:
     def _nested(
         self, name: str, prefix: str, component: dict[str, Any], more: dict[str, str]
     ) -> Iterator[dict[str, Any]]:
-        """The nodes of a pipeline: those of its driver hold its tasks, those of itself next to nothing."""
+        """Yields the nodes of a pipeline: its driver's contain the tasks, its own next to nothing."""
         driver = {"component": _compact(component), **more, "task-name": name, "parent-dag-id": "21"}
         for suffix in ("", "(0)"):
             yield _node(f"{prefix}{name}-driver{suffix}", driver, {"execution-id": "21", "iteration-count": "0"})
@@ -232,13 +233,13 @@ class _Model:
 
 
 def _defaults(component: dict[str, Any]) -> dict[str, Any]:
-    """A pipeline's parameters as they are where nobody gives them."""
+    """Returns the default values of a pipeline's parameters."""
     inputs = component.get("inputDefinitions", {}).get("parameters", {})
     return {name: definition.get("defaultValue", "") for name, definition in inputs.items()}
 
 
 def _node(name: str, inputs: dict[str, str], outputs: dict[str, str]) -> dict[str, Any]:
-    """A node, with what changes from one to the next as it is recorded: ids, times, paths of logs."""
+    """Returns a node, with realistic values of what differs between nodes: IDs, times, log paths."""
     name = name if name.startswith(_WORKFLOW) else f"{_WORKFLOW}(0).{name}"
     identifier = f"{_WORKFLOW}-{_number(name)}"
     node: dict[str, Any] = {
@@ -277,7 +278,39 @@ def _pod(
     pod: dict[str, Any],
     arguments: dict[str, Any],
 ) -> dict[str, Any]:
-    """What the driver of a stage gives its pod."""
+    """Returns the pod spec patch that a stage's driver creates."""
+    resources = container.get("resources", {})
+    environment = [*container.get("env", [])]
+    for secret in pod.get("secretAsEnv", []):
+        for pair in secret["keyToEnv"]:
+            reference = {"name": secret.get("secretName", ""), "key": pair["secretKey"], "optional": False}
+            environment.append({"name": pair["envVar"], "valueFrom": {"secretKeyRef": reference}})
+    return {
+        "containers": [
+            {
+                "name": "main",
+                "image": container["image"],
+                "command": _launcher_command(name, task, component, arguments),
+                "args": [*container["command"], *container["args"]],
+                "env": environment,
+                "resources": {
+                    "limits": {"memory": resources.get("resourceMemoryLimit")},
+                    "requests": {
+                        "cpu": resources.get("resourceCpuRequest"),
+                        "memory": resources.get("resourceMemoryRequest"),
+                    },
+                },
+                "securityContext": {"capabilities": {"drop": ["ALL"]}, "runAsUser": 10001, "runAsNonRoot": True},
+            }
+        ],
+        "activeDeadlineSeconds": 86400,
+    }
+
+
+def _launcher_command(
+    name: str, task: dict[str, Any], component: dict[str, Any], arguments: dict[str, Any]
+) -> list[str]:
+    """Returns the command with which a stage's pod starts KFP's launcher."""
     produced = _uuid(f"{name} {task['componentRef']}")
     folder = f"{_ROOT}/rloop/{_RUN}/{name}/{produced}"
     inputs = {}
@@ -306,51 +339,23 @@ def _pod(
     described = {**component, "outputDefinitions": {"artifacts": {"executor-logs": _LOGS, **definitions}}}
     command = ["/kfp-launcher/launch", "--pipeline_name", "rloop", "--run_id", _RUN, "--execution_id", "31"]
     command += ["--executor_input", _compact(executor_input), "--component_spec", _compact(described)]
-    command += [part for key, value in _SERVERS.items() for part in (f"--{key}", value)]
-    resources = container.get("resources", {})
-    environment = [*container.get("env", [])]
-    for secret in pod.get("secretAsEnv", []):
-        for pair in secret["keyToEnv"]:
-            reference = {"name": secret.get("secretName", ""), "key": pair["secretKey"], "optional": False}
-            environment.append({"name": pair["envVar"], "valueFrom": {"secretKeyRef": reference}})
-    return {
-        "containers": [
-            {
-                "name": "main",
-                "image": container["image"],
-                "command": [*command, "--publish_logs", "true", "--"],
-                "args": [*container["command"], *container["args"]],
-                "env": environment,
-                "resources": {
-                    "limits": {"memory": resources.get("resourceMemoryLimit")},
-                    "requests": {
-                        "cpu": resources.get("resourceCpuRequest"),
-                        "memory": resources.get("resourceMemoryRequest"),
-                    },
-                },
-                "securityContext": {"capabilities": {"drop": ["ALL"]}, "runAsUser": 10001, "runAsNonRoot": True},
-            }
-        ],
-        "activeDeadlineSeconds": 86400,
-    }
-
-
-_LOGS = {"artifactType": {"schemaTitle": "system.Artifact"}}
+    command += [part for key, value in _LAUNCHER_FLAGS.items() for part in (f"--{key}", value)]
+    return [*command, "--publish_logs", "true", "--"]
 
 
 def _compact(value: Any) -> str:
-    """JSON as Go writes it, which keeps <, > and & out of it."""
+    """Returns JSON as Go writes it, with <, > and & escaped."""
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 def _quoted(text: str) -> int:
-    """Bytes of a text within JSON."""
+    """Returns the size of a string within JSON, in bytes."""
     return len(_compact(text).encode())
 
 
 def _number(text: str) -> int:
-    """A number of ten digits that looks like any other."""
+    """Returns a ten-digit number derived from a text, as incompressible as a real ID."""
     return int(hashlib.sha256(text.encode()).hexdigest()[:12], 16) % 9_000_000_000 + 1_000_000_000
 
 

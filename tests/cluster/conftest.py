@@ -1,4 +1,4 @@
-"""Where the cluster is, from the environment, and the table at the end."""
+"""The cluster under test, from the environment, and the table of results."""
 
 import os
 import time
@@ -26,24 +26,24 @@ class Target:
     service_account: str
     kubectl: str
     variant: str
-    data: str  # s3://BUCKET/FOLDER/NAME.jsonl that the tests may write
-    s3_endpoint: str  # as pods see it
+    data: str  # s3://BUCKET/FOLDER/NAME.jsonl, writable by the tests
+    s3_endpoint: str  # as seen by pods
     s3_secret: str  # in the pods' namespace
 
     @classmethod
     def from_environment(cls) -> "Target":
-        """What the environment says; skips where there is no host."""
+        """Reads the environment; skips the test without a host and a registry."""
         values = {name: os.environ.get(f"RLOOP_TEST_{name.upper()}", "") for name in cls.__dataclass_fields__}
         if not values["host"] or not values["registry"]:
             pytest.skip("no cluster: make test-cluster HOST=... REGISTRY=...")
         return cls(**values)
 
     def connection(self) -> list[str]:
-        """Options of every command."""
+        """Returns the options of every command."""
         return ["--host", self.host, *(["--namespace", self.namespace] if self.namespace else [])]
 
     def where(self) -> Connection:
-        """The same for the tests' own questions; logins are in the variables that the commands read too."""
+        """Returns the connection for the tests' own requests, with credentials from the commands' variables."""
         return Connection(
             host=self.host,
             namespace=self.namespace or None,
@@ -52,11 +52,11 @@ class Target:
         )
 
     def server(self) -> Server:
-        """Kubeflow Pipelines."""
+        """Returns the Kubeflow Pipelines server."""
         return Server(self.where())
 
     def submission(self) -> list[str]:
-        """Options of `submit` and `schedule`."""
+        """Returns the options of `submit` and `schedule`."""
         options = {
             "--registry": self.registry,
             "--service-account": self.service_account,
@@ -73,20 +73,20 @@ def target() -> Target:
 
 @pytest.fixture(scope="session")
 def product(target: Target) -> Iterator[Product]:
-    """The product on the cluster; what still runs in the end is cancelled."""
+    """The product on the cluster; runs that are still active at the end are canceled."""
     product = Product(target.connection(), target.submission())
     yield product
     for run in product.started:
         said: Said = product.run(["cancel", run, *product.connection])
         if said.code == 0:
-            print(f"cancelled the run {run}, which the tests had left")
+            print(f"canceled the run {run}, which the tests had left running")
 
 
 @pytest.fixture(scope="session")
 def recipe(target: Target, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A recipe of seconds, on data of the object store where there is one."""
+    """A recipe whose stages take seconds, on data in the object store if there is one."""
     folder = tmp_path_factory.mktemp("recipe")
-    # Another seed each time: what an earlier session left in the cache would prove nothing.
+    # A new seed each time: results of an earlier session in the cache would prove nothing.
     changes: dict[str, Any] = {"seed": round(time.time()) % 1_000_000}
     if target.data:
         put_problems(target.data, 1, folder)
@@ -96,7 +96,7 @@ def recipe(target: Target, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def table(reports: list[Any]) -> list[str]:
-    """What was tried, how long it took and what came of it, a line each."""
+    """Returns one line per test: name, duration, outcome and notes."""
     ours = [report for report in reports if SUITE in report.nodeid]
     rows = []
     for test in dict.fromkeys(report.nodeid for report in ours):
@@ -113,8 +113,8 @@ def table(reports: list[Any]) -> list[str]:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """The table."""
-    # Phases that went well and are no test's own are in the list without a name.
+    """Prints the table."""
+    # Successful setup and teardown phases are in the list without a name.
     kinds = ("passed", "failed", "error", "skipped", "")
     reports = [r for kind in kinds for r in terminalreporter.stats.get(kind, []) if hasattr(r, "nodeid")]
     lines = table(sorted(reports, key=lambda report: getattr(report, "start", 0.0)))

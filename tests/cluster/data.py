@@ -10,12 +10,13 @@ SOURCE = {"verifier": "countdown", "prompt_columns": ["prompt"], "answer_column"
 
 
 def put_problems(uri: str, seed: int, folder: Path) -> None:
-    """Writes Countdown problems to an object store as one JSON Lines file; another seed, other problems.
+    """Writes Countdown problems to an object store as one JSON Lines file.
 
     Args:
-        uri: of the file, s3://BUCKET/FOLDER/NAME.jsonl; address and keys are the environment's (docs/object-store.md).
-        seed: of the problems.
-        folder: for the file on its way.
+        uri: URI of the file, s3://BUCKET/FOLDER/NAME.jsonl; endpoint and keys come from the environment
+            (docs/object-store.md).
+        seed: seed of the problems; another seed gives other problems.
+        folder: folder for the file before it is uploaded.
     """
     path = folder / f"problems-{seed}.jsonl"
     rows = [{"prompt": p.text, "answer": p.answer} for p in generate("train", 3, 1, 9, 128, seed)]

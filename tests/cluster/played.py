@@ -1,6 +1,6 @@
-"""A command line that answers as the product on a good cluster would, or on one with a fault that the tests must see.
+"""A simulated command line that behaves like the product on a healthy cluster, or with a fault that tests must detect.
 
-It knows ten stages an iteration, a cache, and schedules; a look at a run takes it one stage further.
+It simulates stages, a cache and schedules; each `status` of a run advances it by one step.
 """
 
 import itertools
@@ -28,7 +28,7 @@ ITERATION = (
 
 @dataclass
 class Run:
-    """A run: its stages' states, and what identifies their results."""
+    """A run: its stages' states, and the cache key of their results."""
 
     key: str
     states: dict[str, str]
@@ -41,10 +41,10 @@ class Run:
 
 @dataclass
 class Played:
-    """The command line.
+    """The simulated command line.
 
     Attributes:
-        fault: what goes wrong: cached-retry, blames, restarts, silent-pending, eager-tick, blind-tick or lost-pod.
+        fault: fault to simulate: cached-retry, blames, restarts, silent-pending, eager-tick, blind-tick or lost-pod.
     """
 
     fault: str = ""
@@ -61,7 +61,7 @@ class Played:
         return answer if isinstance(answer, Said) else Said(0, answer)
 
     def tick(self, name: str) -> str:
-        """A run of a schedule."""
+        """Starts a run of a schedule; returns its ID."""
         schedule = self.schedules[name]
         run = self._start(schedule["key"] if self.fault == "blind-tick" else self._key(schedule["options"]), 1)
         schedule["runs"].append(run)
@@ -77,7 +77,7 @@ class Played:
 
     def _status(self, rest: list[str], options: dict[str, str]) -> str:
         run = self.runs[rest[0]]
-        self._further(run)
+        self._advance(run)
         stages = [self._stage(run, path) for path in run.states]
         return json.dumps({"run_id": rest[0], "state": run.state, "stages": stages})
 
@@ -115,7 +115,7 @@ class Played:
 
     @staticmethod
     def _key(options: dict[str, str]) -> str:
-        """What the results depend on: the recipe and the content of its data."""
+        """Returns the cache key of the results: the recipe and the content of its data."""
         recipe = Path(options["--recipe"]).read_text()
         source = yaml.safe_load(recipe)["data"]["train"][0]
         data = Path(source["uri"]).read_text() if isinstance(source, dict) else source
@@ -128,13 +128,13 @@ class Played:
         return run
 
     def kill(self, run: str) -> None:
-        """The pod of the stage that runs is gone."""
+        """Kills the pod of the running stage."""
         stage = next(path for path, state in self.runs[run].states.items() if state == "running")
         if self.fault == "lost-pod":
             self.runs[run].states[stage], self.runs[run].state = "failed", "FAILED"
         self.runs[run].attempts[stage] = 2
 
-    def _further(self, run: Run) -> None:
+    def _advance(self, run: Run) -> None:
         if run.state != "RUNNING" or run.pending:
             return
         for path, state in run.states.items():

@@ -1,4 +1,4 @@
-"""The product as a user drives it, by its command line, and what the acceptance tests read from what it prints."""
+"""The product as users drive it, through its command line, and how the acceptance tests read its output."""
 
 import json
 import re
@@ -15,7 +15,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 ENDED = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
 POLL_SECONDS = 5.0
-# The laptop's recipe, made small: a stage trains or samples for seconds, and asks for what two cores have.
+# Changes to the laptop recipe: stages train or sample for seconds, and request no more than two cores provide.
 SMALL = {
     "data": {
         "train": ["countdown://train?numbers=3&low=1&high=9&count=128&seed=1"],
@@ -32,11 +32,11 @@ SMALL = {
 
 
 def small_recipe(folder: Path, changes: dict[str, Any] | None = None) -> Path:
-    """Writes the recipe of the acceptance tests, derived from the laptop's.
+    """Writes the recipe of the acceptance tests, derived from the laptop recipe.
 
     Args:
-        folder: where to.
-        changes: keys that differ; those of a section are added to it, as in `SMALL`.
+        folder: target folder.
+        changes: keys to override; those of a section are merged into it, as with `SMALL`.
     """
     values = yaml.safe_load((ROOT / "recipes" / "laptop.yaml").read_text())
     for section, keys in [*SMALL.items(), *(changes or {}).items()]:
@@ -48,7 +48,7 @@ def small_recipe(folder: Path, changes: dict[str, Any] | None = None) -> Path:
 
 @dataclass(frozen=True)
 class Said:
-    """What a command printed, and its exit status."""
+    """Exit status and output of a command."""
 
     code: int
     output: str
@@ -68,9 +68,9 @@ class Product:
     Attributes:
         connection: options of every command, such as --host.
         submission: options of `submit` and `schedule`, such as --registry.
-        run: what runs a command.
-        started: ids of the runs that it started, to be ended when the tests are over.
-        poll_seconds: between looks at a run.
+        run: function that runs a command.
+        started: IDs of the runs that it started, to be canceled when the tests are over.
+        poll_seconds: polling interval of `wait`.
     """
 
     connection: list[str]
@@ -80,40 +80,40 @@ class Product:
     poll_seconds: float = POLL_SECONDS
 
     def __call__(self, *arguments: str) -> str:
-        """What a command says; it has to end well."""
+        """Returns the output of a command, which must succeed."""
         said = self.run([*arguments, *self.connection])
         assert said.code == 0, f"pipeline.py {' '.join(arguments)} ended with {said.code}:\n{said.output[-4000:]}"
         return said.output
 
     def submit(self, recipe: Path, name: str, *options: str) -> str:
-        """Starts a run; its id."""
+        """Starts a run; returns its ID."""
         said = self("submit", "--recipe", str(recipe), "--run-name", name, *options, *self.submission)
         return self._run_in(said)
 
     def retry(self, run: str, *options: str) -> str:
-        """Runs what failed again, or a stage and what follows; the id of the run that does it."""
+        """Retries failed stages, or with --from repeats a stage; returns the ID of the run that does it."""
         return self._run_in(self("retry", run, *options))
 
     def schedule(self, recipe: Path, name: str, cron: str, *options: str) -> None:
-        """Makes a schedule."""
+        """Creates a schedule."""
         said = ["schedule", "create", "--recipe", str(recipe), "--cron", cron, "--name", name]
         self(*said, *options, *self.submission)
 
     def status(self, run: str) -> dict[str, Any]:
-        """What `status --json` says of a run."""
+        """Returns the `status --json` of a run."""
         return read_status(self("status", run, "--json"))
 
     def wait(
         self, run: str, what: str, until: Callable[[dict[str, Any]], bool], minutes: float, ended: bool = False
     ) -> dict[str, Any]:
-        """The first status of which something is true.
+        """Polls a run until a condition holds; returns that status.
 
         Args:
-            run: its id.
-            what: is waited for, in the message when it does not come.
-            until: whether it is there.
-            minutes: to wait at most.
-            ended: whether to wait on when the run has ended otherwise.
+            run: ID of the run.
+            what: description of the condition, for the error message.
+            until: the condition.
+            minutes: timeout.
+            ended: whether to keep waiting after the run has ended.
         """
         deadline = time.monotonic() + minutes * 60
         while True:
@@ -126,7 +126,7 @@ class Product:
             time.sleep(self.poll_seconds)
 
     def finish(self, run: str, minutes: float) -> dict[str, Any]:
-        """A run's status when it has succeeded."""
+        """Waits until a run succeeds; returns its status."""
         status = self.wait(run, "its end", lambda s: s["state"] in ENDED, minutes)
         assert status["state"] == "SUCCEEDED", f"run {run} is {status['state']}:\n{in_lines(status)}"
         return status
@@ -139,7 +139,7 @@ class Product:
 
 
 def read_status(text: str) -> dict[str, Any]:
-    """`status --json`, checked for what the tests read.
+    """Parses the output of `status --json` and checks the keys that the tests read.
 
     Raises:
         AssertionError: a key is missing.
@@ -152,12 +152,12 @@ def read_status(text: str) -> dict[str, Any]:
 
 
 def stage_states(status: dict[str, Any], name: str = "") -> dict[str, str]:
-    """States by path of the stages whose path contains a name, such as rft or iteration-1/."""
+    """Returns the states, by path, of the stages whose path contains a name, such as rft or iteration-1/."""
     return {s["stage"]: s["state"] for s in status["stages"] if name in s["stage"].replace("_", "-")}
 
 
 def told(status: dict[str, Any]) -> dict[str, str]:
-    """States of the stages that KFP reported: beyond 1 MiB it stops, and a stage's own state is not to be had."""
+    """Returns the states of the stages that KFP reported; beyond 1 MiB it no longer reports single stages."""
     return {
         s["stage"]: s["state"]
         for s in status["stages"]
@@ -166,10 +166,10 @@ def told(status: dict[str, Any]) -> dict[str, str]:
 
 
 def what_ran(status: dict[str, Any]) -> list[str]:
-    """Stages that did their work anew, those of which KFP told."""
+    """Returns the stages that ran instead of coming from the cache, among those that KFP reported."""
     return [path for path, state in told(status).items() if state == "succeeded"]
 
 
 def in_lines(status: dict[str, Any]) -> str:
-    """The stages, one a line."""
+    """Formats the stages, one per line."""
     return "\n".join(f"  {s['stage']:<40} {s['state']} {s.get('waits_for') or ''}".rstrip() for s in status["stages"])

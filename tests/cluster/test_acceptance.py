@@ -1,7 +1,7 @@
-"""Whether the product runs on a cluster: each test is something that a user does, by the commands that they use.
+"""Acceptance tests on a cluster: each test does something that users do, with the same commands.
 
 `make test-cluster HOST=... REGISTRY=...` runs them on any Kubeflow Pipelines 2.17, in order, with a policy of 0.4
-million parameters: about half an hour on two cores. The images have to be in the registry (`make push`).
+million parameters: about half an hour on two cores. The images must be in the registry (`make push`).
 """
 
 import re
@@ -28,7 +28,7 @@ NOWHERE = "{rloop.dev/acceptance: nowhere}"  # a label that no node has
 
 @pytest.fixture(scope="session")
 def first_run(product: Product, recipe: Path) -> str:
-    """A run of one iteration that has succeeded."""
+    """A successful run of one iteration."""
     run = product.submit(recipe, "acceptance first", "--iterations", "1")
     product.finish(run, minutes=20)
     return run
@@ -49,7 +49,7 @@ def test_the_same_again_comes_from_the_cache(product: Product, recipe: Path, fir
 
 
 def test_the_controllers_retry_policy_is_told(target: Target, record_property: Note) -> None:
-    """KFP's default starts nothing again that failed: no fault of ours, but worth knowing."""
+    """KFP's default does not retry failures: not a defect of the product, but worth knowing."""
     policy = retry_policy(target.where(), workflows(target.server()))
     assert policy.sentence()
     record_property("note", policy.sentence())
@@ -70,7 +70,7 @@ def test_a_stage_that_waits_for_a_node_says_so_and_a_cancelled_run_blames_nobody
 
 
 def test_a_cancelled_run_goes_on_in_place(product: Product, recipe: Path, record_property: Note) -> None:
-    # More steps: exploration has to run, and for long enough to be met at it.
+    # More steps: exploration must run, and for long enough to be caught running.
     run = product.submit(recipe, "acceptance cancelled", "--iterations", "1", "--set", "rl.steps=60")
     product.wait(run, "RL exploration", lambda s: "running" in stage_states(s, "rl-exploration").values(), 10)
     product("cancel", run)
@@ -97,7 +97,7 @@ def test_a_stage_is_repeated_with_what_follows_and_nothing_else(product: Product
 
 @pytest.fixture
 def schedule_name(product: Product) -> Iterator[str]:
-    """A name for a schedule, which is deleted in the end."""
+    """The name of a schedule, which is deleted at the end."""
     name = f"acceptance {time.strftime('%Y-%m-%d %H:%M:%S')}"
     yield name
     product.run(["schedule", "delete", name, *product.connection])
@@ -119,7 +119,7 @@ def test_a_schedule_trains_on_new_data_alone(
     assert quiet == again == ["preflight"], f"ticks without news: {quiet}, {again}"
     if target.data:
         put_problems(target.data, 2, tmp_path)
-        # A tick whose preflight was over before the data changed may lie between.
+        # There may be a tick in between whose preflight ended before the data changed.
         for _ in range(2):
             ran = what_ran(product.finish(next_tick(product, target, schedule_name, seen), minutes=20))
             if len(ran) > 1:
@@ -135,7 +135,7 @@ def test_a_schedule_trains_on_new_data_alone(
 def test_three_iterations_with_vanilla_rl_outlive_a_killed_pod(
     product: Product, recipe: Path, target: Target, record_property: Note
 ) -> None:
-    # More steps, so that a pod that trains is met; fewer would take the first iteration from the cache.
+    # More steps, so that a training pod is caught; with the default, the first iteration would come from the cache.
     steps = ("--set", "rl.steps=12")
     run = product.submit(recipe, "acceptance vanilla", "--iterations", "3", "--with-vanilla-rl", *steps)
     notes = []
@@ -156,7 +156,7 @@ def test_three_iterations_with_vanilla_rl_outlive_a_killed_pod(
 
 
 def next_tick(product: Product, target: Target, schedule: str, seen: set[str]) -> str:
-    """The run of a schedule's next tick: the oldest that is not among the `seen`, to which it goes."""
+    """Returns the run of a schedule's next tick: the oldest one not in `seen`, to which it is added."""
     server = target.server()
     (run, *_) = wait_for(lambda: [r for r, name in ticks(server) if name == schedule and r not in seen], minutes=4)
     seen.add(run)
@@ -165,7 +165,7 @@ def next_tick(product: Product, target: Target, schedule: str, seen: set[str]) -
 
 
 def ticks(server: Server) -> list[tuple[str, str]]:
-    """Runs that schedules started, the oldest first, each with its schedule's name."""
+    """Returns the runs that schedules started, oldest first, each with the name of its schedule."""
     namespace = {"namespace": server.namespace} if server.namespace else {}
     schedules = server.read(
         "listing schedules",
@@ -185,7 +185,7 @@ def ticks(server: Server) -> list[tuple[str, str]]:
 
 
 def wait_for(found: Callable[[], list[Any]], minutes: float) -> list[Any]:
-    """What is found, as soon as there is any."""
+    """Polls until something is found; returns it."""
     deadline = time.monotonic() + minutes * 60
     while not (there := found()):
         assert time.monotonic() < deadline, f"waited {minutes:g} minutes in vain"

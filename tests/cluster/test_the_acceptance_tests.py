@@ -1,4 +1,4 @@
-"""The acceptance tests on a played cluster: they pass on a good one, and on a faulty one the right test fails."""
+"""The acceptance tests on a simulated cluster: they pass on a healthy one, and on a faulty one the right test fails."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +15,7 @@ from tests.cluster.product import Product, small_recipe
 
 
 class Stage:
-    """A played cluster, and what the acceptance tests take."""
+    """A simulated cluster, and the fixtures of the acceptance tests."""
 
     def __init__(self, fault: str, folder: Path, monkeypatch: pytest.MonkeyPatch, data: bool = True) -> None:
         self.played, self.folder, self.notes = Played(fault), folder, list[str]()

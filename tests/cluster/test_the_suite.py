@@ -1,4 +1,4 @@
-"""The acceptance tests' own logic, without a cluster: on the stand-in server and on recorded runs."""
+"""The acceptance tests' own helpers, without a cluster: on the stand-in server and on recorded runs."""
 
 import threading
 import time
@@ -30,7 +30,7 @@ RECORDED = {path.stem: path.read_text() for path in sorted((HERE / "status").glo
 
 
 def in_process(arguments: list[str]) -> Said:
-    """As `by_command_line`, without another Python."""
+    """Runs a command like `by_command_line`, in this process."""
     result = CliRunner().invoke(main, arguments)
     assert result.exception is None or isinstance(result.exception, SystemExit | InputError), result.exception
     return Said(result.exit_code, result.output)

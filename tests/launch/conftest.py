@@ -102,7 +102,7 @@ def call(kfp: FakeKfp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     monkeypatch.setattr("kfp.Client._LOCAL_KFP_CONTEXT", str(tmp_path / "context.json"))
     monkeypatch.setattr(run_display, "WATCH_SECONDS", 0.01)
-    monkeypatch.setattr(server, "BACK_OFF_SECONDS", (0.01, 0.02))
+    monkeypatch.setattr(server, "BACKOFF_SECONDS", (0.01, 0.02))
 
     def invoke(name: str, *arguments: str, host: str | None = None, recipe: Path | None = RECIPE) -> Result:
         """Invokes a command; `submit` and `schedule` of a recipe, unless a subcommand is named."""

@@ -212,7 +212,7 @@ def test_runs_that_cannot_be_gone_on_from_say_why(kfp: FakeKfp, call: Call, with
         assert "has no vanilla RL to continue: leave out --with-vanilla-rl" in said
     said = submit(kfp, *go_on, *vanilla, "--set", "experts_from=all", status=2).output
     assert "has no experts of all iterations to continue: add --set experts_from=iteration" in said
-    assert "has no run called 'nothing'" in submit(kfp, *go_on[:-1], "nothing", status=2).output
+    assert "has no run named 'nothing'" in submit(kfp, *go_on[:-1], "nothing", status=2).output
     kfp.older_api = False
     assert "does not serve workflows (API v1beta1)" in submit(kfp, *go_on, *vanilla, status=2).output
 

@@ -15,13 +15,13 @@ KFP = Path(__file__).resolve().parent / "kfp-2.17.0"
 
 
 def configmap() -> dict[str, Any]:
-    """The workflow controller's ConfigMap."""
+    """Returns the workflow controller's ConfigMap."""
     return dict(yaml.safe_load((KFP / "workflow-controller-configmap.yaml").read_text()))
 
 
 @functools.cache
 def kustomize() -> tuple[str, ...]:
-    """The command that builds; looked for beside this Python too, where CI may have put it."""
+    """Returns the build command, which is also searched for next to this Python, where CI may have installed it."""
     places = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     if kubectl := shutil.which("kubectl", path=places):
         return (kubectl, "kustomize")
@@ -32,7 +32,7 @@ def kustomize() -> tuple[str, ...]:
 
 @functools.cache
 def built(folder: Path) -> str:
-    """What kustomize makes of a folder."""
+    """Returns the output of kustomize for a folder."""
     done = subprocess.run([*kustomize(), str(folder)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout

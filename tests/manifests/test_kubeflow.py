@@ -1,4 +1,4 @@
-"""The components that change Kubeflow Pipelines' own installation change what they say, and nothing else."""
+"""The components that patch Kubeflow Pipelines' own installation change what they claim to, and nothing else."""
 
 import copy
 import os
@@ -18,7 +18,7 @@ OVERLAYS = MANIFESTS / "overlays"
 
 @pytest.fixture
 def patched(tmp_path: Path) -> list[dict[str, Any]]:
-    """KFP's objects with our components, built as its own kustomization with ours would be."""
+    """KFP's objects with our components applied, as its own kustomization with ours would build them."""
     for file in KFP.iterdir():  # kustomize reads files of its own folder alone
         shutil.copy(file, tmp_path)
     kustomization = {

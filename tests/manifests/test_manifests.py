@@ -1,4 +1,4 @@
-"""The manifests: every overlay builds, is valid, holds no secret, runs nothing as root and stays in its namespace."""
+"""The manifests: every overlay builds and is valid, has no secrets, runs nothing as root, stays in its namespace."""
 
 import copy
 import functools
@@ -102,7 +102,7 @@ def objects(build: str, with_components: Path) -> list[dict[str, Any]]:
 
 
 def walk(value: Any) -> Iterator[dict[str, Any]]:
-    """Every mapping in a document."""
+    """Yields every mapping in a document."""
     if isinstance(value, dict):
         yield value
         for inner in value.values():
@@ -181,7 +181,7 @@ def test_every_image_has_a_fixed_tag(objects: list[dict[str, Any]]) -> None:
 
 
 def restricted_violations(pod: dict[str, Any]) -> list[str]:
-    """What the PodSecurity profile "restricted" would refuse in a pod's spec."""
+    """Returns what the Pod Security Standard "restricted" would reject in a pod's spec."""
     found = [key for key in ("hostNetwork", "hostPID", "hostIPC") if pod.get(key)]
     harmless = {
         "configMap",
@@ -249,14 +249,14 @@ def test_the_restricted_check_sees(with_components: Path, path: tuple[Any, ...],
 
 
 def selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:
-    """Whether a label selector takes these labels; of a list of values, each must be asked for by its own call."""
+    """Returns whether a label selector matches these labels; call once for each of several values."""
     plain = all(labels.get(key) == value for key, value in selector.get("matchLabels", {}).items())
     assert all(e["operator"] == "In" for e in selector.get("matchExpressions", []))
     return plain and all(labels.get(e["key"]) in e["values"] for e in selector.get("matchExpressions", []))
 
 
 def single_choices(selector: dict[str, Any]) -> list[dict[str, Any]]:
-    """A selector `key In [a, b]` as one selector for a and one for b: both have to exist."""
+    """Splits a selector `key In [a, b]` into one selector for a and one for b: both must match something."""
     choices = [dict(selector, matchExpressions=[])]
     for e in selector.get("matchExpressions", []):
         choices = [

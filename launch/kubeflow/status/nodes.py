@@ -1,13 +1,13 @@
-"""A run's workflow as KFP tells of it: which of its rows belongs to which task of the pipeline.
+"""The nodes of a run's workflow as KFP reports them, matched to the tasks of the pipeline.
 
-KFP hands on the nodes of the Argo workflow as rows that have a name such as `rft`, but neither an id nor a parent.
-What they have is the ids of their children. Argo makes an id from a node's full name, which the pipeline's tasks
-give: `WORKFLOW(0).root(0).iteration-2(0).rft(0).executor(0)` is the pod of RFT in iteration 2. Each level is there
-twice, once for all its attempts (`rft`) and once an attempt (`rft(0)`). So the ids that the rows name tell which
-nodes there are, and a row is that of a node whose child it names. Pods have no children: of them, only the name
-(`executor(0)`) and the time are known.
+KFP returns the nodes of the Argo workflow as rows that have a display name such as `rft`, but neither an ID nor a
+parent. They do have the IDs of their children. Argo derives an ID from a node's full name, which follows from the
+pipeline's tasks: `WORKFLOW(0).root(0).iteration-2(0).rft(0).executor(0)` is the pod of RFT in iteration 2. Each level
+occurs twice, once for all its attempts (`rft`) and once per attempt (`rft(0)`). So the child IDs in the rows tell which
+nodes exist, and a row belongs to the node whose child it lists. Pods have no children: only their name (`executor(0)`)
+and their times are known.
 
-Beside these, a finished stage that did not come from the cache has a row without a name, from KFP's cache.
+In addition, each completed stage that was not taken from the cache has a row without a name, from KFP's cache.
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,11 +17,11 @@ from itertools import count, takewhile
 from typing import Any
 
 ENDED = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
-_TOGETHER = timedelta(seconds=1)  # a pod begins in the second in which Argo begins its first attempt, or in the next
+_START_TOLERANCE = timedelta(seconds=1)  # a pod starts in the same second as its first attempt, or in the next
 
 
 def node_id(workflow: str, name: str) -> str:
-    """Argo's id of a node: the workflow's name, and the 32-bit FNV-1a hash of the node's full name."""
+    """Returns Argo's ID of a node: the workflow's name and the 32-bit FNV-1a hash of the node's full name."""
     if name == workflow:
         return workflow
     digest = 2166136261
@@ -32,7 +32,7 @@ def node_id(workflow: str, name: str) -> str:
 
 @dataclass(frozen=True)
 class Node:
-    """A node with all its attempts: its full name, its row if there is one, its attempts' names."""
+    """A node with all its attempts: its full name, its row if any, and the names of its attempts."""
 
     name: str
     row: Any | None
@@ -40,7 +40,7 @@ class Node:
 
     @property
     def state(self) -> str | None:
-        """Its state; None if it has not begun or was left out."""
+        """Its state; None if it has not started or was omitted."""
         return None if self.row is None else self.row.state
 
 
@@ -48,7 +48,7 @@ class Nodes:
     """The nodes of a run.
 
     Args:
-        run: as the API gives it.
+        run: the run as the API returns it.
     """
 
     def __init__(self, run: Any) -> None:
@@ -58,63 +58,63 @@ class Nodes:
         self._named_children = {child for row in self.named for child in _children(row)}
         self.workflow = next(iter(sorted(self._named_children)), "").rpartition("-")[0]
 
-    def node(self, name: str, begins_with: Iterable[str]) -> Node:
-        """The node of a full name.
+    def node(self, name: str, first_children: Iterable[str]) -> Node:
+        """Returns the node with a full name.
 
         Args:
-            name: without the number of an attempt.
-            begins_with: names of what can come first in the node, or after it if it is a pod. Where a cluster's
-                controller gives its templates no retries, one node stands for all attempts and for the only one, and
-                these are its children.
+            name: full name, without the number of an attempt.
+            first_children: names of the nodes that can come first in this node, or that follow it if it is a pod. If
+                the cluster's controller sets no retries on its templates, a single node represents all attempts and
+                the only one, and these are its children.
         """
         attempts = tuple(takewhile(self._exists, (f"{name}({number})" for number in count())))
         if not attempts and self._exists(name):
-            row = self._row(name, set(begins_with))
+            row = self._row(name, set(first_children))
             return Node(name, row, (name,) if row is not None else ())
         return Node(name, self._row(name, set(attempts)), attempts)
 
-    def root(self) -> str:
-        """The full name of the workflow's entry point, in its last attempt; the pipeline's tasks are in its `root`."""
+    def entry_point(self) -> str:
+        """Returns the full name of the workflow's entry point, in its last attempt; its `root` has the tasks."""
         return (self.node(self.workflow, ()).attempts or (self.workflow,))[-1]
 
-    def top(self) -> Any | None:
-        """The row of the workflow as a whole."""
+    def workflow_row(self) -> Any | None:
+        """Returns the row of the workflow itself."""
         return next((row for row in self.named if row.display_name == self.workflow), None)
 
-    def last_news(self) -> datetime | None:
-        """When KFP last heard from Argo how a node is doing."""
+    def last_update(self) -> datetime | None:
+        """Returns when KFP last received the state of a node from Argo."""
         return max((entry.update_time for row in self.named for entry in row.state_history or []), default=None)
 
     def pods_of(self, executors: list[Node]) -> dict[str, list[Any]]:
-        """The rows that may be the pod of the last attempt, for each executor that has not ended.
+        """Returns, for each executor that has not ended, the rows that may be the pod of its last attempt.
 
-        Several executors that began in one second have pods of the same name. Those that have ended tell how
-        their pods ended, which leaves the others' rows.
+        Executors that started in the same second have pods with the same name. The executors that have ended determine
+        how their pods ended, which leaves the rows of the others.
         """
         free = [row for row in self.named if row.display_name.startswith("executor") and not _children(row)]
         for executor in executors:
-            for name in executor.attempts if _ended(executor) else executor.attempts[:-1]:
+            for name in executor.attempts if _has_ended(executor) else executor.attempts[:-1]:
                 state = executor.state if name == executor.attempts[-1] else "FAILED"
-                fitting = [row for row in free if _fits(row, name, executor) and row.state == state]
-                if fitting:
-                    free.remove(min(fitting, key=lambda row: abs(_end(row) - _end(executor.row))))
-        still_open = [executor for executor in executors if not _ended(executor)]
-        return {each.name: [row for row in free if _fits(row, each.attempts[-1], each)] for each in still_open}
+                candidates = [row for row in free if _may_be_pod(row, name, executor) and row.state == state]
+                if candidates:
+                    free.remove(min(candidates, key=lambda row: abs(_end(row) - _end(executor.row))))
+        running = [executor for executor in executors if not _has_ended(executor)]
+        return {each.name: [row for row in free if _may_be_pod(row, each.attempts[-1], each)] for each in running}
 
     def _exists(self, name: str) -> bool:
         return name == self.workflow or node_id(self.workflow, name) in self._named_children
 
     def _row(self, name: str, children: set[str]) -> Any | None:
         ids = {node_id(self.workflow, child) for child in children}
-        return next((row for row in self._called(name) if ids & _children(row)), None)
+        return next((row for row in self._rows_named(name) if ids & _children(row)), None)
 
-    def _called(self, name: str) -> Iterator[Any]:
+    def _rows_named(self, name: str) -> Iterator[Any]:
         display = name.rpartition(".")[2]
         return (row for row in self.named if row.display_name == display)
 
 
 def time_of(moment: datetime | None) -> datetime | None:
-    """A moment, or None for the year 1 and 1970, which the API gives for what has not happened."""
+    """Returns a time, or None for year 1 and 1970, which the API returns for events that have not happened."""
     return moment if moment is not None and moment.year > 1970 else None
 
 
@@ -122,7 +122,7 @@ def _children(row: Any) -> set[str]:
     return {child.pod_name for child in row.child_tasks or [] if child.pod_name}
 
 
-def _ended(node: Node) -> bool:
+def _has_ended(node: Node) -> bool:
     return node.state in ENDED
 
 
@@ -130,10 +130,10 @@ def _end(row: Any) -> datetime:
     return time_of(row.end_time) or datetime.max.replace(tzinfo=UTC)
 
 
-def _fits(row: Any, pod: str, executor: Node) -> bool:
-    """Whether a row can be that of a pod: it has its name, and began when the attempt can have begun."""
+def _may_be_pod(row: Any, pod: str, executor: Node) -> bool:
+    """Whether a row may be that of a pod: it has its name, and started when the attempt may have started."""
     if row.display_name != pod.rpartition(".")[2] or executor.row is None:
         return False
     since = row.start_time - executor.row.start_time
     first = pod == executor.attempts[0]
-    return bool(abs(since) <= _TOGETHER if first else since > timedelta(0))
+    return bool(abs(since) <= _START_TOLERANCE if first else since > timedelta(0))

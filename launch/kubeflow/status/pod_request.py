@@ -1,25 +1,25 @@
-"""What the pod of a stage asks for and which nodes it takes, in words: why it may have to wait."""
+"""What the pod of a stage requests and which nodes it selects: why it may be pending."""
 
 from typing import Any
 
 
 def pod_request(specification: dict[str, Any], parameters: dict[str, Any], tasks: list[dict[str, Any]]) -> str:
-    """Such as `rloop.dev/pool=gpu-training, 4 CPUs, 16Gi, 1 nvidia.com/gpu`.
+    """Describes a pod's request, such as `rloop.dev/pool=gpu-training, 4 CPUs, 16Gi, 1 nvidia.com/gpu`.
 
     Args:
-        specification: of the run.
-        parameters: that the run was given; the others have the specification's defaults.
-        tasks: the stage's task, after those of the nested pipelines that it is in.
+        specification: specification of the run.
+        parameters: parameters passed to the run; others have the specification's defaults.
+        tasks: task specs of the enclosing nested pipelines, then the stage's own.
     """
     pipeline = specification.get("pipeline_spec", specification)
     label = pipeline["components"][tasks[-1]["componentRef"]["name"]].get("executorLabel", "")
     container = pipeline["deploymentSpec"]["executors"].get(label, {}).get("container", {})
     resources = container.get("resources", {})
     platforms = specification.get("platform_spec", {}).get("platforms", {})
-    place = platforms.get("kubernetes", {}).get("deploymentSpec", {}).get("executors", {}).get(label, {})
-    given = pipeline["root"].get("inputDefinitions", {}).get("parameters", {})
-    root = {name: definition.get("defaultValue") for name, definition in given.items()} | parameters
-    selector = _selector(place.get("nodeSelector", {}), root, tasks[:-1])
+    pod = platforms.get("kubernetes", {}).get("deploymentSpec", {}).get("executors", {}).get(label, {})
+    definitions = pipeline["root"].get("inputDefinitions", {}).get("parameters", {})
+    root = {name: definition.get("defaultValue") for name, definition in definitions.items()} | parameters
+    selector = _node_selector(pod.get("nodeSelector", {}), root, tasks[:-1])
     parts = [f"{key}={value}" for key, value in sorted(selector.items())]
     if cpu := resources.get("resourceCpuRequest"):
         parts.append(f"{cpu} CPU{'s' if cpu not in ('1', '1000m') else ''}")
@@ -30,14 +30,14 @@ def pod_request(specification: dict[str, Any], parameters: dict[str, Any], tasks
     return ", ".join(parts)
 
 
-def _selector(source: dict[str, Any], root: dict[str, Any], enclosing: list[dict[str, Any]]) -> dict[str, str]:
+def _node_selector(source: dict[str, Any], root: dict[str, Any], enclosing: list[dict[str, Any]]) -> dict[str, str]:
     if labels := source.get("labels"):
         return dict(labels)
-    # A stage's node selector names a parameter of the pipeline that the stage is in.
+    # A stage's node selector refers to a parameter of the pipeline that contains the stage.
     value = source.get("nodeSelectorJson", {})
     for task in reversed(enclosing):
         value = task.get("inputs", {}).get("parameters", {}).get(value.get("componentInputParameter"), value)
-    if output := value.get("taskOutputParameter"):  # preflight hands on what the parameter `pools` holds
+    if output := value.get("taskOutputParameter"):  # preflight passes on what the parameter `pools` holds
         pool = output["outputParameterKey"].removesuffix("_nodes")
         return dict(((root.get("pools") or {}).get(pool) or {}).get("node_selector") or {})
     if "componentInputParameter" in value:

@@ -1,7 +1,8 @@
-"""How a run's stages are doing where Kubeflow has stopped to report them.
+"""The progress of a run's stages when Kubeflow no longer reports them.
 
-Beyond 1 MiB Argo packs a workflow's nodes, which KFP's API does not read: it reports no stage any more. Its older API
-hands out the workflow as it is, packed nodes and all; from these follow the rows that the API would have reported.
+Beyond 1 MiB, Argo compresses a workflow's nodes. KFP's API does not read compressed nodes and stops reporting stages.
+Its v1beta1 API returns the workflow as it is, compressed nodes included; the rows that the API would have reported are
+reconstructed from them.
 """
 
 from datetime import datetime
@@ -12,10 +13,10 @@ import kfp_server_api as api
 from components.shared.errors import InputError
 from launch.continuation import workflow_nodes
 from launch.kubeflow.cluster import Cluster
-from launch.kubeflow.controller import older_answer, workflow_of
+from launch.kubeflow.controller import get_run_v1beta1, workflow_of
 from launch.kubeflow.status.stages import RunProgress, run_progress
 
-# Argo's phases in the words of KFP; a node that was left out, Omitted, has no row.
+# KFP's states for Argo's phases; an Omitted node has no row.
 _STATES = {
     "Pending": "PENDING",
     "Running": "RUNNING",
@@ -27,30 +28,30 @@ _STATES = {
 
 
 def progress_of(cluster: Cluster, run: Any, specification: dict[str, Any]) -> RunProgress:
-    """How a run and its stages are doing, by KFP's reports, and by the run's workflow where these have stopped.
+    """Returns the progress of a run from KFP's reports, or from the run's workflow if KFP has stopped reporting.
 
     Args:
-        cluster: where the run is.
-        run: as the API gives it.
-        specification: what it runs.
+        cluster: cluster of the run.
+        run: the run as the API returns it.
+        specification: its pipeline specification.
     """
     progress = run_progress(run, specification)
     if not progress.notes:
         return progress
     try:
-        answer = cluster.read(f"reading the workflow of {run.run_id}", older_answer, cluster, run.run_id)
-        nodes = workflow_nodes(workflow_of(answer))
-    except InputError:  # no such API, or no right to use it: the notes say what is missing
+        response = cluster.read(f"reading the workflow of run {run.run_id}", get_run_v1beta1, cluster, run.run_id)
+        nodes = workflow_nodes(workflow_of(response))
+    except InputError:  # the API is missing or forbidden: the notes tell what is not reported
         return progress
     return run_progress(with_rows(run, nodes), specification) if nodes else progress
 
 
 def with_rows(run: Any, nodes: list[dict[str, Any]]) -> Any:
-    """A run with the rows of its workflow's nodes in place of those that were reported.
+    """Returns a copy of a run with rows made from its workflow's nodes instead of those that were reported.
 
     Args:
-        run: as the API gives it; left as it is.
-        nodes: of its Argo workflow.
+        run: the run as the API returns it; not modified.
+        nodes: nodes of its Argo workflow.
     """
     details = (run.run_details and run.run_details.task_details) or []
     rows = [_row(run, node) for node in nodes if node["phase"] in _STATES]
@@ -62,13 +63,13 @@ def with_rows(run: Any, nodes: list[dict[str, Any]]) -> Any:
 
 
 def _row(run: Any, node: dict[str, Any]) -> Any:
-    began, ended, state = _time(node.get("startedAt")), _time(node.get("finishedAt")), _STATES[node["phase"]]
-    last = ended or began
+    started, ended, state = _time(node.get("startedAt")), _time(node.get("finishedAt")), _STATES[node["phase"]]
+    last = ended or started
     return api.V2beta1PipelineTaskDetail(
         run_id=run.run_id,
         display_name=node["displayName"],
         create_time=run.created_at,
-        start_time=began,
+        start_time=started,
         end_time=ended,
         state=state,
         state_history=[api.V2beta1RuntimeStatus(update_time=last, state=state)] if last else None,

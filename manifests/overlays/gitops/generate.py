@@ -1,7 +1,7 @@
 """Writes a compiled pipeline as `Pipeline` and `PipelineVersion` objects: python generate.py build/rloop.yaml.
 
-A version is immutable in Kubeflow, so its name follows from its content: the same pipeline, the same object; another
-pipeline, another version beside the old one.
+Versions are immutable in Kubeflow, so a version's name is derived from its content: the same pipeline yields the same
+object, and a changed pipeline yields a new version in addition to the old one.
 """
 
 import hashlib
@@ -16,14 +16,14 @@ OUTPUT = Path(__file__).resolve().parent / "pipeline.yaml"
 
 
 def manifests(compiled: str) -> list[dict[str, Any]]:
-    """The two objects of a compiled pipeline; its second document, if any, is the platform's part."""
+    """Returns the two objects of a compiled pipeline; its second document, if any, is the platform configuration."""
     specification, *platform = yaml.safe_load_all(compiled)
     name = specification["pipelineInfo"]["name"]
     version = f"{name}-{hashlib.sha256(compiled.encode()).hexdigest()[:12]}"
     spec: dict[str, Any] = {"pipelineName": name, "displayName": version, "pipelineSpec": specification}
     if platform:
         spec["platformSpec"] = platform[0]
-    # A version is refused while its pipeline is not there; Argo CD applies wave by wave.
+    # A version is rejected as long as its pipeline does not exist; Argo CD applies objects wave by wave.
     wave = "argocd.argoproj.io/sync-wave"
     return [
         {
@@ -35,8 +35,8 @@ def manifests(compiled: str) -> list[dict[str, Any]]:
         {
             "apiVersion": API_VERSION,
             "kind": "PipelineVersion",
-            # Runs and schedules point at versions: one that is gone from Git stays in the cluster. Server-side, since a
-            # long pipeline does not fit into the annotation that a plain apply makes.
+            # Runs and schedules refer to versions, so those removed from Git stay in the cluster. Server-side apply,
+            # since a long pipeline does not fit into the annotation of a client-side apply.
             "metadata": {
                 "name": version,
                 "annotations": {wave: "1", "argocd.argoproj.io/sync-options": "Prune=false,ServerSideApply=true"},

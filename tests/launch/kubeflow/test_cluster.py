@@ -1,4 +1,4 @@
-"""`submit` and `schedule` against a server that speaks KFP's API, over real sockets."""
+"""`submit` and `schedule` against a server with KFP's API, over real sockets."""
 
 import copy
 import json
@@ -71,7 +71,7 @@ def test_a_version_is_found_again_whatever_its_date_and_however_many_there_are(
         clone = copy.copy(version)
         clone.pipeline_version_id, clone.name, clone.display_name = str(number), name, name
         kfp.versions = {clone.pipeline_version_id: clone, **kfp.versions}
-    monkeypatch.setattr(cluster, "_PAGE", 1)
+    monkeypatch.setattr(cluster, "_PAGE_SIZE", 1)
     call("submit")
     assert len(kfp.versions) == 4
     assert {run.pipeline_version_reference.pipeline_version_id for run in kfp.runs.values()} == {
@@ -100,7 +100,7 @@ def test_dry_runs_change_nothing(kfp: FakeKfp, call: Call, seen: bool) -> None:
     before = len(kfp.writes())
     said = flat(call("submit", "--run-name", "r2", "--dry-run").output)
     assert "would start the run 'r2'" in said
-    assert ("would use the version" in said) == seen and ("would create the experiment" in said) != seen
+    assert ("would use the existing version" in said) == seen and ("would create the experiment" in said) != seen
     said = flat(call("schedule", "--cron", "30 2 * * 1", "--dry-run").output)
     assert "would create the schedule 'rloop laptop'" in said and "at 02:30 every Monday" in said
     if seen:
@@ -136,16 +136,18 @@ def test_a_schedule_is_created_once_and_replaced_when_asked(kfp: FakeKfp, call: 
     same = call("schedule", "--cron", "0 30 2 * * 1", "--name", "weekly")
     assert same.exit_code == 0 and "nothing to do" in same.output and len(kfp.writes()) == before
     for changed, what in (
-        (["--cron", "30 3 * * 1"], "the cron '0 30 2 * * 1'"),
-        (["--cron", "30 2 * * 1", "--iterations", "5"], "another pipeline version"),
+        (["--cron", "30 3 * * 1"], "cron '0 30 2 * * 1'"),
+        (["--cron", "30 2 * * 1", "--iterations", "5"], "different pipeline version"),
         (["--cron", "30 2 * * 1", "--set", "seed=5"], "seed 1"),
     ):
         refused = call("schedule", *changed, "--name", "weekly")
-        assert refused.exit_code == 2 and f"with {what}; --replace replaces it" in flat(refused.output)
+        assert refused.exit_code == 2 and f"differs from this one: {what}. Pass --replace to replace it" in flat(
+            refused.output
+        )
     assert len(kfp.writes()) == before
     kfp.schedules[first.recurring_run_id].status = "DISABLED"
     off = call("schedule", "--cron", "30 2 * * 1", "--name", "weekly")
-    assert "its ticks paused; --replace" in flat(off.output)
+    assert ": paused. Pass --replace" in flat(off.output)
     replaced = call("schedule", "--cron", "30 3 * * 1", "--name", "weekly", "--replace")
     assert replaced.exit_code == 0 and "replaced the schedule" in replaced.output
     (second,) = kfp.schedules.values()
@@ -159,7 +161,7 @@ def test_parameters_that_differ_are_named() -> None:
     assert parameter_differences(there, wanted) == [
         "data.limits.gone 'x'",
         "data.limits.tokens 40",
-        "another data.train",
+        "different data.train",
         "refresh '[[ScheduledTime]]'",
         "no steps",
     ]
@@ -239,4 +241,4 @@ def test_pods_run_as_the_account_that_was_named(kfp: FakeKfp, call: Call) -> Non
     (made,) = kfp.schedules.values()
     assert made.service_account == "rloop"
     again = call("schedule", "--cron", "@daily", "--service-account", "other")
-    assert again.exit_code != 0 and "another service account" in flat(again.output)
+    assert again.exit_code != 0 and "different service account" in flat(again.output)

@@ -1,4 +1,4 @@
-"""What is said about the controller's retry policy, from real objects: KFP 2.17.0's ConfigMap, and a run's workflow."""
+"""How the controller's retry policy is reported, from real objects: KFP 2.17.0's ConfigMap and a run's workflow."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ NOWHERE = Connection()
 
 
 class Api:
-    """The one call of the Kubernetes API, with an answer or a refusal."""
+    """A Kubernetes API with a single call, which returns a response or raises an error."""
 
     def __init__(self, answer: Any) -> None:
         self.answer = answer
@@ -44,29 +44,29 @@ def refusal(status: int) -> Exception:
 
 
 def workflow() -> dict[str, Any]:
-    """The part of a finished run's workflow that tells: its nodes and templates are left out."""
+    """The relevant part of a finished run's workflow, without nodes and templates."""
     return dict(json.loads((HERE / "recorded-workflow-without-nodes.json").read_text()))
 
 
 def test_kfps_default_starts_only_lost_pods_again() -> None:
     policy = retry_policy(NOWHERE, api=Api(configmap()["data"]))
     assert policy.policy == "OnError" and "ConfigMap workflow-controller-configmap in kubeflow" in policy.source
-    assert "a stage that fails is not; manifests/components/retry-always" in policy.sentence()
+    assert "failed stages are not; manifests/components/retry-always" in policy.sentence()
 
 
 def test_with_our_patch_a_failed_stage_is_tried_again() -> None:
     patched = configmap()["data"] | yaml.safe_load(PATCH.read_text())["data"]
     policy = retry_policy(NOWHERE, api=Api(patched))
-    assert policy.policy == "Always" and policy.once
-    assert "as pools.POOL.retries says" in policy.sentence()
+    assert policy.policy == "Always" and policy.pods_only
+    assert "up to pools.POOL.retries times" in policy.sentence()
 
 
 def test_always_for_the_levels_above_a_stage_too_is_told_apart() -> None:
     data = configmap()["data"]
     data["workflowDefaults"] = data["workflowDefaults"].replace("OnError", "Always")
     policy = retry_policy(NOWHERE, api=Api(data))
-    assert policy.policy == "Always" and not policy.once
-    assert "each of which repeats the one below" in policy.sentence()
+    assert policy.policy == "Always" and not policy.pods_only
+    assert "each of which retries the one below" in policy.sentence()
 
 
 def test_without_defaults_argos_own_policy_holds() -> None:
@@ -76,7 +76,7 @@ def test_without_defaults_argos_own_policy_holds() -> None:
 
 def test_where_the_configmap_may_not_be_read_a_runs_workflow_tells() -> None:
     policy = retry_policy(NOWHERE, [{}, workflow()], Api(refusal(403)))
-    assert policy.policy == "OnError" and "as it was for the workflow rloop-xqfqf" in policy.source
+    assert policy.policy == "OnError" and "as of workflow rloop-xqfqf" in policy.source
 
 
 def test_a_workflow_that_the_controller_has_not_seen_tells_nothing() -> None:
@@ -88,26 +88,26 @@ def test_a_workflow_that_the_controller_has_not_seen_tells_nothing() -> None:
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        (refusal(404), "there is no ConfigMap workflow-controller-configmap in the namespace kubeflow"),
-        (refusal(403), "you may not read the ConfigMap"),
-        (refusal(500), "answered 500"),
-        (urllib3.exceptions.MaxRetryError(None, "/", None), "does not answer"),  # type: ignore[arg-type]
+        (refusal(404), "no ConfigMap workflow-controller-configmap in namespace kubeflow"),
+        (refusal(403), "no permission to read ConfigMap"),
+        (refusal(500), "returned 500"),
+        (urllib3.exceptions.MaxRetryError(None, "/", None), "does not respond"),  # type: ignore[arg-type]
     ],
 )
 def test_where_nothing_is_to_be_seen_it_says_why(answer: Exception, said: str) -> None:
     sentence = retry_policy(NOWHERE, api=Api(answer)).sentence()
-    assert sentence.startswith("whether a stage that fails is tried again is not to be seen: ") and said in sentence
+    assert sentence.startswith("cannot determine whether failed stages are retried: ") and said in sentence
 
 
 def test_without_a_kubeconfig_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "none"))
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    assert "no kubeconfig, and not in a cluster" in retry_policy(NOWHERE).sentence()
+    assert "no kubeconfig, and not running in a cluster" in retry_policy(NOWHERE).sentence()
 
 
 class WithWorkflows(FakeKfp):
-    """The API server with v1beta1's runs, of which the first has no workflow yet."""
+    """The API server with v1beta1 runs, of which the first has no workflow yet."""
 
     def _older_run(self, run_id: str, *_: Any) -> Any:
         runtime = {"workflow_manifest": json.dumps(workflow())} if run_id == "told" else {}
@@ -130,5 +130,5 @@ def test_check_says_what_the_cluster_does_with_a_failure(
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     arguments = ["check", "--recipe", str(RECIPE)]
     result = CliRunner().invoke(main, [*arguments, "--host", kfp.host])
-    assert result.exit_code == 0 and "whether a stage that fails is tried again is not to be seen: " in result.output
-    assert "tried again" not in CliRunner().invoke(main, arguments).output
+    assert result.exit_code == 0 and "cannot determine whether failed stages are retried: " in result.output
+    assert "retried" not in CliRunner().invoke(main, arguments).output

@@ -1,4 +1,4 @@
-"""Cron schedules: what is read, what is said, when they tick, and what a year of ticks trains."""
+"""Cron schedules: parsing, descriptions, ticks, and what a year of ticks trains."""
 
 import itertools
 from collections.abc import Iterator
@@ -56,18 +56,18 @@ def test_what_is_read_and_said(given: str, kfp: str, words: str) -> None:
         ("1 2 3", "expected five fields"),
         ("* * * * * * *", "got 7"),
         ("@every 5m", "got 2"),
-        ("60 * * * *", "'60' is no minute from 0 to 59"),
-        ("0 24 * * *", "'24' is no hour from 0 to 23"),
-        ("0 0 0 * *", "'0' is no day of month from 1 to 31"),
-        ("0 0 * 13 *", "'13' is no month from 1 to 12"),
-        ("0 0 * * 8", "'8' is no weekday from 0 to 7"),
-        ("0 0 L * *", "'L' is no day of month"),
-        ("0 0 * * 1#2", "'1#2' is no weekday"),
-        ("0 0 * * monday", "'monday' is no weekday"),
+        ("60 * * * *", "'60' is not a valid minute (0 to 59)"),
+        ("0 24 * * *", "'24' is not a valid hour (0 to 23)"),
+        ("0 0 0 * *", "'0' is not a valid day of month (1 to 31)"),
+        ("0 0 * 13 *", "'13' is not a valid month (1 to 12)"),
+        ("0 0 * * 8", "'8' is not a valid weekday (0 to 7)"),
+        ("0 0 L * *", "'L' is not a valid day of month"),
+        ("0 0 * * 1#2", "'1#2' is not a valid weekday"),
+        ("0 0 * * monday", "'monday' is not a valid weekday"),
         ("5-2 * * * *", "'5-2' is an empty range of minutes"),
         ("*/0 * * * *", "'*/0' is an empty range"),
-        ("1,,2 * * * *", "'' is no minute"),
-        ("*-5 * * * *", "'*-5' is no minute"),
+        ("1,,2 * * * *", "'' is not a valid minute"),
+        ("*-5 * * * *", "'*-5' is not a valid minute"),
         ("0 0 30 2 *", "never fires"),
     ],
 )
@@ -78,7 +78,7 @@ def test_what_is_refused(given: str, message: str) -> None:
 
 
 def test_unknown_time_zones_are_refused() -> None:
-    with pytest.raises(InputError, match="--timezone 'Europe/Berln' is no time zone; .* Europe/Berlin"):
+    with pytest.raises(InputError, match="--timezone 'Europe/Berln' is not a time zone; .* Europe/Berlin"):
         time_zone("Europe/Berln")
 
 
@@ -156,7 +156,7 @@ def test_a_schedule_moved_to_the_clusters_zone_ticks_at_the_same_moments(text: s
     try:
         moved = in_cluster_zone(cron, zone, cluster_zone)
     except InputError as error:
-        assert "is no single cron expression" in str(error)
+        assert "is not a single cron expression" in str(error)
         return
     here = [tick.astimezone(UTC) for tick in itertools.islice(cron.ticks(after, zone), 5)]
     assert here == list(itertools.islice(moved.ticks(after, cluster_zone), 5))
@@ -170,9 +170,9 @@ def test_common_schedules_can_be_moved_and_zones_with_clock_changes_cannot() -> 
     assert str(in_cluster_zone(parse_cron("0 12 1 * *"), KOLKATA, utc)) == "0 30 6 1 * *"
     assert str(in_cluster_zone(parse_cron("30 2 * * 1"), BERLIN, BERLIN)) == "0 30 2 * * 1"
     assert str(in_cluster_zone(parse_cron("30 2 * * 1"), BERLIN, ZoneInfo("Europe/Paris"))) == "0 30 2 * * 1"
-    with pytest.raises(InputError, match="clock changes against UTC .* --cluster-timezone Europe/Berlin"):
+    with pytest.raises(InputError, match="offset from UTC changes .* --cluster-timezone Europe/Berlin"):
         in_cluster_zone(parse_cron("30 2 * * 1"), BERLIN, utc)
-    with pytest.raises(InputError, match="is no single cron expression in UTC"):
+    with pytest.raises(InputError, match="is not a single cron expression in UTC"):
         in_cluster_zone(parse_cron("0 2 1 * *"), KOLKATA, utc)
 
 
@@ -184,7 +184,7 @@ def robfig_next(cron: Cron, after: datetime, zone: ZoneInfo) -> datetime:
         return moment.astimezone(zone)
 
     def go_date(*fields: int) -> datetime:
-        """Go's time.Date: the offset at the wall time read as UTC, unless it is not in force then."""
+        """Go's time.Date: uses the offset at the wall time read as UTC, unless it is not in force then."""
         wall = datetime(*fields, tzinfo=UTC)  # type: ignore[arg-type,misc]
         guess = wall - (local(wall).utcoffset() or timedelta())
         return wall - (local(guess).utcoffset() or timedelta())
@@ -238,10 +238,10 @@ def robfig_next(cron: Cron, after: datetime, zone: ZoneInfo) -> datetime:
 
 @dataclass
 class World:
-    """What there is to learn from, and what the pipeline has learned: KFP's cache, by content.
+    """The inputs of the pipeline, and its cached results in KFP, by content.
 
-    Preflight takes the tick's time, so it runs at every tick; it gives a fingerprint of data and base model.
-    What follows takes that fingerprint, and has an image, whose tag follows from the code.
+    Preflight takes the tick's time as input, so it runs at every tick; it outputs a fingerprint of data and base model.
+    Downstream stages take that fingerprint, and have an image whose tag follows from the code.
     """
 
     data: str = "d1"
@@ -267,7 +267,7 @@ class World:
 
 
 def year(cron: Cron, zone: ZoneInfo, world: World, events: dict[datetime, dict[str, object]], hours: float) -> Iterator:  # type: ignore[type-arg]
-    """Ticks of 2027 as KFP's controller runs them: one run at a time, missed ticks not caught up but for the last."""
+    """Yields the ticks of 2027 as KFP's controller runs them: one run at a time, and only the last missed tick."""
     begin, end = datetime(2027, 1, 1, tzinfo=zone), datetime(2028, 1, 1, tzinfo=zone)
     waiting = sorted(events)
     free = begin

@@ -1,4 +1,4 @@
-"""What a recipe names on this machine: refused for a cluster, or uploaded and named where it went."""
+"""Local files in a recipe: rejected for a cluster, or uploaded and replaced by their URIs."""
 
 import shutil
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from components.shared.errors import InputError
 from components.shared.object_store import open_store
 from components.shared.object_store.inputs import fetch_folder, stored_version
 from launch.images import ROOT
-from launch.kubeflow.inputs import plan_uploads, require_visible, send, sources_of, upload_root, with_uploads
+from launch.kubeflow.inputs import plan_uploads, require_visible, sources_of, upload_input, upload_root, with_uploads
 from launch.recipe import Recipe, load_recipe
 from pipeline import main
 from tests.conftest import TestServer
@@ -30,7 +30,7 @@ def laptop(*overrides: str) -> Recipe:
 
 @pytest.fixture
 def local(tmp_path: Path) -> Path:
-    """A recipe whose base policy and data lie in a folder of this machine."""
+    """A recipe whose base policy and data are in a local folder."""
     shutil.copytree(ROOT / "recipes" / "tiny" / "countdown", tmp_path / "policy")
     (tmp_path / "policy" / "pytorch_model.bin").write_bytes(b"never taken")
     for name in ("train", "dev"):
@@ -85,7 +85,7 @@ def test_every_key_is_named_at_once(local: Path, tmp_path: Path, monkeypatch: py
     said = str(refused.value)
     for key, value in (
         ("base_policy", tmp_path / "policy"),
-        ("data.train.0", "hf://mine/set?split=train (a folder here"),
+        ("data.train.0", "hf://mine/set?split=train (a local folder"),
         ("data.train.1", tmp_path / "train.jsonl"),
         ("data.benchmarks.dev", tmp_path / "dev.jsonl"),
         ("store.checkpoint_uri", "runs/p"),
@@ -98,7 +98,7 @@ def test_every_key_is_named_at_once(local: Path, tmp_path: Path, monkeypatch: py
 def test_submit_and_schedule_refuse_before_they_ask_the_cluster(kfp: FakeKfp, call: Call, local: Path) -> None:
     for command in (["submit"], ["submit", "--dry-run"], ["schedule", "--cron", "@daily"]):
         refused = call(*command, recipe=local)
-        assert refused.exit_code == 2 and "no pod of the cluster can see it" in refused.output
+        assert refused.exit_code == 2 and "which the cluster's pods cannot read" in refused.output
     assert not kfp.requests
 
 
@@ -140,7 +140,7 @@ def test_uploads_are_read_where_the_recipe_then_names_them(local: Path, tmp_path
     recipe = load_recipe(local)
     uploads = plan_uploads(recipe, f"s3://{s3.bucket}/inputs")
     for upload in uploads:
-        send(upload)
+        upload_input(upload)
     named = with_uploads(recipe, uploads)
     require_visible(named)
     assert {key: source.uri.split("/")[0] for key, source in sources_of(named).items()} == {
@@ -157,7 +157,7 @@ def test_uploads_are_read_where_the_recipe_then_names_them(local: Path, tmp_path
     }
     before = stored_version(named.base_policy), stored_version(named.data.train[1].uri)
     for upload in uploads:
-        send(upload)
+        upload_input(upload)
     assert (stored_version(named.base_policy), stored_version(named.data.train[1].uri)) == before, "nothing moved"
 
 

@@ -1,4 +1,4 @@
-"""What a pod of our own pipeline waits for, by the recipe and by the run form."""
+"""What a pod of our own pipeline requests, according to the recipe and to the run form."""
 
 from pathlib import Path
 

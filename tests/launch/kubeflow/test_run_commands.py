@@ -1,4 +1,4 @@
-"""`status`, `retry` and `cancel` against a server that speaks KFP's API, over real sockets."""
+"""`status`, `retry` and `cancel` against a server with KFP's API, over real sockets."""
 
 import json
 import re
@@ -22,7 +22,7 @@ Call = Callable[..., Result]
 
 @pytest.fixture
 def run(kfp: FakeKfp, call: Call) -> str:
-    """The id of a run called r, which has not begun."""
+    """The ID of a run named r, which has not started."""
     assert call("submit", "--run-name", "r").exit_code == 0
     return next(iter(kfp.runs))
 
@@ -120,7 +120,7 @@ def test_stages_come_in_an_order_in_which_they_can_run(kfp: FakeKfp, run: str) -
 
 def test_a_run_is_named_by_id_or_by_an_unambiguous_name(kfp: FakeKfp, call: Call) -> None:
     unknown = call("status", "nightly")
-    assert unknown.exit_code == 2 and "no run called 'nightly'. It has no runs yet." in flat(unknown.output)
+    assert unknown.exit_code == 2 and "no run named 'nightly'. It has no runs yet." in flat(unknown.output)
     for name in ("nightly", "twice", "twice"):
         call("submit", "--run-name", name)
     assert call("status", "nightly").exit_code == 0
@@ -128,7 +128,7 @@ def test_a_run_is_named_by_id_or_by_an_unambiguous_name(kfp: FakeKfp, call: Call
     twice = call("cancel", "twice")
     assert twice.exit_code == 2 and all(run in twice.output for run in list(kfp.runs)[1:])
     missing = "00000000-0000-0000-0000-000000000000"
-    assert f"has no run with the id {missing}" in flat(call("status", missing).output)
+    assert f"has no run with ID {missing}" in flat(call("status", missing).output)
 
 
 # retry in place, and cancel
@@ -136,10 +136,10 @@ def test_a_run_is_named_by_id_or_by_an_unambiguous_name(kfp: FakeKfp, call: Call
 
 def test_cancel_says_what_it_does_and_a_cancelled_run_is_nobodys_fault(kfp: FakeKfp, call: Call, run: str) -> None:
     kfp.begin(run, "work")
-    assert "only a failed or canceled one is retried" in flat(call("retry", "r").output)
-    assert "cuts off Preflight" in call("cancel", "r", "--dry-run").output and kfp.runs[run].state == "RUNNING"
+    assert "only a failed or canceled run can be retried in place" in flat(call("retry", "r").output)
+    assert "interrupts Preflight" in call("cancel", "r", "--dry-run").output and kfp.runs[run].state == "RUNNING"
     said = flat(call("cancel", "r").output)
-    assert "cuts off Preflight. Its pods end within a minute." in said and "stays in the cache" in said
+    assert "interrupts Preflight. Its pods terminate within a minute." in said and "stay in the cache" in said
     assert kfp.runs[run].state == "CANCELING"
     assert "is canceling: there is nothing to cancel" in flat(call("cancel", "r").output)
     kfp.cancelled(run)
@@ -168,10 +168,10 @@ def test_retry_in_place_keeps_what_was_done(kfp: FakeKfp, call: Call, run: str) 
 
 def test_a_run_that_ends_before_the_demand_arrives_is_a_message(kfp: FakeKfp, call: Call, run: str) -> None:
     kfp.faults = [Fault("POST", ":terminate", "status", 400, "Failed to terminate a run. Row not found")]
-    assert "answered 400: Failed to terminate a run. Row not found" in flat(call("cancel", "r").output)
+    assert "returned 400: Failed to terminate a run. Row not found" in flat(call("cancel", "r").output)
     kfp.finish(run, "FAILED")
     kfp.faults = [Fault("POST", ":retry", "status", 409, "Workflow must be Failed/Error to retry")]
-    assert "answered 409: Workflow must be Failed/Error" in flat(call("retry", "r").output)
+    assert "returned 409: Workflow must be Failed/Error" in flat(call("retry", "r").output)
 
 
 # retry from a stage, by the rules of the driver
@@ -189,8 +189,8 @@ def test_retry_from_a_stage_runs_it_and_what_uses_it_alone(kfp: FakeKfp, call: C
     again = call("retry", first, "--from", "rft")
     assert ran_after(kfp, again) == after and kfp.runs[run_id_of(again)].state == "SUCCEEDED"
     assert "runs again: iteration-1/rft" in again.output
-    assert "then, since they use what those make: iteration-1/evaluation-rloop, iteration-1/report" in again.output
-    assert "from the cache, if nothing before them gives another result: preflight, data-prep" in again.output
+    assert "downstream of these: iteration-1/evaluation-rloop, iteration-1/report" in again.output
+    assert "from the cache, unless an upstream result changes: preflight, data-prep" in again.output
     assert ran_after(kfp, call("retry", first, "--from", "rft")) == after  # and each time anew
     # A repeat of the repeat takes the repeat's results, not those of the run before.
     later = call("retry", run_id_of(again), "--from", "report")
@@ -208,7 +208,7 @@ def test_retry_from_a_stage_runs_it_and_what_uses_it_alone(kfp: FakeKfp, call: C
 
 
 def merged(specification: dict[str, Any], iterations: int) -> dict[str, Any]:
-    """A recorded pipeline of one iteration as one of many that share a component, with preflight not cached."""
+    """Turns a recorded pipeline of one iteration into one of many that share a component; preflight is not cached."""
     changed: dict[str, Any] = json.loads(json.dumps(specification))
     tasks = changed["pipeline_spec"]["root"]["dag"]["tasks"]
     tasks["preflight"]["cachingOptions"] = {}
@@ -237,7 +237,7 @@ def test_a_stage_of_an_iteration_that_shares_its_component_runs_again_there_alon
     assert ran[:4] == ["preflight", *(f"iteration-2/{stage}" for stage in ("rft", "evaluation-rloop", "report"))]
     later = [path for path, _ in iterate_stages(specification) if path.startswith(("iteration-3/", "iteration-4/"))]
     assert len(later) == 16 and sorted(ran[4:]) == sorted(later)
-    assert "as in every run, since they are not cached: preflight" in again.output
+    assert "runs in any case, caching is off: preflight" in again.output
     assert "all of iteration-3, all of iteration-4" in again.output
     changed = kfp.specification(kfp.runs[run_id_of(again)])
     components = changed["pipeline_spec"]["components"]
@@ -261,7 +261,7 @@ def test_what_a_repeat_says_is_what_the_driver_does(iterations: int) -> None:
     for stage in [*paths, *(path.rpartition("/")[2] for path in paths[-8:]), "evaluation", "iteration-1"]:
         rerun = rerun_from(specification, stage)
         ran = kfp.play(clone(kfp, run, rerun.specification))
-        assert sorted(ran) == sorted([*rerun.repeated, *rerun.following, *rerun.uncached]), stage
+        assert sorted(ran) == sorted([*rerun.repeated, *rerun.downstream, *rerun.uncached]), stage
         assert sorted([*ran, *rerun.cached]) == sorted(paths)
 
 
@@ -276,7 +276,7 @@ def test_retry_from_keeps_parameters_and_names_the_run(kfp: FakeKfp, call: Call,
 
 
 def test_what_takes_only_values_runs_again_too(kfp: FakeKfp, call: Call, run: str) -> None:
-    """The small pipeline hands on texts, which are the same whenever a stage runs."""
+    """The small pipeline passes on strings, which are the same every time a stage runs."""
     assert len(kfp.play(run)) == 6
     assert ran_after(kfp, call("retry", "r", "--from", "iteration-1/rft")) == [
         "iteration-1/rft",

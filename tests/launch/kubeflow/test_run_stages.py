@@ -1,4 +1,4 @@
-"""How stages are doing: recorded answers with their tables, and what no recording shows."""
+"""States of stages: recorded responses with their tables, and cases that no recording shows."""
 
 import io
 import json
@@ -28,7 +28,7 @@ def recorded_progress(name: str) -> RunProgress:
 
 
 def shown(name: str) -> str:
-    """What `status` prints of a recording."""
+    """Returns what `status` prints for a recording."""
     with FakeKfp() as kfp:
         cluster, out = Cluster(Connection(host=kfp.host, ui_host="https://kubeflow.example.com")), io.StringIO()
     console = Console(file=out, highlight=False, markup=False, soft_wrap=True)
@@ -76,7 +76,7 @@ def test_node_ids_are_argos() -> None:
     assert node_id("rloop-xqfqf", "rloop-xqfqf") == "rloop-xqfqf"
     assert node_id("rloop-xqfqf", "rloop-xqfqf(0).root(0)") == "rloop-xqfqf-3177622884"
     nodes = Nodes(recordings.run("run-pod-deleted-retried"))
-    place = f"{nodes.root()}.root(0).iteration(0).rl-exploration(0).executor"
+    place = f"{nodes.entry_point()}.root(0).iteration(0).rl-exploration(0).executor"
     assert len(nodes.node(place, ()).attempts) == 2
 
 
@@ -88,7 +88,7 @@ def stages(kfp: FakeKfp, run: str, now: datetime | None = None) -> dict[str, Sta
 
 @pytest.fixture
 def at_evaluations() -> tuple[FakeKfp, str]:
-    """A run whose pods of harvesting and of two evaluations have begun to wait in the same second."""
+    """A run whose pods of harvesting and of two evaluations became pending in the same second."""
     kfp = FakeKfp()
     run = repeated(kfp, "run-pending-node")
     for stage in ("preflight", "data-preparation", "evaluation-base", "rl-exploration"):
@@ -171,7 +171,7 @@ def test_a_run_that_was_retried_after_a_cancel_fails_as_any_other(at_evaluations
 
 
 def test_clusters_without_retries_of_their_own_have_one_node_for_two() -> None:
-    """As KFP before 2.17, whose controller gives its templates no retries."""
+    """As with KFP before 2.17, whose controller sets no retries on its templates."""
     recorded = recordings.run("run-failed-driver")
     rows, old = recorded.run_details.task_details, "rloop-6kqtg"
     names: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""`schedule list`, `pause`, `resume` and `delete`; creating is in test_cluster.py."""
+"""`schedule list`, `pause`, `resume` and `delete`; `create` is in test_cluster.py."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -19,7 +19,7 @@ def schedule_called(kfp: FakeKfp, name: str) -> Any:
 
 
 def tick(kfp: FakeKfp, name: str, state: str, *history: str) -> None:
-    """A schedule starts a run, which ends so."""
+    """Starts a run of a schedule, which ends in a state."""
     made = schedule_called(kfp, name)
     kfp.clock += timedelta(days=1)
     number = str(len(kfp.runs))
@@ -34,7 +34,7 @@ def tick(kfp: FakeKfp, name: str, state: str, *history: str) -> None:
 
 
 def listed(call: Call, *arguments: str) -> dict[str, str]:
-    """The lines of `schedule list` by the names that they begin with."""
+    """Returns the lines of `schedule list` by schedule name."""
     said = call("schedule", "list", *arguments)
     assert said.exit_code == 0, said.output
     return {line.split("  ")[0]: line for line in said.output.splitlines()}
@@ -113,8 +113,8 @@ def test_a_schedule_as_the_real_server_tells_it(kfp: FakeKfp, call: Call) -> Non
     kfp.schedules[recorded.recurring_run_id] = recorded
     assert "  every 2 minutes, UTC  " in listed(call)["every2"]
     said = call("schedule", "--cron", "*/2 * * * *", "--name", "every2", "--service-account", "rloop").output
-    assert "with another pipeline version, no " in said and ", no base_policy, " in said
-    assert "more parameters that differ; --replace replaces it" in said
+    assert "differs from this one: different pipeline version, no " in said and ", no base_policy, " in said
+    assert "more parameters. Pass --replace to replace it" in said
 
 
 def test_more_than_a_page_of_schedules_and_those_of_other_pipelines(
@@ -124,7 +124,7 @@ def test_more_than_a_page_of_schedules_and_those_of_other_pipelines(
     for name in names:
         call("schedule", "--cron", "@daily", "--name", name)
     schedule_called(kfp, "s2").pipeline_version_reference.pipeline_id = "of someone else"
-    monkeypatch.setattr(cluster, "_PAGE", 2)
+    monkeypatch.setattr(cluster, "_PAGE_SIZE", 2)
     assert list(listed(call)) == ["name", "s0", "s1", "s3", "s4"]
     assert call("schedule", "delete", "s2").exit_code == 2 and len(kfp.schedules) == 5
 
@@ -135,11 +135,11 @@ def test_pausing_resuming_and_deleting(kfp: FakeKfp, call: Call) -> None:
     before = len(kfp.writes())
     for command in ("pause", "resume", "delete"):
         assert f"would {command} the schedule 'nightly'" in call("schedule", command, "nightly", "--dry-run").output
-    assert "is on already" in call("schedule", "resume", "nightly").output
+    assert "is already on" in call("schedule", "resume", "nightly").output
     assert len(kfp.writes()) == before
     assert "paused the schedule 'nightly'" in call("schedule", "pause", "nightly").output
     assert made.status == "DISABLED"
-    assert "is paused already" in call("schedule", "pause", made.recurring_run_id).output
+    assert "is already paused" in call("schedule", "pause", made.recurring_run_id).output
     assert "resumed the schedule 'nightly'" in call("schedule", "resume", made.recurring_run_id).output
     assert made.status == "ENABLED" and len(kfp.writes()) == before + 2
     assert "deleted the schedule 'nightly'" in call("schedule", "delete", "nightly").output

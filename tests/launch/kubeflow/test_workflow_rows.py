@@ -1,4 +1,4 @@
-"""Stages of a run that KFP has stopped to report, from its workflow: a recorded one, and one of the stand-in's."""
+"""Stages of a run that KFP no longer reports, from its workflow: a recorded one, and one of the stand-in's."""
 
 import gzip
 import json
@@ -20,7 +20,7 @@ Call = Callable[..., Result]
 
 @pytest.fixture(scope="module")
 def recorded_nodes() -> list[dict[str, Any]]:
-    """The nodes of the run in run-succeeded-compressed.json.gz, without what goes into and comes out of them."""
+    """The nodes of the run in run-succeeded-compressed.json.gz, without their inputs and outputs."""
     nodes: list[dict[str, Any]] = json.loads(
         gzip.decompress((recordings.FOLDER / "workflow-nodes.json.gz").read_bytes())
     )

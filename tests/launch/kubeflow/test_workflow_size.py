@@ -1,4 +1,4 @@
-"""The model of the workflow object's size, beside a workflow that a real cluster made, and what it says of ours."""
+"""The model of the workflow object's size, compared with a workflow of a real cluster, and its predictions for ours."""
 
 import json
 from pathlib import Path
@@ -44,7 +44,7 @@ def test_the_model_agrees_with_the_recorded_workflow(
     recorded: dict[str, Any], its_pipeline: list[dict[str, Any]]
 ) -> None:
     size = workflow_size(its_pipeline)
-    assert size.stages == 23 and not size.fits_unpacked
+    assert size.stages == 23 and not size.fits_uncompressed
     assert size.specification == pytest.approx(recorded["specification"], rel=0.03)
     # Two of the recorded stages came from the cache, which the model does not suppose.
     assert size.nodes == pytest.approx(recorded["nodes"], rel=0.10)
@@ -73,11 +73,11 @@ def test_ten_iterations_fit(tmp_path: Path, vanilla: bool, limit: int) -> None:
 
 
 def test_two_iterations_stay_unpacked(tmp_path: Path) -> None:
-    """So that Kubeflow tells how stages do to the end: with a store's secret in the pods, or with checkpoints."""
-    assert ours(2, False, tmp_path, "rl.snapshot_every=0").fits_unpacked
+    """So that Kubeflow reports stages to the end: with a store's secret in the pods, or with checkpoints."""
+    assert ours(2, False, tmp_path, "rl.snapshot_every=0").fits_uncompressed
     recipe = load_recipe(LAPTOP, [], 2)
     compile_pipeline(recipe, tmp_path / "plain.yaml", "registry.example.com/rloop", "cpu")
-    assert workflow_size(read_compiled(tmp_path / "plain.yaml")).fits_unpacked
+    assert workflow_size(read_compiled(tmp_path / "plain.yaml")).fits_uncompressed
 
 
 def test_long_settings_count(tmp_path: Path) -> None:
@@ -87,14 +87,14 @@ def test_long_settings_count(tmp_path: Path) -> None:
 
 
 def test_what_does_not_fit_is_refused_with_the_way_on(tmp_path: Path) -> None:
-    fits = WorkflowSize(stages=73, specification=100_000, nodes=9_000_000, packed=int(SHARE * LIMIT) - 100_000)
+    fits = WorkflowSize(stages=73, specification=100_000, nodes=9_000_000, compressed=int(SHARE * LIMIT) - 100_000)
     check_size(fits, 20)
-    assert "packed (8.7 times the limit unpacked)" in fits.words()
+    assert "compressed (8.7 times the limit uncompressed)" in fits.words()
     output = tmp_path / "large.yaml"
     arguments = ["compile", "--recipe", str(LAPTOP), "--iterations", "40", "--output", str(output)]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 2 and "40 iterations make a workflow of" in result.output
-    assert "go on from there with `submit --continue RUN`" in result.output and not output.exists()
+    assert "then continue with `submit --continue RUN`" in result.output and not output.exists()
     fewer = int(result.output.split("Run ")[1].split(" iterations")[0])
     compile_pipeline(load_recipe(LAPTOP, [], fewer), output)
     assert size_problem(workflow_size(read_compiled(output)), fewer) is None and 15 < fewer < 40

@@ -1,7 +1,7 @@
-"""The stand-in's Argo: nodes, attempts, pods and deadlines, on a clock that tests move.
+"""The stand-in's Argo: nodes, attempts, pods and deadlines, on a clock that tests advance.
 
-Each level is a node for all attempts (`rft`) and one for each attempt (`rft(0)`). KFP's controller gives every template
-`retryPolicy: OnError`: only what was deleted or lost is started again, unless its configuration says `Always`.
+Each level has a node for all attempts (`rft`) and one for each attempt (`rft(0)`). KFP's controller sets
+`retryPolicy: OnError` on every template: only deleted or lost pods are retried, unless it is configured with `Always`.
 `backoff.maxDuration` is a deadline for all attempts, counted from the start of the first.
 """
 
@@ -12,11 +12,11 @@ from typing import Protocol
 
 from tests.launch.stand_in.metadata import AlreadyExists, Metadata
 
-FINAL = ("SUCCEEDED", "FAILED", "SKIPPED", None)  # None: left out
+FINAL = ("SUCCEEDED", "FAILED", "SKIPPED", None)  # None: omitted
 
 
 class Cluster(Protocol):
-    """What workflows share, and how the cluster is configured."""
+    """What workflows share, and the configuration of the cluster."""
 
     clock: datetime
     metadata: Metadata
@@ -26,7 +26,7 @@ class Cluster(Protocol):
 
 @dataclass
 class Node:
-    """A node of a workflow. `error` tells Argo's Error (a pod that was lost) from its Failed."""
+    """A node of a workflow; `error` distinguishes Argo's Error (a lost pod) from Failed."""
 
     name: str
     kind: str  # Retry, DAG, Pod, Skipped or Omitted
@@ -43,7 +43,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Strategy:
-    """How a template's attempts follow each other; the defaults are those of KFP's controller."""
+    """Retry strategy of a template; the defaults are those of KFP's controller."""
 
     limit: int = 2
     pause: timedelta = timedelta(0)
@@ -53,12 +53,12 @@ class Strategy:
 
 @dataclass
 class Pod:
-    """A pod that has not ended."""
+    """A pod that has not terminated."""
 
     node: Node
-    path: str  # of its stage or nested pipeline: iteration-2/rft
+    path: str  # path of its stage or nested pipeline: iteration-2/rft
     driver: bool
-    work: Callable[[], None]  # of a driver; of a stage, what it makes
+    work: Callable[[], None]  # what the driver does, or creates the stage's outputs
     strategy: Strategy
     began: datetime
 
@@ -70,8 +70,8 @@ class Argo:
     """The nodes of a workflow.
 
     Args:
-        name: of the workflow, with which node ids begin.
-        cluster: where it runs.
+        name: name of the workflow, the prefix of node IDs.
+        cluster: cluster that the workflow runs on.
     """
 
     def __init__(self, name: str, cluster: Cluster) -> None:
@@ -82,18 +82,18 @@ class Argo:
 
     @property
     def state(self) -> str | None:
-        """Of the whole workflow."""
+        """State of the entire workflow."""
         return self.nodes[self.name].state if self.name in self.nodes else "PENDING"
 
     def terminate(self) -> None:
-        """Ends all pods, and starts none any more."""
+        """Terminates all pods and starts no more."""
         self.ending = True
         for pod in list(self.pods):
             self._ended(pod, "FAILED", False)
         self._operate()
 
     def retry(self) -> None:
-        """What failed begins anew in place; what was done stays."""
+        """Restarts failed nodes in place and keeps the successful ones."""
         self.ending = False
         gone = {
             name
@@ -110,7 +110,7 @@ class Argo:
                     node.started = self.cluster.clock
 
     def _operate(self) -> None:
-        """The controller looks at all nodes, from the entry point on."""
+        """The controller's reconciliation of all nodes, starting at the entry point."""
         raise NotImplementedError
 
     def _retry(self, name: str, parents: list[str], strategy: Strategy, attempt_at: Callable[[str], Node]) -> Node:
@@ -126,7 +126,7 @@ class Argo:
                 break
             pause = strategy.pause * strategy.factor**number
             if not self.ending and attempt.ended is not None and self.cluster.clock < attempt.ended + pause:
-                break  # Argo lets the pause pass before it decides
+                break  # Argo waits out the back-off before it decides
             first = self.nodes[f"{name}(0)"].started
             in_time = strategy.deadline is None or self.cluster.clock <= first + strategy.deadline
             wanted = attempt.error or self.cluster.retry_policy == "Always"
@@ -152,7 +152,7 @@ class Argo:
             elif full in self.nodes and self.nodes[full].kind == "Omitted":
                 done[task] = self.nodes[full]
             elif full in self.nodes or not any(each.state == "FAILED" for each in done.values()):
-                done[task] = run(full, parents)  # one failure keeps what has not begun from beginning
+                done[task] = run(full, parents)  # after a failure, nothing else starts
         begun = [done[task] for task, *_ in tasks if task in done]
         failed = [each for each in begun if each.state == "FAILED"]
         if all(each.final for each in begun) and (failed or len(begun) == len(tasks)):

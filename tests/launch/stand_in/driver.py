@@ -1,7 +1,7 @@
-"""The stand-in's driver: what a task takes in, and whether the cache has its result, as in KFP's source.
+"""The stand-in's driver: the inputs of a task, and whether the cache has its result, as in KFP's source.
 
-The cache's key is made of the inputs (artifacts by id, values of parameters), the outputs' names and types, image,
-command and arguments, and the names of mounted volumes. Without caching for the task there is no key.
+The cache key consists of the inputs (artifact IDs, parameter values), the outputs' names and types, image, command and
+arguments, and the names of mounted volumes. A task with caching disabled has no key.
 """
 
 import hashlib
@@ -14,14 +14,14 @@ from tests.launch.stand_in.metadata import Execution, Metadata, Outputs
 
 @dataclass
 class Dag:
-    """A pipeline that is running: what it was given, and what its tasks have made so far."""
+    """A running pipeline: its inputs, and what its tasks have produced so far."""
 
     spec: dict[str, Any]
     inputs: Outputs
     made: dict[str, Outputs] = field(default_factory=dict)
 
     def outputs(self) -> Outputs:
-        """What the pipeline hands on."""
+        """Returns the outputs of the pipeline."""
         found = Outputs()
         declared = self.spec.get("outputs", {})
         for key, output in declared.get("artifacts", {}).items():
@@ -35,7 +35,7 @@ class Dag:
 
 @dataclass
 class Driven:
-    """A stage that its driver has prepared."""
+    """A stage that its driver has processed."""
 
     task: dict[str, Any]
     component: dict[str, Any]
@@ -43,11 +43,11 @@ class Driven:
     fingerprint: str
     cached: bool
     inputs: Outputs
-    folder: str = ""  # where its outputs go
+    folder: str = ""  # URI prefix of its outputs
 
 
 def taken_in(task: dict[str, Any], dag: Dag) -> Outputs:
-    """What a task takes in."""
+    """Returns the inputs of a task."""
     found = Outputs()
     for kind, into in (("Artifact", found.artifacts), ("Parameter", found.parameters)):
         outer: dict[str, Any] = getattr(dag.inputs, f"{kind.lower()}s")
@@ -66,10 +66,10 @@ def taken_in(task: dict[str, Any], dag: Dag) -> Outputs:
 def drive_container(
     pipeline: dict[str, Any], platform: dict[str, Any], task: dict[str, Any], dag: Dag, metadata: Metadata
 ) -> Driven:
-    """What the driver of a stage does.
+    """Does what the driver of a stage does.
 
     Raises:
-        AlreadyExists: the stage takes one artifact twice.
+        AlreadyExists: the stage takes the same artifact twice.
     """
     component = pipeline["components"][task["componentRef"]["name"]]
     label = component["executorLabel"]
@@ -86,7 +86,7 @@ def drive_container(
 
 
 def fingerprint(inputs: Outputs, component: dict[str, Any], container: dict[str, Any], platform: dict[str, Any]) -> str:
-    """The key under which the cache keeps a result."""
+    """Returns the cache key of a result."""
     outputs = component.get("outputDefinitions", {})
     parts = [
         inputs.artifacts,

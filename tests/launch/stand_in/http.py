@@ -1,4 +1,4 @@
-"""The HTTP of the stand-in: what goes wrong on the way, who may ask, and JSON in and out."""
+"""The HTTP layer of the stand-in: injected faults, authentication, and JSON encoding."""
 
 import email.parser
 import email.policy
@@ -19,7 +19,7 @@ _WIRE = api.ApiClient()
 
 @dataclass
 class Fault:
-    """Something that goes wrong with the next `times` requests that match."""
+    """A fault to inject into the next `times` matching requests."""
 
     method: str
     path: str
@@ -30,7 +30,7 @@ class Fault:
 
 
 class Answers(Protocol):
-    """What the handler needs of a server."""
+    """What the handler needs from a server."""
 
     token: str
     cookie: str
@@ -39,11 +39,11 @@ class Answers(Protocol):
     closing: threading.Event
 
     def answer(self, method: str, path: str, query: dict[str, str], body: Any) -> Any:
-        """The answer to a request."""
+        """Returns the response to a request."""
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers one request after the other."""
+    """Handles requests one at a time."""
 
     kfp: Answers
     protocol_version = "HTTP/1.1"

@@ -1,4 +1,4 @@
-"""The stand-in's Argo workflow as KFP's API v1beta1 hands it out: as text, its nodes packed where they are many."""
+"""The stand-in's Argo workflow as KFP's v1beta1 API returns it: as text, with many nodes compressed."""
 
 import base64
 import gzip
@@ -14,7 +14,7 @@ _PHASES = {"SUCCEEDED": "Succeeded", "FAILED": "Failed", "SKIPPED": "Skipped", "
 
 
 def manifest(workflow: Workflow, packed: bool) -> dict[str, Any]:
-    """The answer to `GET /apis/v1beta1/runs/ID`."""
+    """Returns the response to `GET /apis/v1beta1/runs/ID`."""
     if not workflow.nodes:
         return {"run": {"id": workflow.run_id}, "pipeline_runtime": {}}
     nodes: dict[str, Any] = {node_id(workflow.name, n.name): _node(workflow, n) for n in workflow.nodes.values()}

@@ -1,16 +1,16 @@
-"""The stand-in's metadata store and cache: executions, artifacts by id, and which result stands for which inputs."""
+"""The stand-in's metadata store and cache: executions, artifact IDs, and cached results by fingerprint."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
 
 
 class AlreadyExists(Exception):
-    """The store refuses what is there."""
+    """The entry already exists in the store."""
 
 
 @dataclass
 class Outputs:
-    """What an execution made: artifacts by id, values of parameters."""
+    """What an execution produced: artifact IDs and parameter values."""
 
     artifacts: dict[str, int] = field(default_factory=dict)
     parameters: dict[str, object] = field(default_factory=dict)
@@ -18,7 +18,7 @@ class Outputs:
 
 @dataclass
 class Execution:
-    """One task that was driven."""
+    """One execution of a task."""
 
     id: int
     outputs: Outputs = field(default_factory=Outputs)
@@ -26,7 +26,7 @@ class Execution:
 
 @dataclass
 class CacheEntry:
-    """A launcher's note that an execution ended well: KFP's API shows it as a row without a name."""
+    """A launcher's record of a successful execution; KFP's API reports it as a row without a name."""
 
     task_id: str
     run_id: str
@@ -38,7 +38,7 @@ class CacheEntry:
 
 @dataclass
 class Metadata:
-    """What all runs share."""
+    """The store that all runs share."""
 
     executions: int = 0
     artifacts: int = 0
@@ -47,10 +47,10 @@ class Metadata:
     places: dict[int, str] = field(default_factory=dict)  # the URI of each artifact
 
     def execution(self, inputs: list[int]) -> Execution:
-        """A new execution that takes artifacts.
+        """Returns a new execution with input artifacts.
 
         Raises:
-            AlreadyExists: it takes one artifact under two names.
+            AlreadyExists: it takes the same artifact under two names.
         """
         self.executions += 1
         for artifact in inputs:
@@ -61,17 +61,17 @@ class Metadata:
         return Execution(self.executions)
 
     def artifact(self, uri: str) -> int:
-        """The id of a new artifact."""
+        """Returns the ID of a new artifact."""
         self.artifacts += 1
         self.places[self.artifacts] = uri
         return self.artifacts
 
     def imported(self, uri: str) -> int:
-        """The id of what an importer brings in: the same for the same URI."""
+        """Returns the ID of an imported artifact: the same for the same URI."""
         if uri not in self.uris:
             self.uris[uri] = self.artifact(uri)
         return self.uris[uri]
 
     def cached(self, fingerprint: str) -> Execution | None:
-        """The newest result for a fingerprint."""
+        """Returns the newest result for a fingerprint, or None."""
         return next((each.execution for each in reversed(self.entries) if each.fingerprint == fingerprint), None)

@@ -1,4 +1,4 @@
-"""Requests to the KFP server of the tests, checked against the models of kfp_server_api."""
+"""Validation of requests to the stand-in server against the models of kfp_server_api."""
 
 import json
 import re
@@ -11,7 +11,7 @@ _FILTER_KEYS = {"display_name", "name", "created_at", "description", "recurring_
 
 
 class Refusal(Exception):
-    """An answer other than 200."""
+    """A response with a status other than 200."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -19,7 +19,7 @@ class Refusal(Exception):
 
 
 def checked(body: Any, model: str, required: set[str]) -> Any:
-    """A request's body as a model; a 400 if it is not one."""
+    """Returns a request's body as a model; raises a 400 if it is invalid."""
     if not isinstance(body, dict):
         raise Refusal(400, f"expected a {model}")
     _check(body, model, model)
@@ -52,12 +52,12 @@ def _check(value: Any, kind: str, where: str) -> None:
 
 
 def listed(things: list[Any], query: dict[str, str]) -> list[Any] | None:
-    """What a list request's filter, page token and page size leave."""
-    return _page(things, query)[0] or None  # as protobuf's JSON leaves empty lists out
+    """Returns the page that a list request's filter, page token and page size select."""
+    return _page(things, query)[0] or None  # protobuf's JSON omits empty lists
 
 
 def next_token(things: list[Any], query: dict[str, str]) -> str | None:
-    """What to ask for the next page with, where there is one."""
+    """Returns the token of the next page, or None."""
     return _page(things, query)[1]
 
 

@@ -1,6 +1,6 @@
-"""What KFP's API tells of a workflow: a row a node, without its id, and a row without a name for each cached result.
+"""What KFP's API reports of a workflow: one row per node, without its ID, and a row without a name per cache entry.
 
-Beyond 1 MiB, Argo compresses a workflow's nodes; KFP does not read them, and its rows stay as they were.
+Beyond 1 MiB, Argo compresses a workflow's nodes; KFP does not read them, and its rows no longer change.
 """
 
 import json
@@ -22,7 +22,7 @@ READABLE = 1 << 20
 
 @dataclass
 class Rows:
-    """The rows of a run, as KFP has last read them."""
+    """The rows of a run, as of KFP's last read."""
 
     workflow: Workflow
     created: datetime
@@ -31,7 +31,7 @@ class Rows:
     _sizes: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def read(self) -> None:
-        """KFP's persistence agent looks at the workflow."""
+        """Updates the rows, as KFP's persistence agent does."""
         if self._size() > READABLE:
             return
         seen = self.workflow.cluster.clock + timedelta(seconds=1)
@@ -45,7 +45,7 @@ class Rows:
             self._children[node.name] = list(node.children)
 
     def told(self) -> list[Any]:
-        """The rows that the API gives, in the order of their ids."""
+        """Returns the rows that the API reports, ordered by ID."""
         for name, row in self.rows.items():
             ids = [node_id(self.workflow.name, child) for child in self._children[name]]
             row.child_tasks = [api.PipelineTaskDetailChildTask(pod_name=each) for each in ids] or None
@@ -73,10 +73,10 @@ class Rows:
         )
 
     def _size(self) -> float:
-        """About the bytes of the workflow, fitted to a recorded one.
+        """Returns the approximate size of the workflow in bytes, fitted to a recorded one.
 
-        Its specification; in the two nodes of a stage's driver, the task with its component, container and place; and
-        in these and four more, what the driver makes of it for the pod.
+        It consists of the specification; the task with its component, container and platform configuration in the two
+        nodes of a stage's driver; and the driver's pod spec patch in these and four more nodes.
         """
         workflow = self.workflow
         if "" not in self._sizes:

@@ -1,4 +1,4 @@
-"""The runs of the stand-in: how they are created, go on, end, are retried and terminated, and what is told of them."""
+"""The runs of the stand-in: their creation, progress, retry, termination and reporting."""
 
 import random
 import string
@@ -23,10 +23,10 @@ _ENDED = ("SUCCEEDED", "FAILED")
 
 @dataclass
 class Runs:
-    """The runs, and levers that move them: a stage is named by its path (`iteration-2/rft`) or its name (`rft`).
+    """The runs, and controls that advance them; stages are given by path (`iteration-2/rft`) or name (`rft`).
 
-    `retry_policy` is that of the controller's configuration; `returns` gives the value of a stage's output, by the
-    stage's path and the output's name; `workflow_names` are taken before random ones.
+    `retry_policy` is the controller's configuration; `returns` computes the value of an output parameter from the
+    stage's path and the output's name; `workflow_names` are used before random ones.
     """
 
     clock: datetime = datetime(2026, 11, 25, 3, 0, tzinfo=UTC)
@@ -37,32 +37,32 @@ class Runs:
     retry_policy: str = "OnError"
     returns: Callable[[str, str], object] = lambda path, output: f"{output} of {path}"
     workflow_names: list[str] = field(default_factory=list)
-    older_api: bool = True  # v1beta1, which hands out workflows
-    packs: bool = False  # Argo packs the nodes, however many they are
+    older_api: bool = True  # v1beta1, which returns workflows
+    packs: bool = False  # Argo compresses the nodes, whatever their number
     _rows: dict[str, Rows] = field(default_factory=dict)
 
     def workflow(self, run_id: str) -> Workflow:
-        """The workflow of a run."""
+        """Returns the workflow of a run."""
         return self._rows[run_id].workflow
 
     def spec(self, run_id: str) -> dict[str, Any]:
-        """The pipeline of a run."""
+        """Returns the pipeline specification of a run."""
         spec = self.specification(self.runs[run_id])
         return dict(spec.get("pipeline_spec", spec))
 
     def specification(self, run: Any) -> dict[str, Any]:
-        """The pipeline of a run, with what concerns the platform."""
+        """Returns the specification of a run, with its platform part if any."""
         reference = run.pipeline_version_reference
         return dict(run.pipeline_spec or self.versions[reference.pipeline_version_id].pipeline_spec)
 
-    # What happens in the cluster
+    # Events in the cluster
 
     def reach(self, run_id: str, hold: tuple[str, ...] = ()) -> None:
-        """Drivers do their work until stages' pods are all that is left; those of held tasks stay as they begin."""
+        """Runs drivers until only stages' pods remain; drivers of held tasks do not proceed."""
         self.workflow(run_id).settle(hold, lambda: self.read(run_id))
 
     def begin(self, run_id: str, stage: str) -> None:
-        """A stage's pod, which waits for a node, starts."""
+        """Starts a stage's pod, which was waiting for a node."""
         self.reach(run_id)
         self.workflow(run_id).pod(stage, "PENDING").node.state = "RUNNING"
         self.read(run_id)
@@ -77,14 +77,14 @@ class Runs:
         ends_alone: bool = False,
         hold: tuple[str, ...] = (),
     ) -> None:
-        """A stage's pod that has begun ends; a lost one was deleted, or its node was."""
+        """Ends a running stage's pod; `lost` means that the pod or its node was deleted."""
         self.clock += timedelta(seconds=seconds)
         workflow = self.workflow(run_id)
         workflow.end(workflow.pod(stage, "RUNNING"), "FAILED" if lost else state, lost, ends_alone)
         self.reach(run_id, hold)
 
     def play(self, run_id: str, fails: Callable[[Pod], bool] = lambda pod: False) -> list[str]:
-        """The run goes to its end; the paths of the stages whose pods ran, in their order."""
+        """Plays a run to its end; returns the paths of the stages whose pods ran, in order."""
         ran, workflow = [], self.workflow(run_id)
         self.reach(run_id)
         while pods := list(workflow.pods):
@@ -98,7 +98,7 @@ class Runs:
         return ran
 
     def finish(self, run_id: str, state: str) -> None:
-        """The run ends in a state at once, whatever its stages do."""
+        """Ends a run in a state immediately, whatever its stages do."""
         workflow = self.workflow(run_id)
         workflow.pods.clear()
         for node in workflow.nodes.values():
@@ -108,12 +108,12 @@ class Runs:
         self._enter(self.runs[run_id], state)
 
     def cancelled(self, run_id: str) -> None:
-        """The pods of a run that was terminated have ended."""
+        """Ends the pods of a run that was terminated."""
         self.workflow(run_id).terminate()
         self.read(run_id)
 
     def read(self, run_id: str) -> None:
-        """KFP's persistence agent looks at a run's workflow."""
+        """Updates a run from its workflow, as KFP's persistence agent does."""
         self._rows[run_id].read()
         run, state = self.runs[run_id], self.workflow(run_id).state
         if state in _ENDED or run.state != "CANCELING":
@@ -144,7 +144,7 @@ class Runs:
         run.run_id, run.created_at, run.scheduled_at = str(uuid.uuid4()), self.clock, self.clock
         run.state, run.state_history, run.storage_state = None, [], "AVAILABLE"
         self._enter(run, "PENDING")
-        # KFP 2.17 fills this in for every run, whether or not there is an MLflow.
+        # KFP 2.17 sets this for every run, with or without MLflow.
         run.plugins_output = {
             "mlflow": api.V2beta1PluginOutput(
                 entries={"experiment_name": api.V2beta1MetadataValue(value="KFP-Default")},

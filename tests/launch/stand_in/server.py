@@ -1,10 +1,10 @@
-"""A small, strict server that speaks what the commands use of Kubeflow Pipelines' v2beta1 REST API.
+"""A small, strict server that implements the part of Kubeflow Pipelines' v2beta1 REST API that the commands use.
 
-Requests are checked against kfp_server_api's own models: an unknown field, a wrong type or a missing required
-field is a 400. Answers are those models. Rules and states follow the API server's source and recorded answers of a
-real one: unique names of pipelines and versions, one namespace a user or none at all, which runs can be retried or
-terminated. Runs are walked through their pipeline: kfp_workflow.py and kfp_argo.py have Argo, kfp_driver.py and
-kfp_metadata.py KFP's driver and cache, kfp_rows.py what the API tells of them, kfp_http.py the wire.
+Requests are checked against kfp_server_api's own models: an unknown field, a wrong type or a missing required field
+results in a 400. Responses are instances of those models. Rules and states follow the API server's source and recorded
+responses of a real server: unique names of pipelines and versions, one namespace per user or none at all, which runs
+can be retried or terminated. Runs are executed along their pipeline: workflow.py and argo.py implement Argo, driver.py
+and metadata.py KFP's driver and cache, rows.py what the API reports of them, http.py the HTTP layer.
 """
 
 import email.message
@@ -24,13 +24,13 @@ from tests.launch.stand_in.models import Refusal, checked, listed, next_token
 from tests.launch.stand_in.runs import Runs
 
 __all__ = ["SECRET", "FakeKfp", "Fault"]
-SECRET = "s3cr3t-token"  # in no output
+SECRET = "s3cr3t-token"  # must not appear in any output
 _LIST = {"page_token", "page_size", "sort_by", "filter"}
 
 
 @dataclass
 class FakeKfp(Runs):
-    """What the server knows, and levers for tests."""
+    """The state of the server, and controls for tests."""
 
     multi_user: bool = False
     token: str = ""
@@ -61,11 +61,11 @@ class FakeKfp(Runs):
         self._http.server_close()
 
     def writes(self) -> list[tuple[str, str]]:
-        """The requests that were no GET."""
+        """Returns the requests other than GET."""
         return [request for request in self.requests if request[0] != "GET"]
 
     def tick(self, schedule_id: str) -> str:
-        """A schedule starts a run; the run's id. KFP hands parameters on as they are, `[[ScheduledTime]]` too."""
+        """Starts a run of a schedule; returns its ID. KFP passes parameters unchanged, even `[[ScheduledTime]]`."""
         schedule = self.schedules[schedule_id]
         run = api.V2beta1Run(
             display_name=f"Run of {schedule.display_name} ({schedule_id[:5]})",
@@ -80,10 +80,10 @@ class FakeKfp(Runs):
     # The API
 
     def answer(self, method: str, path: str, query: dict[str, str], body: Any) -> Any:
-        """The answer to a request, a model or a dictionary.
+        """Returns the response to a request, a model or a dictionary.
 
         Raises:
-            Refusal: an answer other than 200.
+            Refusal: the status is not 200.
         """
         for verb, pattern, allowed, action in self._routes():
             match = re.fullmatch(pattern, path)

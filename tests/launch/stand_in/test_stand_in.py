@@ -1,4 +1,4 @@
-"""The stand-in beside recorded answers of a real Kubeflow Pipelines: the same run, told of in the same rows."""
+"""The stand-in against recorded responses of a real Kubeflow Pipelines: the same run is reported in the same rows."""
 
 import copy
 import json
@@ -21,7 +21,7 @@ WIRE = api.ApiClient()
 
 
 def repeated(kfp: FakeKfp, name: str, parameters: dict[str, Any] | None = None, workflow: str = "rloop-other") -> str:
-    """The id of a new run of what a recorded run ran."""
+    """Starts a run with the pipeline of a recorded run; returns its ID."""
     recorded = recordings.run(name)
     version = recordings.version(recorded)
     kfp.versions[version.pipeline_version_id] = version
@@ -41,9 +41,9 @@ def workflow_of(name: str) -> str:
 
 
 def told(sent: dict[str, Any]) -> Counter[tuple[Any, ...]]:
-    """A run's rows without what differs from run to run: ids, and when it was that something happened.
+    """Returns a run's rows without what differs between runs: IDs and times.
 
-    How often the server looked decides whether it saw a pod run, or a node of a compressed workflow at all.
+    Whether the server saw a pod running, or a node of a compressed workflow at all, depends on when it looked.
     """
     rows = []
     for row in sent["run_details"]["task_details"]:
@@ -57,7 +57,7 @@ def told(sent: dict[str, Any]) -> Counter[tuple[Any, ...]]:
 
 
 def earlier(kfp: FakeKfp, name: str, until: str) -> None:
-    """A run before, whose results are in the cache up to a stage."""
+    """Runs the pipeline beforehand, so that results up to a stage are in the cache."""
     run = repeated(kfp, name, {"refresh": "earlier"})
     for stage in ("preflight", "data-preparation", "evaluation-base"):
         kfp.begin(run, stage)
@@ -83,7 +83,7 @@ def running(kfp: FakeKfp, run: str) -> None:
         kfp.begin(run, stage)
         kfp.end(run, stage)
     kfp.begin(run, "evaluation-base")
-    # The launcher has noted its result a moment before its pod ends.
+    # The launcher records its result a moment before its pod ends.
     pod = kfp.workflow(run).pod("evaluation-base", "RUNNING")
     pod.work()
 
@@ -146,7 +146,7 @@ def test_a_run_is_told_of_as_the_real_server_did(
     assert sorted(map(str, mine - real)) == [] and sorted(map(str, real - mine)) == []
     assert sent["state"] == recorded["state"] and set(sent) == set(recorded)
     states = [[entry.get("state") for entry in each["state_history"]] for each in (sent, recorded)]
-    assert states[0] == [state for state in states[1] if state]  # the real one has moments without a state
+    assert states[0] == [state for state in states[1] if state]  # the real server has entries without a state
     assert sent["plugins_output"]["mlflow"]["state"] == recorded["plugins_output"]["mlflow"]["state"]
     assert sent["plugins_output"]["mlflow"]["entries"] == recorded["plugins_output"]["mlflow"]["entries"]
 
@@ -163,7 +163,7 @@ def test_a_second_run_takes_everything_from_the_cache_but_what_takes_something_n
     assert kfp.play(repeated(kfp, "run-pending-node")) == []
     assert kfp.play(repeated(kfp, "run-pending-node", {"refresh": "new"})) == ["preflight"]
     kfp.returns = lambda path, output: "other data"
-    # The real macro arrives as text, so that it is new in the first tick alone.
+    # The macro is passed on as text, so it is new only in the first tick.
     ticks = [kfp.play(repeated(kfp, "run-pending-node", {"refresh": "[[ScheduledTime]]"})) for _ in range(2)]
     assert len(ticks[0]) == 11 and ticks[1] == []
     other = kfp.play(repeated(kfp, "run-pending-node", {"refresh": "new", "rft_epochs": 3}))
@@ -171,7 +171,7 @@ def test_a_second_run_takes_everything_from_the_cache_but_what_takes_something_n
 
 
 def test_without_caching_a_stage_runs_and_leaves_nothing_in_the_cache() -> None:
-    """As tried on the real server: caching off for three stages, everything else from the cache."""
+    """As observed on a real server, with caching disabled for three stages: everything else comes from the cache."""
     kfp = FakeKfp()
     first = repeated(kfp, "run-pending-node")
     kfp.play(first)
@@ -184,7 +184,7 @@ def test_without_caching_a_stage_runs_and_leaves_nothing_in_the_cache() -> None:
         ran = kfp.play(run)
         assert ran == [f"iteration-1/{stage}" for stage in ("rft", "evaluation-rloop", "report")]
         assert told_stages(kfp, run)["iteration-1/rl-exploration"] == "cached"
-    assert len(kfp.metadata.entries) == entries + 4  # RFT has left none
+    assert len(kfp.metadata.entries) == entries + 4  # none for RFT
 
 
 def clone(kfp: FakeKfp, run_id: str, specification: dict[str, Any]) -> str:
@@ -203,7 +203,7 @@ def test_an_artifact_under_two_inputs_ends_the_driver() -> None:
     with pytest.raises(AlreadyExists, match="code = AlreadyExists desc = Given event already exists: artifact_id: 8"):
         metadata.execution([7, 8, 8])
     kfp = FakeKfp()
-    run = repeated(kfp, "run-failed-driver")  # iteration 1 takes the base policy thrice
+    run = repeated(kfp, "run-failed-driver")  # iteration 1 takes the base policy three times
     assert kfp.play(run) == ["preflight", "data-preparation", "evaluation-base"]
     assert kfp.runs[run].state == "FAILED"
 
@@ -219,7 +219,7 @@ def test_attempts_follow_as_the_controller_has_it(policy: str, lost: bool, attem
     kfp.end(run, "preflight", "FAILED", lost=lost)
     executor = "rloop-other(0).root(0).preflight(0).executor"
     assert len(kfp.workflow(run).nodes[executor].children) == attempts
-    assert (kfp.clock - before).total_seconds() >= 120  # its minute, and the pause, which passes in any case
+    assert (kfp.clock - before).total_seconds() >= 120  # its minute, and the back-off, which passes in any case
     if attempts == 1:
         assert kfp.runs[run].state == "FAILED"
     else:
@@ -229,7 +229,7 @@ def test_attempts_follow_as_the_controller_has_it(policy: str, lost: bool, attem
 
 
 def test_all_attempts_have_one_deadline_from_the_first_one_on() -> None:
-    """As seen: after ten minutes a healthy attempt is killed, and the level above begins a round of its own."""
+    """As observed: after ten minutes a healthy attempt is killed, and the level above starts a round of its own."""
     kfp = FakeKfp(retry_policy="Always")
     run = repeated(kfp, "run-pending-node")
     kfp.begin(run, "preflight")
@@ -256,7 +256,7 @@ def test_a_tick_hands_on_a_macro_as_text() -> None:
     assert schedule.status == recorded["status"]
     listed = WIRE.sanitize_for_serialization(kfp.answer("GET", "/apis/v2beta1/recurringruns", {}, None))
     (told,) = listed["recurring_runs"] if "recurring_runs" in listed else listed["recurringRuns"]
-    assert set(told) == set(recorded) - {"description", "service_account", "no_catchup"}  # which were not asked for
+    assert set(told) == set(recorded) - {"description", "service_account", "no_catchup"}  # not part of the request
     tick = kfp.tick(schedule.recurring_run_id)
     assert kfp.runs[tick].runtime_config.parameters == {"refresh": "[[ScheduledTime]]"}
 

@@ -1,7 +1,8 @@
-"""The stand-in's workflow of a run: KFP's templates, walked from the specification of the pipeline.
+"""The stand-in's workflow of a run: KFP's templates, generated from the specification of the pipeline.
 
-A task has a driver and then its node; a stage's node holds the pod, `executor`, unless the driver found the result in
-the cache; a nested pipeline's holds its tasks. As in recorded workflows, all of these have attempts: kfp_argo.py.
+A task has a driver node followed by its own node. A stage's node contains the pod, `executor`, unless the driver found
+the result in the cache; a nested pipeline's node contains its tasks. As in recorded workflows, all of these have
+attempts: see argo.py.
 """
 
 import re
@@ -21,11 +22,11 @@ class Workflow(Argo):
     """The workflow of a run.
 
     Args:
-        name: its name, with which Argo's node ids begin.
-        run_id: of the run.
-        specification: of the pipeline.
-        parameters: that the run was given.
-        cluster: where it runs.
+        name: name of the workflow, the prefix of Argo's node IDs.
+        run_id: ID of the run.
+        specification: specification of the pipeline.
+        parameters: parameters passed to the run.
+        cluster: cluster that the workflow runs on.
     """
 
     def __init__(
@@ -43,14 +44,14 @@ class Workflow(Argo):
         self.dags: dict[str, Dag] = {}
         self.driven: dict[str, Driven] = {}
 
-    # What tests do
+    # Controls for tests
 
     def settle(self, hold: tuple[str, ...] = (), watch: Callable[[], None] = lambda: None) -> None:
-        """Lets drivers do their work and pauses pass until stages' pods are all that is left to do.
+        """Runs drivers and lets back-off periods pass until only stages' pods remain.
 
         Args:
-            hold: names of tasks whose drivers stay as they begin.
-            watch: is called whenever Argo has looked at the nodes.
+            hold: names of tasks whose drivers do not proceed.
+            watch: callback after each reconciliation by Argo.
         """
         while True:
             self._operate()
@@ -64,10 +65,10 @@ class Workflow(Argo):
             elif self.pods or self.nodes[self.name].final:
                 return
             else:
-                self.cluster.clock += timedelta(seconds=10)  # a pause before another attempt, or before giving up
+                self.cluster.clock += timedelta(seconds=10)  # back-off before another attempt, or before giving up
 
     def pod(self, stage: str, state: str) -> Pod:
-        """The pod of a stage, by its path or its name, in a state."""
+        """Returns the pod of a stage, given by path or name, that is in a state."""
         found = [
             pod
             for pod in self.pods
@@ -77,7 +78,7 @@ class Workflow(Argo):
         return found[0]
 
     def end(self, pod: Pod, state: str, lost: bool = False, ends_alone: bool = False) -> None:
-        """A stage's pod ends; a lost one may have done its work all the same."""
+        """Ends a stage's pod; a lost pod may still have completed its work (`ends_alone`)."""
         late = pod.strategy.deadline and self.cluster.clock > pod.began + pod.strategy.deadline
         if late:
             state, lost = "FAILED", True  # "Step exceeded its deadline"
@@ -101,7 +102,7 @@ class Workflow(Argo):
         assert place in self.nodes
 
     def _dag_task(self, name: str, parents: list[str], dag: Dag, path: str) -> Node:
-        """The node of a pipeline: KFP's root, or a nested one."""
+        """Returns the node of a pipeline: KFP's root, or a nested one."""
 
         def attempt_at(attempt: str) -> Node:
             if attempt not in self.nodes:
@@ -133,7 +134,7 @@ class Workflow(Argo):
     def _importer(
         self, name: str, importer: dict[str, Any], task: dict[str, Any], dag: Dag, path: str
     ) -> Callable[[str, list[str]], Node]:
-        """The node of an importer: one pod, without a driver."""
+        """Returns the node of an importer: a single pod without a driver."""
 
         def work() -> None:
             uri = importer["artifactUri"]
@@ -212,7 +213,7 @@ class Workflow(Argo):
         return node
 
     def _make(self, pod: str, path: str, driven: Driven) -> None:
-        """What a stage's launcher does when the stage has ended well."""
+        """Does what a stage's launcher does after the stage has succeeded."""
         outputs, metadata = driven.component.get("outputDefinitions", {}), self.cluster.metadata
         driven.execution.outputs = Outputs(
             {key: metadata.artifact(f"{driven.folder}/{key}") for key in outputs.get("artifacts", {})},
