@@ -11,6 +11,7 @@ import click
 
 from components.shared.errors import InputError
 from components.shared.stage import disk_problem, whole_file
+from components.shared.version import VERSION
 from launch.analysis.compare import compare
 from launch.analysis.grade import grade
 from launch.check import check
@@ -187,7 +188,7 @@ def command_line(compile_pipeline: Callable[..., None]) -> click.Group:
     """
 
     @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "obj": compile_pipeline})
-    @click.version_option(package_name="rloop", prog_name="rloop", message="%(prog)s %(version)s")
+    @click.version_option(VERSION, prog_name="rloop", message="%(prog)s %(version)s")
     def main() -> None:
         """Post-train a language model with RLoop, locally or on Kubeflow Pipelines.
 

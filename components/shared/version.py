@@ -4,4 +4,4 @@ Image tags and progress fingerprints leave this file out (see imports.py), so a 
 result. A page therefore shows the version that its stage's image was built from.
 """
 
-VERSION = "0.1.0"
+VERSION = "0.2.0"
