@@ -46,7 +46,7 @@ PIP_SETTINGS = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL")  # environment variables
 @click.option(
     "--variant",
     type=click.Choice(VARIANTS),
-    help="Variant of the training stages' images (default: by --recipe; without it cuda with --registry, else cpu).",
+    help="Variant of the training images (default: cuda with --registry, unless --recipe has no GPUs; else cpu).",
 )
 @click.option(
     "--recipe", type=click.Path(path_type=Path), help="Recipe whose pools' accelerators determine the variant."
