@@ -40,7 +40,7 @@ def rft(
         REPORTS,
         RFT_LOG,
         TENSORBOARD,
-        hand_on,
+        copy_reports,
     )
     from components.shared.stage import log_metrics, stage
     from components.shared.training.processes import on_processes
@@ -64,5 +64,5 @@ def rft(
             checkpointing=CheckpointSettings.check(settings["store"], "store"),
             tracking=TrackingSettings.check(settings["tracking"], "tracking"),
         )
-        hand_on(Path(experts.path) / REPORTS, log.path, EXPLORATION_LOG, HARVESTING_REPORT, FILTERING_REPORT)
+        copy_reports(Path(experts.path) / REPORTS, log.path, EXPLORATION_LOG, HARVESTING_REPORT, FILTERING_REPORT)
         log_metrics(metrics, figures)

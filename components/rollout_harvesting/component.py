@@ -24,7 +24,7 @@ def rollout_harvesting(
     from pathlib import Path
 
     from components.rollout_harvesting.harvest import harvest
-    from components.shared.reporting.reports import EXPLORATION_LOG, HARVESTING_REPORT, REPORTS, hand_on
+    from components.shared.reporting.reports import EXPLORATION_LOG, HARVESTING_REPORT, REPORTS, copy_reports
     from components.shared.stage import stage
 
     with stage("rollout harvesting"):
@@ -36,6 +36,6 @@ def rollout_harvesting(
             report_out=reports / HARVESTING_REPORT,
             page_out=page.path,
         )
-        hand_on(rollouts.path, reports, EXPLORATION_LOG)
+        copy_reports(rollouts.path, reports, EXPLORATION_LOG)
         if report:
-            hand_on(reports, report.path, EXPLORATION_LOG, HARVESTING_REPORT)
+            copy_reports(reports, report.path, EXPLORATION_LOG, HARVESTING_REPORT)

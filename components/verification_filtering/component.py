@@ -37,7 +37,7 @@ def verification_filtering(
         FILTERING_REPORT,
         HARVESTING_REPORT,
         REPORTS,
-        hand_on,
+        copy_reports,
     )
     from components.shared.stage import log_metrics, stage
     from components.verification_filtering.filter import filter_trajectories
@@ -57,5 +57,5 @@ def verification_filtering(
             earlier_experts=earlier_experts.path if earlier_experts else None,
             checkpointing=CheckpointSettings.check(settings["store"], "store"),
         )
-        hand_on(Path(trajectories.path) / REPORTS, reports, EXPLORATION_LOG, HARVESTING_REPORT)
+        copy_reports(Path(trajectories.path) / REPORTS, reports, EXPLORATION_LOG, HARVESTING_REPORT)
         log_metrics(metrics, figures)

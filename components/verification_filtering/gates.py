@@ -118,7 +118,7 @@ class Decisions:
 
 
 def _gate(row: dict[str, Any], correct: bool | None, settings: FilterSettings) -> str | None:
-    """The first gate that drops a trajectory for what it is by itself; None if it passes."""
+    """The first gate that drops a trajectory regardless of the others; None if it passes."""
     if correct is None or row["success_rate"] is None:
         return "not_scorable"
     if row["finish_reason"] != "stop":

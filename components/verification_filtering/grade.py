@@ -56,7 +56,7 @@ class TrajectoryGrading:
         """
         done = set(checkpoints.restore_shards(folder))
         if done:
-            note(f"resuming: {len(done)} batches were graded by an earlier attempt")
+            note(f"resuming with {len(done)} graded batches of an earlier attempt")
         progress = Progress(count_rows(self._trajectories), "trajectories graded")
         for number, batch in enumerate(batches(read_rows(self._trajectories, _COLUMNS), _BATCH)):
             shard = folder / f"verdicts-{number:06d}.parquet"

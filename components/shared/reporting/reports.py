@@ -25,7 +25,7 @@ def file_in(artifact: Any, name: str) -> Path | None:
     return path if path and path.exists() else None
 
 
-def hand_on(source: str | Path, destination: str | Path, *names: str) -> None:
+def copy_reports(source: str | Path, destination: str | Path, *names: str) -> None:
     """Copies reports of earlier stages into a folder that the next stage reads."""
     Path(destination).mkdir(parents=True, exist_ok=True)
     for name in names:

@@ -63,7 +63,7 @@ def test_a_paired_comparison_by_hand() -> None:
     assert 0.0 <= found.interval[0] < 0.25 < found.interval[1] <= 0.5
     same = paired_comparison([0.3, 0.7], [0.3, 0.7], seed=0)
     assert same.difference == 0.0 and same.interval == (0.0, 0.0) and same.probability == 0.5
-    with pytest.raises(ValueError, match="2 problems against 3"):
+    with pytest.raises(ValueError, match="2 and 3 problems"):
         paired_comparison([0.1, 0.2], [0.1, 0.2, 0.3], seed=0)
 
 
