@@ -71,7 +71,7 @@ def test_set_changes_keys_at_any_depth() -> None:
         ("data.train=[{path: x.jsonl}]", "unknown recipe key 'data.train.0.path'"),
         ("report.validation=tset", "is not a benchmark. Did you mean 'test'"),
         ("rl.steps=[", "is not valid YAML"),
-        ("data.benchmarks=[null]", "a benchmark is a URI or a mapping with a uri, not None"),
+        ("data.benchmarks=[null]", "a benchmark must be a URI or a mapping with a uri, not None"),
         ("seed=-1", "recipe key 'seed'"),
         ("rl.learning_rate=.inf", "recipe key 'rl.learning_rate': Input should be a finite number"),
         ("rft.max_grad_norm=.nan", "recipe key 'rft.max_grad_norm': Input should be a finite number"),
