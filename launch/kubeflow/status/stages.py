@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from launch.compiled import leaves, stages_of
 from launch.kubeflow.status.nodes import ENDED, Node, Nodes, time_of
-from launch.kubeflow.status.pod_request import pod_request
+from launch.kubeflow.status.pod_request import pod_request, queue_of
 
 FINISHED = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
 _CACHED = timedelta(seconds=3)  # no container can start, download inputs and upload outputs in less time
@@ -18,9 +18,9 @@ _LATE = timedelta(minutes=1)  # KFP normally receives Argo's updates within seco
 class Stage:
     """A stage of a run.
 
-    `state` is one of: waiting (for other stages), starting (its driver is running), pending (its pod waits for a node
-    or its image), running, "running or pending" (indistinguishable), retrying (an attempt failed, another may follow),
-    succeeded, cached, failed, canceled, not reached, and unknown (no longer reported by KFP).
+    `state` is one of: waiting (for other stages), starting (its driver is running), pending (its pod waits in its
+    queue, for a node or for its image), running, "running or pending" (indistinguishable), retrying (an attempt failed,
+    another may follow), succeeded, cached, failed, canceled, not reached, and unknown (no longer reported by KFP).
     """
 
     path: str
@@ -31,6 +31,7 @@ class Stage:
     attempt: int = 0  # current attempt of its pod; 0 before the first
     attempts: int = 1  # maximum number of attempts
     waits_for: str | None = None  # if pending: what its pod requests
+    queue: str | None = None  # Kueue queue in which it may wait: its pod if pending, its TrainJob if running
     error: str | None = None
 
     def seconds(self, now: datetime) -> float | None:
@@ -97,6 +98,8 @@ def run_progress(run: Any, specification: dict[str, Any], now: datetime | None =
         stage = _reconcile(reported, run, state, unreported)
         if stage.state in ("pending", "running or pending"):
             stage = replace(stage, waits_for=pod_request(specification, parameters, each.tasks))
+        if stage.state in ("pending", "running or pending", "running"):
+            stage = replace(stage, queue=queue_of(specification, each.tasks, pod_runs=stage.state == "running"))
         stages.append(stage)
     return RunProgress(
         state,
