@@ -9,7 +9,7 @@ are merged.
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -31,19 +31,44 @@ def read_compiled(compiled: Path) -> list[dict[str, Any]]:
     return list(yaml.load_all(compiled.read_text(), Loader=yaml.CSafeLoader))
 
 
+class Leaf(NamedTuple):
+    """A task that is not a nested pipeline: a stage or an importer."""
+
+    path: str  # such as `iteration-2/rft`; kfp names the first iteration `iteration`, which is `iteration-1` here
+    tasks: list[dict[str, Any]]  # specs of the enclosing nested pipelines' tasks, then its own
+    is_stage: bool  # or an importer, which has neither a driver nor a container
+
+
+def leaves(specification: dict[str, Any]) -> Iterator[Leaf]:
+    """Yields a pipeline's stages and importers in an order in which they can run."""
+    pipeline = specification.get("pipeline_spec", specification)
+    executors = pipeline["deploymentSpec"]["executors"]
+
+    def visit(dag: dict[str, Any], prefix: str, enclosing: list[dict[str, Any]]) -> Iterator[Leaf]:
+        waiting = dict(sorted(dag["tasks"].items()))
+        while waiting:
+            ready = [n for n, task in waiting.items() if not waiting.keys() & set(task.get("dependentTasks", ()))]
+            for name in ready:
+                task = waiting.pop(name)
+                component = pipeline["components"][task["componentRef"]["name"]]
+                if inner := component.get("dag"):
+                    path = f"{prefix}{'iteration-1' if name == 'iteration' else name}/"
+                    yield from visit(inner, path, [*enclosing, task])
+                else:
+                    is_stage = "container" in executors[component["executorLabel"]]
+                    yield Leaf(prefix + name, [*enclosing, task], is_stage)
+
+    return visit(pipeline["root"]["dag"], "", [])
+
+
+def stages_of(specification: dict[str, Any]) -> Iterator[Leaf]:
+    """Yields a pipeline's stages in an order in which they can run; importers do not count."""
+    return (leaf for leaf in leaves(specification) if leaf.is_stage)
+
+
 def stage_paths(specification: dict[str, Any]) -> list[str]:
     """Returns the paths of a pipeline's stages, such as `iteration-2/rft`; importers do not count."""
-    components, executors = specification["components"], specification["deploymentSpec"]["executors"]
-
-    def visit(dag: dict[str, Any], prefix: str) -> Iterator[str]:
-        for name, task in dag["tasks"].items():
-            component = components[task["componentRef"]["name"]]
-            if inner := component.get("dag"):
-                yield from visit(inner, f"{'iteration-1' if name == 'iteration' else name}/")
-            elif "container" in executors[component["executorLabel"]]:
-                yield prefix + name
-
-    return list(visit(specification["root"]["dag"], ""))
+    return [stage.path for stage in stages_of(specification)]
 
 
 def reduce_compiled(compiled: Path) -> None:

@@ -21,6 +21,11 @@ class Pool(Settings):
     shared_memory: str | None = Field(None, description="Size of /dev/shm, such as 16Gi; null: the node's default.")
     node_selector: dict[str, str] = Field({}, description="Node selector of the pods; empty: any node.")
     tolerations: list[dict[str, str]] = Field([], description="Tolerations of the pods, for tainted nodes.")
+    queue: str | None = Field(
+        None,
+        description="Kueue LocalQueue of the run's namespace that admits the pods, or the TrainJob of a stage that "
+        "trains on several nodes; null: none.",
+    )
     timeout_hours: float = Field(24.0, gt=0, description="Time limit of a pod in hours.")
     retries: int = Field(
         3,
@@ -41,6 +46,18 @@ class Pool(Settings):
     def _is_cpu(cls, value: str) -> str:
         if not re.fullmatch(r"\d+m|\d+(\.\d+)?", value) or not float(value.rstrip("m")):
             raise ValueError("expected a number of cores such as 4 or 0.5, or millicores such as 500m")
+        return value
+
+    @field_validator("queue")
+    @classmethod
+    def _is_queue(cls, value: str | None) -> str | None:
+        # A DNS subdomain, as Kueue's webhook checks, which is the value of a label.
+        name = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+        if value is not None and (len(value) > 63 or not re.fullmatch(rf"{name}(\.{name})*", value)):
+            raise ValueError(
+                "expected the name of a LocalQueue such as team-a: at most 63 lower-case letters, digits, hyphens and "
+                "dots, with a letter or a digit at either end"
+            )
         return value
 
     @field_validator("memory", "shared_memory")

@@ -11,7 +11,7 @@ from kfp import dsl, kubernetes
 
 from components.shared.training.parallel import ONE_PROCESS, ParallelSettings
 from components.shared.training.tracking import CREDENTIALS
-from components.shared.training.train_job import NODE_RESOURCES, SHARED
+from components.shared.training.train_job import NODE_QUEUE, NODE_RESOURCES, QUEUE_LABEL, SHARED
 from launch.images import image
 from launch.pools import Pool, Pools
 from launch.recipe import Recipe
@@ -37,7 +37,7 @@ POOL_OF = {
 # level above.)
 NEVER_RETRIED = ("preflight", "data_preparation")
 PAUSE_SECONDS = 60  # before the first retry; doubled before each further one
-NODE_WAIT_HOURS = 24  # how long an attempt may wait for a node of its pool
+NODE_WAIT_HOURS = 24  # how long an attempt may wait in its queue and for a node of its pool
 # Stages that talk to the object store themselves, in addition to the artifacts that KFP downloads and uploads.
 _USE_STORE = (
     "preflight",
@@ -136,29 +136,36 @@ def place(
         nodes: Nodes of each pool.
         caching: Whether KFP may reuse the result of an earlier run.
         parallel: Parallelism of a training stage. With several nodes, the stage's own pod only copies files and waits:
-            it requests what a pod of the CPU pool does, and its annotation says what the nodes request.
+            it requests what a pod of the CPU pool does, and its annotations say what the nodes request and where they
+            queue. It does not queue itself: pods that wait for their nodes would hold the quota that the nodes need.
     """
     name = POOL_OF[stage]
     pool: Pool = getattr(pools, name)
+    timeout_hours = pool.timeout_hours
     if parallel.nodes == 1:
         task.set_cpu_request(pool.cpu).set_memory_request(pool.memory).set_memory_limit(pool.memory)
         if pool.accelerators:
             task.set_accelerator_type(pool.accelerator).set_accelerator_limit(pool.accelerators)
+        if pool.queue:
+            kubernetes.add_pod_label(task, QUEUE_LABEL, pool.queue)
     else:
         waiting = pools.cpu
         task.set_cpu_request(waiting.cpu).set_memory_request(waiting.memory).set_memory_limit(waiting.memory)
         kubernetes.mount_pvc(task, parallel.volume, str(SHARED))
         kubernetes.add_pod_annotation(task, NODE_RESOURCES, json.dumps(_resources(pool)))
+        if pool.queue:
+            kubernetes.add_pod_annotation(task, NODE_QUEUE, pool.queue)
+            timeout_hours += NODE_WAIT_HOURS  # the stage's pod runs while its nodes queue
     if pool.shared_memory:
         kubernetes.empty_dir_mount(task, "shm", "/dev/shm", medium="Memory", size_limit=pool.shared_memory)
     kubernetes.add_node_selector_json(task, nodes[name].selector)
     kubernetes.add_toleration_json(task, nodes[name].tolerations)
     kubernetes.set_security_context(task, run_as_user=IMAGE_USER, run_as_non_root=True)
-    kubernetes.set_timeout(task, round(pool.timeout_hours * 3600))
+    kubernetes.set_timeout(task, round(timeout_hours * 3600))
     kubernetes.add_pod_label(task, POOL_LABEL, LABEL_OF[name])
     retries = 0 if stage in NEVER_RETRIED else pool.retries
     # Set even when it is 0: KFP's controller gives two retries to a task without a policy.
-    task.set_retry(retries, f"{PAUSE_SECONDS}s", 2.0, f"{retry_seconds(retries, pool.timeout_hours)}s")
+    task.set_retry(retries, f"{PAUSE_SECONDS}s", 2.0, f"{retry_seconds(retries, timeout_hours)}s")
     task.set_caching_options(caching)
 
 

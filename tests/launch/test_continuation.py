@@ -19,11 +19,13 @@ from components.shared.policy import Policy
 from components.shared.stage import write_json
 from launch.compiled import check_single_use, read_compiled, stage_paths
 from launch.continuation import Earlier, _Attempts, continued_folder, workflow_nodes
+from launch.kubeflow.status.stages import iterate_stages
 from launch.kubeflow.workflow_size import workflow_size
 from launch.parameters import carried_over, run_parameters
 from launch.recipe import Recipe, load_recipe
 from tests.launch.conftest import RECIPE, Call
 from tests.launch.recordings import FOLDER
+from tests.launch.stand_in.metadata import AlreadyExists
 from tests.launch.stand_in.server import FakeKfp
 
 
@@ -151,8 +153,28 @@ def test_thirty_iterations_are_three_runs(kfp: FakeKfp, call: Call) -> None:
     assert "/vanilla-rl/" in given(kfp, third)["vanilla_state"]
     assert {path.split("/")[0] for path in kfp.play(third)} == {"preflight", "iteration-4"}
     status = call("status", third)
-    assert status.exit_code == 0 and "iteration 4: Report" in status.output
-    assert "Policy of iteration 3" in status.output
+    assert status.exit_code == 0 and "[12/12] iteration 4: Report" in status.output
+    assert "Policy of iteration 3" not in status.output, "an importer is no stage"
+    went_on = kfp.spec(third)
+    assert sorted(path for path, _ in iterate_stages(went_on)) == sorted(stage_paths(went_on))
+    assert "importer" not in call("retry", third, "--from", "report", "--dry-run").output
+
+
+def test_a_failed_importer_is_named(kfp: FakeKfp, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = submitted(kfp, *SMALL, "--iterations", "1")
+    submit(kfp, *SMALL, "--iterations", "1", "--continue", first)
+
+    def fails(uri: str) -> int:
+        raise AlreadyExists(uri)
+
+    monkeypatch.setattr(kfp.metadata, "imported", fails)
+    run = newest(kfp)
+    kfp.play(run)
+    said = call("status", run).output
+    assert "Policy of iteration 1 (importer) failed in attempt 1 of 1; its log" in said and "[ 9/9]" in said
+    assert "Kubeflow reports no failed stage" not in said
+    told = json.loads(call("status", run, "--json").output)
+    assert "importer" in told["failed"] and "importer" not in {stage["stage"] for stage in told["stages"]}
 
 
 def test_the_same_continued_run_once_more_comes_from_the_cache(kfp: FakeKfp, call: Call) -> None:

@@ -1,4 +1,4 @@
-"""The retry policy of a stage's task in the compiled file."""
+"""The retry policy of a stage's task in the compiled file, and its queue."""
 
 from pathlib import Path
 from typing import Any
@@ -9,8 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kfp import compiler, dsl
 
+from components.shared.errors import InputError
+from components.shared.training.train_job import NODE_QUEUE, QUEUE_LABEL
+from launch.compiled import read_compiled, stages_of
 from launch.pools import Pool, Pools
+from launch.recipe import load_recipe
 from launch.tasks import PAUSE_SECONDS, Nodes, place, retry_seconds
+from pipeline import compile_pipeline
+
+LAPTOP = Path(__file__).resolve().parents[2] / "recipes" / "laptop.yaml"
 
 
 @dsl.component(install_kfp_package=False, base_image="registry.example.com/rloop:1")
@@ -29,6 +36,38 @@ def policy_of(stage: str, pools: Pools, folder: Path) -> dict[str, Any]:
     compiler.Compiler().compile(one, str(folder / "one.yaml"))
     specification = next(yaml.safe_load_all((folder / "one.yaml").read_text()))
     return dict(specification["root"]["dag"]["tasks"]["work"]["retryPolicy"])
+
+
+def compiled(folder: Path, *changes: str) -> list[dict[str, Any]]:
+    compile_pipeline(load_recipe(LAPTOP, [*changes, "rl.parallel={nodes: 2, volume: shared}"]), folder / "rloop.yaml")
+    return read_compiled(folder / "rloop.yaml")
+
+
+def test_a_queue_is_a_label_of_the_pods_and_changes_nothing_else(tmp_path: Path) -> None:
+    queues = [f"pools.{pool}.queue={pool}.team-a" for pool in ("cpu", "training", "inference")]
+    (plain, plain_pods), (queued, pods) = compiled(tmp_path), compiled(tmp_path, *queues)
+    executors = pods["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    labels = {name: pod["podMetadata"]["labels"].pop(QUEUE_LABEL, None) for name, pod in executors.items()}
+    expected = {"exec-rft": "training", "exec-report": "cpu", "exec-preflight": "cpu", "exec-evaluation": "inference"}
+    assert {name: labels[name] for name in expected} == {name: f"{pool}.team-a" for name, pool in expected.items()}
+    assert [name for name, queue in labels.items() if queue is None] == ["exec-rl-exploration"], "its TrainJob queues"
+    exploration = executors["exec-rl-exploration"]
+    assert exploration["podMetadata"]["annotations"].pop(NODE_QUEUE) == "training.team-a"
+    assert int(exploration["activeDeadlineSeconds"]) == 2 * 86400, "a day, and one in which its nodes may queue"
+    exploration["activeDeadlineSeconds"] = "86400"
+    assert pods == plain_pods
+    for specification in (plain, queued):
+        for leaf in stages_of(specification):
+            deadline = leaf.tasks[-1]["retryPolicy"].pop("backoffMaxDuration", None)
+            if leaf.path == "iteration-1/rl-exploration":
+                assert deadline == f"{4 * (3 if specification is queued else 2) * 86400 + 420}s"
+    assert queued == plain
+
+
+@pytest.mark.parametrize("queue", ["Team_A", "-a", "a.", "a..b", "''", "x" * 64, "5"])
+def test_a_queue_has_a_name_that_kueue_takes(queue: str) -> None:
+    with pytest.raises(InputError, match=r"pools\.training\.queue"):
+        load_recipe(LAPTOP, [f"pools.training.queue={queue}"])
 
 
 def test_the_deadline_of_all_attempts_outlasts_them(tmp_path: Path) -> None:

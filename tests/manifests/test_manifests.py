@@ -35,6 +35,8 @@ CLUSTER_SCOPED = {
     "MutatingAdmissionPolicyBinding",
     "NodePool",
     "EC2NodeClass",
+    "ResourceFlavor",
+    "ClusterQueue",
 }
 # Kinds that Kubernetes' own schemas do not know, and the fields of their spec that we may use.
 CUSTOM = {
@@ -51,6 +53,17 @@ CUSTOM = {
         "tags",
     },
     ("external-secrets.io/v1", "ExternalSecret"): {"refreshInterval", "secretStoreRef", "target", "data"},
+    ("kueue.x-k8s.io/v1beta2", "ResourceFlavor"): {"nodeLabels", "nodeTaints", "tolerations", "topologyName"},
+    ("kueue.x-k8s.io/v1beta2", "ClusterQueue"): {
+        "resourceGroups",
+        "cohortName",
+        "queueingStrategy",
+        "namespaceSelector",
+        "flavorFungibility",
+        "preemption",
+        "stopPolicy",
+    },
+    ("kueue.x-k8s.io/v1beta2", "LocalQueue"): {"clusterQueue", "stopPolicy", "fairSharing"},
     ("karpenter.sh/v1", "NodePool"): {"template", "disruption", "limits", "weight"},
     ("karpenter.k8s.aws/v1", "EC2NodeClass"): {
         "role",
@@ -345,6 +358,25 @@ def test_priorities_rise_from_evaluation_to_training(with_components: Path) -> N
     assert value["rloop-evaluation"] < value["rloop-cpu"] < value["rloop-training"]
     (policy,) = of_kind(documents, "MutatingAdmissionPolicy")
     assert all(f"'{name}'" in str(policy["spec"]["variables"]) for name in value)
+
+
+def test_the_queue_has_quota_for_what_the_pods_of_each_pool_request(with_components: Path) -> None:
+    documents = list(yaml.safe_load_all(built(with_components)))
+    flavors = {o["metadata"]["name"]: o["spec"] for o in of_kind(documents, "ResourceFlavor")}
+    assert {flavor["nodeLabels"]["rloop.dev/pool"] for flavor in flavors.values()} == POOLS
+    for flavor in flavors.values():
+        assert flavor.get("nodeTaints", []) == ([TAINT] if flavor["nodeLabels"]["rloop.dev/pool"] != "cpu" else [])
+    ((cluster_queue,), (queue,)) = of_kind(documents, "ClusterQueue"), of_kind(documents, "LocalQueue")
+    assert queue["spec"]["clusterQueue"] == cluster_queue["metadata"]["name"]
+    assert cluster_queue["spec"]["namespaceSelector"]["matchLabels"] in NAMESPACES
+    (group,) = cluster_queue["spec"]["resourceGroups"]
+    assert {flavor["name"] for flavor in group["flavors"]} == set(flavors)
+    for flavor in group["flavors"]:  # of all resources, in their order, says the webhook
+        assert [resource["name"] for resource in flavor["resources"]] == group["coveredResources"]
+    gpus = sum(flavor["resources"][2]["nominalQuota"] for flavor in group["flavors"])
+    (quota,) = of_kind(documents, "ResourceQuota")
+    assert group["coveredResources"][2] == "nvidia.com/gpu"
+    assert gpus <= int(quota["spec"]["hard"]["requests.nvidia.com/gpu"]), "the namespace would reject admitted pods"
 
 
 def test_node_pools_have_one_name_everywhere() -> None:

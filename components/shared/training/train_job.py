@@ -28,10 +28,12 @@ from components.shared.training import trainjob_api
 from components.shared.training.launching import MESSAGE
 from components.shared.training.node_folder import ALIVE, RESULT, arguments_of, node_failed, node_log, write_call
 from components.shared.training.parallel import ParallelSettings
-from components.shared.training.trainjob_api import API, Cluster, connect
+from components.shared.training.trainjob_api import API, SUSPENDED, Cluster, connect
 
 SHARED = Path("/rloop-shared")  # where the volume is mounted, in all pods
 NODE_RESOURCES = "rloop.dev/node-resources"  # annotation of the stage's pod: a node's resources, as JSON
+NODE_QUEUE = "rloop.dev/node-queue"  # annotation of the stage's pod: the Kueue LocalQueue of its TrainJob
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"  # by which Kueue admits a pod or a TrainJob (the latter from Kueue 0.14 on)
 RUNTIME = "torch-distributed"  # the ClusterTrainingRuntime that Kubeflow Trainer ships
 _WORKFLOW = "workflows.argoproj.io/workflow"  # Argo's label: the run, the same in all attempts
 # Labels by which network policies, priorities and people recognise a stage's pods.
@@ -132,13 +134,14 @@ def train_job(pod: dict[str, Any], name: str, folder: Path, settings: ParallelSe
         settings: Number of nodes and processes.
     """
     metadata = pod["metadata"]
+    queue = metadata["annotations"].get(NODE_QUEUE)
     main = next(container for container in pod["spec"]["containers"] if container["name"] == "main")
     return {
         "apiVersion": "/".join(API),
         "kind": "TrainJob",
         "metadata": {
             "name": name,
-            "labels": {"app.kubernetes.io/part-of": "rloop"},
+            "labels": {"app.kubernetes.io/part-of": "rloop"} | ({QUEUE_LABEL: queue} if queue else {}),
             "ownerReferences": [
                 {"apiVersion": "v1", "kind": "Pod", "name": metadata["name"], "uid": metadata["uid"]},
             ],
@@ -211,16 +214,23 @@ def _follow(cluster: Cluster, job: dict[str, Any], folder: Path, nodes: int) -> 
 
     Raises:
         InputError: A process raised one.
-        RuntimeError: A node failed otherwise.
+        RuntimeError: A node failed otherwise, or the TrainJob lost its quota.
     """
     log = _Tail(folder / node_log(0))
     failure_files = {MESSAGE, *(node_failed(node) for node in range(nodes))}
-    state = ""
-    while not state:
+    state, queued = "", False
+    while state in ("", SUSPENDED):
         (folder / ALIVE).touch()
         # Listed each time: a network file system caches for a while that a name does not exist.
-        failed = failure_files & _names(folder)
+        present = _names(folder)
+        failed = failure_files & present
         state, message = cluster.state(job)
+        if state == SUSPENDED and any(node_log(node) in present for node in range(nodes)):
+            message = "it was suspended after its nodes had started, as Kueue does with what it preempts"
+            break
+        if state == SUSPENDED and not queued:
+            queued = True
+            note(_queued(job))
         time.sleep(trainjob_api.POLL_SECONDS)  # for what the nodes wrote last
         log.print()
         if failed:
@@ -239,6 +249,13 @@ def _follow(cluster: Cluster, job: dict[str, Any], folder: Path, nodes: int) -> 
         if node_failed(node) in present:
             reasons.append(f"node {node}: {(folder / node_failed(node)).read_text()}")
     raise RuntimeError("; ".join(filter(None, reasons)))
+
+
+def _queued(job: dict[str, Any]) -> str:
+    name, queue = job["metadata"]["name"], job["metadata"]["labels"].get(QUEUE_LABEL)
+    if queue:
+        return f"TrainJob {name} waits in queue {queue} until Kueue admits it"
+    return f"TrainJob {name} is suspended, and names no queue: if Kueue has to admit it, set pools.training.queue"
 
 
 def _names(folder: Path) -> set[str]:

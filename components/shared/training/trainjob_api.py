@@ -12,6 +12,7 @@ from components.shared.errors import InputError
 from components.shared.stage import note
 
 API = ("trainer.kubeflow.org", "v1alpha1")
+SUSPENDED = "Suspended"
 POLL_SECONDS = 3.0
 DELETION_SECONDS = 600.0  # maximum time for a deleted TrainJob to be gone
 _NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -52,7 +53,8 @@ class Cluster:
     def state(self, job: dict[str, Any]) -> tuple[str, str]:
         """Returns the state of a TrainJob and the cluster's message on it.
 
-        The state is Complete, Failed, Deleted, or empty while none of these is known.
+        The state is Complete, Failed, Deleted, Suspended (as Kueue does until it admits a TrainJob), or empty while
+        none of these is known.
         """
         from kubernetes.client import ApiException
         from urllib3.exceptions import HTTPError
@@ -74,7 +76,7 @@ class Cluster:
         for condition in found.get("status", {}).get("conditions", []):
             if condition["type"] in ("Complete", "Failed") and condition["status"] == "True":
                 return condition["type"], condition.get("message", "")
-        return "", ""
+        return SUSPENDED if found["spec"].get("suspend") else "", ""
 
     def delete(self, name: str, uid: str | None = None) -> str:
         """Deletes a TrainJob and waits until its pods are gone, at most DELETION_SECONDS.

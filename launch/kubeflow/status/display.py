@@ -170,12 +170,14 @@ def _stage_line(stage: Stage, number: int, progress: RunProgress) -> str:
 
 def _state_words(stage: Stage) -> str:
     """The state of a stage as displayed: empty if it succeeded on its first attempt."""
-    waits = "waits for a node or its image" + (f": {stage.waits_for}" if stage.waits_for else "")
+    queue = f"in queue {stage.queue}, or " if stage.queue else ""
+    waits = f"waits {queue}for a node or its image" + (f": {stage.waits_for}" if stage.waits_for else "")
     words = {
         "succeeded": "" if stage.started else "succeeded",
         "cached": "",
         "failed": "FAILED",
         "pending": waits,
+        "running": f"running; its TrainJob may wait in queue {stage.queue}" if stage.queue else "running",
         "running or pending": f"runs, or {waits}",
         "retrying": f"{_attempt(stage)} failed; another attempt follows if the cluster's retry policy allows it",
         "unknown": "not reported",
@@ -241,6 +243,7 @@ def as_json(cluster: Cluster, run: Any, progress: RunProgress) -> dict[str, Any]
                 "attempt": stage.attempt,
                 "attempts": stage.attempts,
                 "waits_for": stage.waits_for,
+                "queue": stage.queue,
                 "error": stage.error,
             }
             for stage in progress.stages

@@ -1,6 +1,8 @@
-"""What the pod of a stage requests and which nodes it selects: why it may be pending."""
+"""What the pod of a stage requests, which nodes it selects and where it queues: why it may be pending."""
 
 from typing import Any
+
+from components.shared.training.train_job import NODE_QUEUE, QUEUE_LABEL
 
 
 def pod_request(specification: dict[str, Any], parameters: dict[str, Any], tasks: list[dict[str, Any]]) -> str:
@@ -12,11 +14,9 @@ def pod_request(specification: dict[str, Any], parameters: dict[str, Any], tasks
         tasks: task specs of the enclosing nested pipelines, then the stage's own.
     """
     pipeline = specification.get("pipeline_spec", specification)
-    label = pipeline["components"][tasks[-1]["componentRef"]["name"]].get("executorLabel", "")
-    container = pipeline["deploymentSpec"]["executors"].get(label, {}).get("container", {})
+    container = pipeline["deploymentSpec"]["executors"].get(_executor(specification, tasks), {}).get("container", {})
     resources = container.get("resources", {})
-    platforms = specification.get("platform_spec", {}).get("platforms", {})
-    pod = platforms.get("kubernetes", {}).get("deploymentSpec", {}).get("executors", {}).get(label, {})
+    pod = _pod(specification, tasks)
     definitions = pipeline["root"].get("inputDefinitions", {}).get("parameters", {})
     root = {name: definition.get("defaultValue") for name, definition in definitions.items()} | parameters
     selector = _node_selector(pod.get("nodeSelector", {}), root, tasks[:-1])
@@ -28,6 +28,34 @@ def pod_request(specification: dict[str, Any], parameters: dict[str, Any], tasks
     if accelerator := resources.get("accelerator"):
         parts.append(f"{accelerator.get('resourceCount', '1')} {accelerator.get('resourceType', 'accelerator')}")
     return ", ".join(parts)
+
+
+def queue_of(specification: dict[str, Any], tasks: list[dict[str, Any]], pod_runs: bool) -> str | None:
+    """Returns the Kueue queue that a stage may wait in: its pod's, or, once that runs, the queue of its TrainJob.
+
+    Kueue's scheduling gate keeps a pod pending; neither KFP nor Argo tells it from a pod that waits for a node.
+
+    Args:
+        specification: specification of the run.
+        tasks: task specs of the enclosing nested pipelines, then the stage's own.
+        pod_runs: whether its pod is running.
+    """
+    metadata = _pod(specification, tasks).get("podMetadata", {})
+    kind, key = ("annotations", NODE_QUEUE) if pod_runs else ("labels", QUEUE_LABEL)
+    queue: str | None = metadata.get(kind, {}).get(key)
+    return queue
+
+
+def _executor(specification: dict[str, Any], tasks: list[dict[str, Any]]) -> str:
+    pipeline = specification.get("pipeline_spec", specification)
+    return str(pipeline["components"][tasks[-1]["componentRef"]["name"]].get("executorLabel", ""))
+
+
+def _pod(specification: dict[str, Any], tasks: list[dict[str, Any]]) -> dict[str, Any]:
+    """Returns the Kubernetes part of a stage's executor."""
+    platforms = specification.get("platform_spec", {}).get("platforms", {})
+    executors = platforms.get("kubernetes", {}).get("deploymentSpec", {}).get("executors", {})
+    return dict(executors.get(_executor(specification, tasks), {}))
 
 
 def _node_selector(source: dict[str, Any], root: dict[str, Any], enclosing: list[dict[str, Any]]) -> dict[str, str]:

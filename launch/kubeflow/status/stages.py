@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
+from launch.compiled import leaves, stages_of
 from launch.kubeflow.status.nodes import ENDED, Node, Nodes, time_of
-from launch.kubeflow.status.pod_request import pod_request
+from launch.kubeflow.status.pod_request import pod_request, queue_of
 
 FINISHED = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
 _CACHED = timedelta(seconds=3)  # no container can start, download inputs and upload outputs in less time
@@ -17,9 +18,9 @@ _LATE = timedelta(minutes=1)  # KFP normally receives Argo's updates within seco
 class Stage:
     """A stage of a run.
 
-    `state` is one of: waiting (for other stages), starting (its driver is running), pending (its pod waits for a node
-    or its image), running, "running or pending" (indistinguishable), retrying (an attempt failed, another may follow),
-    succeeded, cached, failed, canceled, not reached, and unknown (no longer reported by KFP).
+    `state` is one of: waiting (for other stages), starting (its driver is running), pending (its pod waits in its
+    queue, for a node or for its image), running, "running or pending" (indistinguishable), retrying (an attempt failed,
+    another may follow), succeeded, cached, failed, canceled, not reached, and unknown (no longer reported by KFP).
     """
 
     path: str
@@ -30,6 +31,7 @@ class Stage:
     attempt: int = 0  # current attempt of its pod; 0 before the first
     attempts: int = 1  # maximum number of attempts
     waits_for: str | None = None  # if pending: what its pod requests
+    queue: str | None = None  # Kueue queue in which it may wait: its pod if pending, its TrainJob if running
     error: str | None = None
 
     def seconds(self, now: datetime) -> float | None:
@@ -44,7 +46,7 @@ class RunProgress:
     Attributes:
         state: state of the run.
         stages: its stages, in an order in which they can run.
-        failed: stages that failed, and nested pipelines whose driver failed.
+        failed: stages that failed, nested pipelines whose driver failed, and importers that failed.
         notes: remarks to show with the stages.
         at: the point in time.
     """
@@ -81,18 +83,23 @@ def run_progress(run: Any, specification: dict[str, Any], now: datetime | None =
     entry, nested = nodes.entry_point(), dict[str, Stage]()
     if (driver := nodes.node(f"{entry}.root-driver", [f"{entry}.root"])).state == "FAILED":
         nested[""] = _driver_failed(driver, "", "The pipeline")
-    found = [
-        _stage_nodes(nodes, path, tasks, _parent(nodes, entry, specification, path, tasks, nested))
-        for path, tasks in _enclosed_stages(specification)
-    ]
+    found, importers = [], []
+    for path, tasks, is_stage in leaves(specification):
+        parent = _parent(nodes, entry, specification, path, tasks, nested)
+        if is_stage:
+            found.append(_stage_nodes(nodes, path, tasks, parent))
+        elif importer := _failed_importer(nodes, path, tasks, parent):
+            importers.append(importer)
     pods = nodes.pods_of([each.executor for each in found if each.executor and each.executor.attempts])
-    failed = [_reconcile(stage, run, state, unreported) for stage in nested.values()]
+    failed = [_reconcile(stage, run, state, unreported) for stage in (*nested.values(), *importers)]
     stages = []
     for each in found:
         reported = _stage(each, pods.get(each.executor.name, []) if each.executor else [])
         stage = _reconcile(reported, run, state, unreported)
         if stage.state in ("pending", "running or pending"):
             stage = replace(stage, waits_for=pod_request(specification, parameters, each.tasks))
+        if stage.state in ("pending", "running or pending", "running"):
+            stage = replace(stage, queue=queue_of(specification, each.tasks, pod_runs=stage.state == "running"))
         stages.append(stage)
     return RunProgress(
         state,
@@ -183,6 +190,15 @@ def _driver_failed(driver: Node, path: str, title: str) -> Stage:
     return Stage(path, title, "failed", time_of(row.start_time), time_of(row.end_time), error="its driver failed")
 
 
+def _failed_importer(nodes: Nodes, path: str, tasks: list[dict[str, Any]], parent: str) -> Stage | None:
+    """Returns an importer that failed, like a stage: it is a single pod, without a driver."""
+    node = nodes.node(f"{parent}.{task_names(path)[-1]}", ())
+    if node.row is None or node.state != "FAILED":
+        return None
+    started, ended, pods = time_of(node.row.start_time), time_of(node.row.end_time), len(node.attempts)
+    return Stage(path, f"{_title(tasks, path)} (importer)", "failed", started, ended, pods, pods)
+
+
 def _stage_state(state: str) -> str:
     return {"PENDING": "starting", "CANCELING": "running"}.get(state, state.lower())
 
@@ -242,35 +258,13 @@ def _clock(moment: datetime) -> str:
 
 def iterate_stages(specification: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields a pipeline's stages in an order in which they can run: paths such as `iteration-2/rft` and task specs."""
-    return ((path, tasks[-1]) for path, tasks in _enclosed_stages(specification))
+    return ((stage.path, stage.tasks[-1]) for stage in stages_of(specification))
 
 
 def task_names(path: str) -> list[str]:
     """Returns the names of the tasks in a stage's path; kfp names the first iteration `iteration`."""
     first, *rest = path.split("/")
     return ["iteration" if rest and first == "iteration-1" else first, *rest]
-
-
-def _enclosed_stages(specification: dict[str, Any]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Yields the stages' paths, each with the task specs of the enclosing nested pipelines and the stage's own."""
-    pipeline = specification.get("pipeline_spec", specification)
-
-    def visit(
-        dag: dict[str, Any], prefix: str, enclosing: list[dict[str, Any]]
-    ) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-        waiting = dict(sorted(dag["tasks"].items()))
-        while waiting:
-            ready = [n for n, task in waiting.items() if not waiting.keys() & set(task.get("dependentTasks", ()))]
-            for name in ready:
-                task = waiting.pop(name)
-                inner = pipeline["components"][task["componentRef"]["name"]].get("dag")
-                if inner:
-                    path = f"{prefix}{'iteration-1' if name == 'iteration' else name}/"
-                    yield from visit(inner, path, [*enclosing, task])
-                else:
-                    yield prefix + name, [*enclosing, task]
-
-    return visit(pipeline["root"]["dag"], "", [])
 
 
 def _title(tasks: list[dict[str, Any]], path: str) -> str:

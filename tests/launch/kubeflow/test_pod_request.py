@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from launch.compiled import read_compiled
-from launch.kubeflow.status.pod_request import pod_request
+from launch.kubeflow.status.pod_request import pod_request, queue_of
 from launch.recipe import load_recipe
 from pipeline import compile_pipeline
 
@@ -28,3 +28,21 @@ def test_the_nodes_are_the_recipes_or_those_of_the_run_form(tmp_path: Path) -> N
     assert words(root["iteration-2"], inner["report"]) == "disk=fast, 1 CPU, 4Gi"
     assert words(root["data-preparation"]) == words(root["preflight"]) == "disk=fast, 1 CPU, 4Gi"
     assert words(root["data-preparation"], pools=other) == "1 CPU, 4Gi"
+
+
+def test_the_queue_is_that_of_the_pod_or_of_its_nodes(tmp_path: Path) -> None:
+    queues = ["pools.training.queue=team-a", "pools.inference.queue=evaluations"]
+    several = ["rl.parallel={nodes: 2, volume: shared}"]
+    compile_pipeline(load_recipe(LAPTOP, [*queues, *several]), tmp_path / "rloop.yaml")
+    pipeline, platform = read_compiled(tmp_path / "rloop.yaml")
+    specification = {"pipeline_spec": pipeline, "platform_spec": platform}
+    inner = pipeline["components"][pipeline["root"]["dag"]["tasks"]["iteration"]["componentRef"]["name"]]["dag"][
+        "tasks"
+    ]
+
+    def queue(name: str) -> list[str | None]:
+        return [queue_of(specification, [inner[name]], pod_runs) for pod_runs in (False, True)]
+
+    assert queue("rft") == ["team-a", None]
+    assert queue("rl-exploration") == [None, "team-a"], "the stage's own pod does not queue"
+    assert queue("evaluation-explored") == ["evaluations", None] and queue("report") == [None, None]

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from click.testing import Result
 from rich.console import Console
 
+from components.shared.training.train_job import NODE_QUEUE, QUEUE_LABEL
 from launch.kubeflow.cluster import Cluster
 from launch.kubeflow.server import Connection
 from launch.kubeflow.status.display import print_status
@@ -217,6 +219,30 @@ def test_a_failure_that_kubeflow_does_not_place_says_where_to_look(kfp: FakeKfp,
     said = call("status", run).output
     assert "Kubeflow has reported no stage of this run" in said and "not reached" not in said
     assert f"kubectl get workflow -l pipeline/runid={run}" in said
+
+
+def test_a_stage_in_a_queue_says_so(kfp: FakeKfp, call: Call) -> None:
+    """As Argo reports it: a gated pod is pending, and while a TrainJob queues, its stage's pod runs."""
+    first = repeated(kfp, "run-pending-node")
+    specification = json.loads(json.dumps(kfp.specification(kfp.runs[first])))
+    executors = specification["platform_spec"]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    executors["exec-data-preparation"] = {"podMetadata": {"labels": {QUEUE_LABEL: "team-a"}}}
+    executors["exec-rl-exploration"] = {"podMetadata": {"annotations": {NODE_QUEUE: "team-b"}}}
+    run = clone(kfp, first, specification)
+    kfp.begin(run, "preflight")
+    kfp.end(run, "preflight")
+    waits = "waits in queue team-a, or for a node or its image: 1 CPU, 4Gi"
+    assert re.search(rf"Data preparation .* {waits}$", call("status", run).output, re.MULTILINE)
+    told = json.loads(call("status", run, "--json").output)["stages"]
+    assert {stage["stage"]: stage["queue"] for stage in told if stage["queue"]} == {"data-preparation": "team-a"}
+    for stage in ("data-preparation", "evaluation-base"):
+        kfp.begin(run, stage)
+        assert "team-a" not in call("status", run).output
+        kfp.end(run, stage)
+    assert "team-b" not in call("status", run).output, "its own pod does not queue"
+    kfp.begin(run, "rl-exploration")
+    said = call("status", run).output
+    assert re.search(r"RL exploration .* running; its TrainJob may wait in queue team-b$", said, re.MULTILINE)
 
 
 TWO_GPUS = {"accelerator": {"resourceType": "nvidia.com/gpu", "resourceCount": "2"}}

@@ -197,6 +197,16 @@ def test_the_train_job_is_valid_and_its_pods_are_like_the_stages(tmp_path: Path)
     assert pod["metadata"]["labels"]["pipelines.kubeflow.org/v2_component"] == "true"  # for the network policies
 
 
+def test_the_train_job_queues_instead_of_the_stages_pod() -> None:
+    pod = stage_pod(train_job.SHARED)
+    pod["metadata"]["annotations"][train_job.NODE_QUEUE] = "team-a"
+    name = train_job.job_name("run-1", refine, {"iteration": 1})
+    job = train_job.train_job(pod, name, train_job.SHARED / name, TWO_NODES)
+    jsonschema.validate(job, TRAIN_JOB)
+    assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team-a"
+    assert "kueue" not in json.dumps(job["spec"]), "Kueue sees the nodes' pods as parts of the TrainJob"
+
+
 def test_a_stage_has_one_name_for_its_train_job_and_no_other_stage_has_it() -> None:
     first = train_job.job_name("run-1", refine, {"iteration": 1, "policy_out": Path("/some/where")})
     assert first == train_job.job_name("run-1", refine, {"iteration": 1, "policy_out": Path("/else/where")})
@@ -242,6 +252,48 @@ def test_a_node_that_failed_ends_the_stage_with_the_end_of_its_log(
         on_processes(TWO_NODES, "rl", init_processes)
     printed = capsys.readouterr().out
     assert "[progress] 1/4 steps\n" in printed and "the log of node 1 ends with:\nTraceback\n" in printed
+    assert not cluster.jobs
+
+
+@pytest.mark.parametrize("queue", ["team-a", None])
+def test_a_train_job_in_a_queue_is_waited_for(
+    cluster: TrainerStandIn, capsys: pytest.CaptureFixture[str], queue: str | None
+) -> None:
+    if queue:
+        cluster.pod["metadata"]["annotations"][train_job.NODE_QUEUE] = queue
+    polls = []
+
+    def queues(job: dict[str, Any], folder: Path) -> None:
+        spec = cluster.jobs[job["metadata"]["name"]]["spec"]
+        spec["suspend"] = True  # as Kueue's webhook does
+
+        def status(name: str) -> dict[str, Any]:
+            polls.append(spec["suspend"])
+            if len(polls) == 3:  # Kueue has admitted it, and its nodes have finished
+                spec["suspend"] = False
+                (folder / "node-0.log").write_text("trained\n")
+                (folder / "result.json").write_text("[0, 2]")
+            done = {"conditions": [{"type": "Complete", "status": "True"}]}
+            return {} if spec["suspend"] else done
+
+        cluster.status = status  # type: ignore[method-assign]
+
+    made(cluster, queues)
+    assert on_processes(TWO_NODES, "rl", init_processes) == [0, 2] and len(polls) == 3
+    said = capsys.readouterr().out
+    told = "waits in queue team-a until Kueue admits it" if queue else "names no queue: if Kueue has to admit it, set"
+    assert said.count(told) == 1 and "trained" in said
+
+
+def test_a_train_job_that_is_preempted_ends_the_attempt(cluster: TrainerStandIn) -> None:
+    def preempted(job: dict[str, Any], folder: Path) -> None:
+        (folder / "node-1.log").write_text("begun")
+        cluster.jobs[job["metadata"]["name"]]["spec"]["suspend"] = True
+        cluster.status = lambda _: {}  # type: ignore[method-assign]
+
+    made(cluster, preempted)
+    with pytest.raises(RuntimeError, match="Suspended; it was suspended after its nodes had started, as Kueue does"):
+        on_processes(TWO_NODES, "rl", init_processes)
     assert not cluster.jobs
 
 
