@@ -6,7 +6,7 @@ measured usage. All figures are upper bounds: every sequence is assumed to have 
 
 from dataclasses import dataclass
 
-from components.preflight.model_size import ModelSize
+from components.shared.policy.model_size import ModelSize
 from components.shared.training.lora import ALL_WEIGHTS, LoRASettings
 from components.shared.training.parallel import ONE_PROCESS, ParallelSettings
 

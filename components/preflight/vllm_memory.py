@@ -6,7 +6,7 @@ docs/plan.md has the model and its sources.
 from dataclasses import dataclass
 
 from components.preflight.memory import cache_bytes, sampling_activations
-from components.preflight.model_size import ModelSize
+from components.shared.policy.model_size import ModelSize
 
 _PREFILL_TOKENS = 8192  # prompt tokens per batch: TRL sets 4,096, vLLM's defaults are 2,048 to 16,384
 _VALUE_BYTES = 2  # per weight, key or value: bfloat16

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from components.preflight.memory import GIB, Memory
-from components.preflight.model_size import ModelSize
 from components.rft.settings import RFTSettings
 from components.rl_exploration.settings import ExplorationSettings
+from components.shared.policy.model_size import ModelSize
 from launch.planning.cost_estimate import CostEstimate, StageCost
 from launch.planning.devices import GPUS
 from launch.planning.formatting import format_bytes, format_duration
