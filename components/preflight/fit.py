@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from components.preflight.disk import checkpoints_disk, policy_bytes, rollout_bytes
 from components.preflight.memory import GIB, exploring_memory, training_memory, waiting_memory
 from components.preflight.settings import RunSize
-from components.preflight.vllm_memory import EngineMemory, engine_memory, samples_with_vllm
 from components.shared.policy.model_size import ModelSize
+from components.shared.sampling.vllm_memory import EngineMemory, engine_memory, samples_with_vllm
 
 PROMPT_TOKENS = 512  # assumed length of a prompt, if the context allows it
 

@@ -12,7 +12,7 @@ from functools import cached_property
 from components.evaluation.settings import EvaluationSettings
 from components.preflight.disk import checkpoint_bytes, checkpoints_disk, policy_bytes, rollout_bytes, sample_bytes
 from components.preflight.memory import CACHE_PAIR_BYTES, WEIGHT_BYTES, Memory
-from components.preflight.vllm_memory import EngineMemory
+from components.shared.sampling.vllm_memory import EngineMemory
 from launch.planning.formatting import format_count, format_seconds
 from launch.planning.memory_estimate import MemoryEstimate
 from launch.planning.planned_run import PlannedRun

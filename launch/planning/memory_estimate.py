@@ -11,7 +11,7 @@ from components.preflight.memory import (
     training_memory,
     waiting_memory,
 )
-from components.preflight.vllm_memory import EngineMemory, engine_memory, samples_with_vllm
+from components.shared.sampling.vllm_memory import EngineMemory, engine_memory, samples_with_vllm
 from launch.planning.planned_run import PlannedRun
 
 _MAX_SEQUENCES = 1024  # vLLM's limit in evaluation: components/shared/sampling/vllm_engine.py

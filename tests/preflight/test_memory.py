@@ -5,10 +5,10 @@ import pytest
 
 from components.preflight.disk import rollout_bytes
 from components.preflight.memory import GIB, evaluation_memory, exploring_memory, training_memory, waiting_memory
-from components.preflight.vllm_memory import engine_memory, samples_with_vllm
 from components.shared.policy import Policy
 from components.shared.policy.config import named_config
 from components.shared.policy.model_size import ModelSize
+from components.shared.sampling.vllm_memory import engine_memory, samples_with_vllm
 from components.shared.training.lora import LoRASettings
 from components.shared.training.parallel import ParallelSettings
 

@@ -17,7 +17,6 @@ from components.preflight.disk import policy_bytes
 from components.preflight.fit import estimates
 from components.preflight.memory import GIB
 from components.preflight.settings import RunSize
-from components.preflight.vllm_memory import engine_memory
 from components.rft.refine import refine
 from components.rl_exploration.explore import explore
 from components.shared.data.schema import BENCHMARK_ORDER, PROBLEMS, TRAJECTORIES, read_rows, write_table
@@ -25,6 +24,7 @@ from components.shared.errors import InputError
 from components.shared.policy import Policy
 from components.shared.policy.model_size import ModelSize
 from components.shared.progress.uploads import CHECKPOINTS_ON_DISK
+from components.shared.sampling.vllm_memory import engine_memory
 from components.shared.stage import read_json, write_json
 from launch.planning.cost_estimate import CostEstimate, StageCost
 from launch.planning.devices import GPUS, device_for
