@@ -18,8 +18,30 @@ class BenchmarkSettings(Settings):
     top_p: float | None = Field(None, gt=0, le=1, description="Nucleus (top-p) sampling threshold.")
 
 
+class SamplingParallelSettings(Settings):
+    """Replicas of the policy that share the sampling; they change its speed, not its results."""
+
+    replicas: int | None = Field(
+        None,
+        ge=1,
+        description="Replicas of the policy, each a process with GPUs of its own; as many as the pod's GPUs hold if "
+        "null, and one on CPUs.",
+    )
+    tensor_parallel_size: int | None = Field(
+        None,
+        ge=1,
+        description="Number of GPUs that vLLM spreads each replica over; the smallest that divides the GPUs and leaves "
+        "room for a KV cache if null.",
+    )
+
+
+_ALL_GPUS = SamplingParallelSettings.model_construct()
+
+
 class EvaluationSettings(Settings):
     """How a policy is measured on the benchmarks."""
+
+    renamed = {"tensor_parallel_size": "parallel.tensor_parallel_size"}
 
     samples: int = Field(32, ge=1, description="Completions per problem: the n of avg@n.")
     pass_at: list[int] = Field(
@@ -30,7 +52,9 @@ class EvaluationSettings(Settings):
     )
     temperature: float = Field(1.0, ge=0, description="Sampling temperature; 0 always takes the most likely token.")
     top_p: float = Field(1.0, gt=0, le=1, description="Nucleus (top-p) sampling threshold.")
-    sequences_per_batch: int = Field(512, ge=1, description="Completions generated at once; affects memory only.")
+    sequences_per_batch: int = Field(
+        512, ge=1, description="Completions that each replica generates at once; affects memory only."
+    )
     engine: Literal["auto", "vllm", "transformers"] = Field(
         "auto",
         description="Sampling engine; auto is vLLM if it is installed and there is a GPU, otherwise transformers.",
@@ -38,9 +62,7 @@ class EvaluationSettings(Settings):
     gpu_memory_utilization: float = Field(
         0.9, gt=0, le=1, description="Share of a GPU's memory that vLLM uses for weights and KV cache."
     )
-    tensor_parallel_size: int | None = Field(
-        None, ge=1, description="Number of GPUs that vLLM spreads the policy over; all of the pod's if null."
-    )
+    parallel: SamplingParallelSettings = Field(_ALL_GPUS, description="How the pod's GPUs share the sampling.")
     benchmarks: dict[str, BenchmarkSettings] = Field(
         {},
         description="Per benchmark: samples, pass_at, max_completion_tokens, temperature, top_p if not as above.",
