@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from components.evaluation.benchmarks import Benchmark, check_prompts, load_curve_benchmarks
-from components.evaluation.graded_samples import GradedSampling, Measured, fingerprinted
+from components.evaluation.graded_samples import GradedSampling, Measured, result_settings
 from components.evaluation.settings import EvaluationSettings
 from components.evaluation.tally import ProblemTally, summarise
 from components.shared.grading import Grader, GradingSettings
@@ -64,7 +64,7 @@ def evaluate_curve(
     samples = sum(benchmark.samples for benchmark in benchmarks) * len(weights_by_step)
     progress = Progress(samples, f"samples of {len(weights_by_step)} intermediate checkpoints")
     parameters = {
-        "settings": fingerprinted(settings),
+        "settings": result_settings(settings),
         "engine": engine,
         "grading": grading.model_dump(),
         "seed": seed,

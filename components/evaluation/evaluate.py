@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from components.evaluation.benchmarks import check_prompts, load_benchmarks
-from components.evaluation.graded_samples import GradedSampling, Measured, fingerprinted
+from components.evaluation.graded_samples import GradedSampling, Measured, result_settings
 from components.evaluation.pages import write_page
 from components.evaluation.settings import EvaluationSettings
 from components.evaluation.tally import ProblemTally, summarise
@@ -66,7 +66,12 @@ def evaluate(
     benchmarks = load_benchmarks(benchmarks_path, settings)
     length = check_prompts(policy, benchmarks)
     progress = Progress(sum(benchmark.samples for benchmark in benchmarks), f"samples of {name}")
-    parameters = {"settings": fingerprinted(settings), "engine": engine, "grading": grading.model_dump(), "seed": seed}
+    parameters = {
+        "settings": result_settings(settings),
+        "engine": engine,
+        "grading": grading.model_dump(),
+        "seed": seed,
+    }
     outputs = Outputs(
         {"samples": samples_out, "evaluation": evaluation_out, "page": page_out},
         {"name": name, "kind": kind, "iteration": iteration},
@@ -101,7 +106,7 @@ def evaluate(
         "timed_out": reasons[TIMED_OUT],
         "failed": reasons[FAILED],
         "reasons": dict(reasons.most_common()),
-        "settings": {**settings.model_dump(), "seed": seed},
+        "settings": {**result_settings(settings), "seed": seed},
         "evaluations": evaluations,
     }
     write_json(evaluation_out, evaluation)

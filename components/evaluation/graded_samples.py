@@ -37,8 +37,8 @@ class Measured(NamedTuple):
         )
 
 
-def fingerprinted(settings: EvaluationSettings) -> dict[str, Any]:
-    """Returns the settings that samples depend on: an attempt may resume with another number of replicas."""
+def result_settings(settings: EvaluationSettings) -> dict[str, Any]:
+    """Returns the settings that the result depends on: an attempt may resume with another number of replicas."""
     return settings.model_dump(exclude={"parallel"})
 
 

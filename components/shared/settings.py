@@ -27,8 +27,11 @@ class Settings(BaseModel):
             present = cls.renamed[name]
             section, _, key = present.rpartition(".")
             place = values
-            if section:  # into a nested section
-                place = values[section] = dict(values.get(section) or {})
+            if section:  # the key has moved into it
+                given = values.get(section) or {}
+                if not isinstance(given, dict):
+                    continue  # an error, but of that key
+                place = values[section] = dict(given)
             if key in place:
                 raise ValueError(f"{name} is the former name of {present}, which is also set; remove {name}")
             _warn_about_former_name(name, present)
