@@ -45,7 +45,9 @@ def seconds(work: Path, replicas: int, samples: int) -> float:
 
 @click.command()
 @click.option("--side", type=(click.Path(path_type=Path), int, int), hidden=True)
-@click.option("--samples", default=(32, 160), show_default=True, help="Samples per problem, few and many.")
+@click.option(
+    "--samples", nargs=2, type=int, default=(16, 80), show_default=True, help="Samples per problem, few and many."
+)
 def main(side: tuple[Path, int, int] | None, samples: tuple[int, int]) -> None:
     """Time evaluation with one and with two replicas, and print the ratio."""
     if side:
