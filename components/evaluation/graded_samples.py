@@ -98,8 +98,7 @@ class GradedSampling:
             sequences=settings.sequences_per_batch,
             tokens=length,
             gpu_memory_utilization=settings.gpu_memory_utilization,
-            replicas=settings.parallel.replicas,
-            tensor_parallel_size=settings.parallel.tensor_parallel_size,
+            parallel=settings.parallel,
         )
         samplers = {
             SamplerSettings(

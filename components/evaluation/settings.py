@@ -5,6 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from components.shared.errors import InputError
+from components.shared.sampling.placement import ALL_GPUS, SamplingParallelSettings
 from components.shared.settings import Settings
 
 
@@ -16,26 +17,6 @@ class BenchmarkSettings(Settings):
     max_completion_tokens: int | None = Field(None, ge=1, description="Maximum tokens per completion.")
     temperature: float | None = Field(None, ge=0, description="Sampling temperature.")
     top_p: float | None = Field(None, gt=0, le=1, description="Nucleus (top-p) sampling threshold.")
-
-
-class SamplingParallelSettings(Settings):
-    """Replicas of the policy that share the sampling; they change its speed, not its results."""
-
-    replicas: int | None = Field(
-        None,
-        ge=1,
-        description="Replicas of the policy, each a process with GPUs of its own; as many as the pod's GPUs hold if "
-        "null, and one on CPUs.",
-    )
-    tensor_parallel_size: int | None = Field(
-        None,
-        ge=1,
-        description="Number of GPUs that vLLM spreads each replica over; the smallest that divides the GPUs and leaves "
-        "room for a KV cache if null.",
-    )
-
-
-_ALL_GPUS = SamplingParallelSettings.model_construct()
 
 
 class EvaluationSettings(Settings):
@@ -62,7 +43,7 @@ class EvaluationSettings(Settings):
     gpu_memory_utilization: float = Field(
         0.9, gt=0, le=1, description="Share of a GPU's memory that vLLM uses for weights and KV cache."
     )
-    parallel: SamplingParallelSettings = Field(_ALL_GPUS, description="How the pod's GPUs share the sampling.")
+    parallel: SamplingParallelSettings = Field(ALL_GPUS, description="How the pod's GPUs share the sampling.")
     benchmarks: dict[str, BenchmarkSettings] = Field(
         {},
         description="Per benchmark: samples, pass_at, max_completion_tokens, temperature, top_p if not as above.",

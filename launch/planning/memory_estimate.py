@@ -133,12 +133,11 @@ class MemoryEstimate:
     def evaluation_placement(self) -> Placement:
         """Replicas of the policy in evaluation, and the GPUs of each: the recipe's, or what evaluation will choose."""
         evaluation, device = self._recipe.eval, self._inference
-        replicas, gpus = evaluation.parallel.replicas, max(1, self._recipe.pools.inference.accelerators)
+        gpus = max(1, self._recipe.pools.inference.accelerators)
         if not samples_with_vllm(evaluation.engine, device.gpu):
-            return Placement(replicas or (gpus if device.gpu else 1))
+            return Placement(evaluation.parallel.replicas or (gpus if device.gpu else 1))
         share, sequences = self._evaluation_share, min(evaluation.sequences_per_batch, _MAX_SEQUENCES)
-        size, tokens = evaluation.parallel.tensor_parallel_size, self._evaluation_lengths[1]
-        return place_vllm(self._model, gpus, share, sequences, tokens, replicas, size)
+        return place_vllm(self._model, gpus, share, sequences, self._evaluation_lengths[1], evaluation.parallel)
 
     @property
     def _evaluation_share(self) -> int:

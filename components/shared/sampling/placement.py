@@ -3,19 +3,40 @@
 from typing import NamedTuple
 
 import psutil
+from pydantic import Field
 
 from components.shared.accelerator import accelerator
 from components.shared.errors import InputError
 from components.shared.policy import Policy
 from components.shared.policy.model_size import ModelSize
-from components.shared.sampling.engines import Engine
 from components.shared.sampling.vllm_memory import engine_memory
+from components.shared.settings import Settings
 
 # Sequences of full length that the KV cache should hold, if as many are sampled at once. With fewer, a step spends most
 # of its time reading the weights, which more GPUs share. Our choice, not measured.
 _ROOM = 32
 # A running sequence is on average half as long as it may become, so twice as many run as fit at full length.
 _RUNNING = 2
+
+
+class SamplingParallelSettings(Settings):
+    """Replicas of the policy that share the sampling; they change its speed, not its results."""
+
+    replicas: int | None = Field(
+        None,
+        ge=1,
+        description="Replicas of the policy, each a process with GPUs of its own; as many as the pod's GPUs hold if "
+        "null, and one on CPUs.",
+    )
+    tensor_parallel_size: int | None = Field(
+        None,
+        ge=1,
+        description="Number of GPUs that vLLM spreads each replica over; the smallest that divides the GPUs and leaves "
+        "room for a KV cache if null.",
+    )
+
+
+ALL_GPUS = SamplingParallelSettings.model_construct()
 
 
 class Placement(NamedTuple):
@@ -43,8 +64,7 @@ def place_vllm(
     share: int,
     sequences: int,
     tokens: int,
-    replicas: int | None = None,
-    tensor_parallel_size: int | None = None,
+    parallel: SamplingParallelSettings = ALL_GPUS,
 ) -> Placement:
     """Places replicas of vLLM on the GPUs of a pod; what is not given is chosen so that all GPUs are used.
 
@@ -57,10 +77,10 @@ def place_vllm(
         share: Bytes of each GPU that vLLM may use.
         sequences: Number of sequences requested at once of each replica.
         tokens: Length of a sequence, prompt and completion.
-        replicas: The recipe's `eval.parallel.replicas`.
-        tensor_parallel_size: The recipe's `eval.parallel.tensor_parallel_size`.
+        parallel: The recipe's `eval.parallel`.
     """
-    size = tensor_parallel_size or _tensor_parallel_size(model, gpus, share, sequences, tokens, replicas)
+    replicas = parallel.replicas
+    size = parallel.tensor_parallel_size or _tensor_parallel_size(model, gpus, share, sequences, tokens, replicas)
     fitting = engine_memory(model, share, sequences, tokens, size).fitting
     return Placement(replicas or max(1, gpus // size), size, max(1, min(sequences, _RUNNING * fitting)))
 
@@ -77,13 +97,12 @@ def _tensor_parallel_size(
 
 def place(
     policy: Policy,
-    engine: Engine,
+    engine: str,
     *,
     sequences: int,
     tokens: int,
     gpu_memory_utilization: float,
-    replicas: int | None,
-    tensor_parallel_size: int | None,
+    parallel: SamplingParallelSettings,
 ) -> Placement:
     """Places replicas of a policy on what this pod has.
 
@@ -93,24 +112,23 @@ def place(
         sequences: Number of sequences generated at once by each replica.
         tokens: Maximum tokens of a prompt and its completion together.
         gpu_memory_utilization: Share of each GPU's memory for vLLM.
-        replicas: The recipe's `eval.parallel.replicas`; if None, as many as the GPUs hold, and one on CPUs.
-        tensor_parallel_size: The recipe's `eval.parallel.tensor_parallel_size`.
+        parallel: The recipe's `eval.parallel`.
 
     Raises:
         InputError: The pod has fewer GPUs than that takes.
     """
     if accelerator() == "cpu":
-        return Placement(replicas or 1)
+        return Placement(parallel.replicas or 1)
     import torch
 
     gpus = torch.cuda.device_count()
     if engine == "transformers":
-        placed = Placement(replicas or gpus)
+        placed = Placement(parallel.replicas or gpus)
     else:
         weights = sum(file.stat().st_size for file in policy.path.glob("*.safetensors"))
         model = ModelSize.from_config(policy.config, weights)
         share = int(gpu_memory_utilization * torch.cuda.get_device_properties(0).total_memory)
-        placed = place_vllm(model, gpus, share, sequences, tokens, replicas, tensor_parallel_size)
+        placed = place_vllm(model, gpus, share, sequences, tokens, parallel)
     if placed.gpus > gpus:
         raise InputError(
             f"eval.parallel: {placed.replicas} replicas of {placed.tensor_parallel_size} GPUs each need {placed.gpus} "

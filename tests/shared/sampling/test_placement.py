@@ -6,7 +6,7 @@ import pytest
 from components.shared.errors import InputError
 from components.shared.policy import Policy
 from components.shared.policy.model_size import ModelSize
-from components.shared.sampling.placement import Placement, place, place_vllm
+from components.shared.sampling.placement import Placement, SamplingParallelSettings, place, place_vllm
 
 GIB = 2**30
 
@@ -29,6 +29,10 @@ SMALL = model(1.54, 28, 1536, 8960, 12, 2)  # Qwen2.5-Math-1.5B
 MEDIUM = model(7.62, 28, 3584, 18944, 28, 4)  # Qwen2.5-Math-7B
 LARGE = model(32.8, 64, 5120, 27648, 40, 8)  # Qwen2.5-32B
 LARGEST = model(72.7, 80, 8192, 29568, 64, 8)  # Qwen2.5-72B
+
+
+def parallel(replicas: int | None, tensor_parallel_size: int | None) -> SamplingParallelSettings:
+    return SamplingParallelSettings(replicas=replicas, tensor_parallel_size=tensor_parallel_size)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +60,7 @@ LARGEST = model(72.7, 80, 8192, 29568, 64, 8)  # Qwen2.5-72B
 def test_the_smallest_tensor_parallel_size_with_room_and_replicas_on_all_gpus(
     size: ModelSize, gpus: int, gib: int, given: tuple[int | None, int | None], expected: tuple[int, int]
 ) -> None:
-    placement = place_vllm(size, gpus, int(0.9 * gib * GIB), 1024, 3584, *given)
+    placement = place_vllm(size, gpus, int(0.9 * gib * GIB), 1024, 3584, parallel(*given))
     assert placement[:2] == expected
 
 
@@ -67,8 +71,8 @@ def test_a_replica_takes_about_as_many_sequences_as_run_at_once() -> None:
 
 
 def placed(policy: Path, **given: Any) -> Placement:
-    values = {"replicas": None, "tensor_parallel_size": None} | given
-    return place(Policy(policy), "transformers", sequences=64, tokens=100, gpu_memory_utilization=0.9, **values)
+    chosen = SamplingParallelSettings.check(given, "eval.parallel")
+    return place(Policy(policy), "transformers", sequences=64, tokens=100, gpu_memory_utilization=0.9, parallel=chosen)
 
 
 def test_on_cpus_one_replica_unless_more_are_asked_for(tiny_policy: Path) -> None:
