@@ -38,6 +38,11 @@ def test_pass_at_one_is_always_there() -> None:
     assert EvaluationSettings.check({"samples": 8, "pass_at": [8, 4, 4]}, "eval").pass_at == [1, 4, 8]
 
 
+def test_the_former_key_of_the_tensor_parallel_size_is_accepted() -> None:
+    settings = EvaluationSettings.check({"tensor_parallel_size": 2, "parallel": {"replicas": 4}}, "eval")
+    assert (settings.parallel.replicas, settings.parallel.tensor_parallel_size) == (4, 2)
+
+
 @pytest.fixture
 def benchmarks(tmp_path: Path) -> Path:
     folder = tmp_path / "benchmarks"

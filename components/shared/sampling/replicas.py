@@ -23,6 +23,7 @@ from components.shared.sampling.sharing import WorkQueue
 
 Work = Mapping[SamplerSettings, Sequence[Batch]]
 _END_SECONDS = 10.0
+_WAITING = 1024  # results that may wait to be judged, until the replicas get nothing more
 
 
 class _Process(NamedTuple):
@@ -116,7 +117,7 @@ class Replicas:
 
     def _results(self, shared: WorkQueue[SamplerSettings]) -> Iterator[tuple[str, int, list[Completion]]]:
         """Yields the completions of each item of the queue, while a thread answers the replicas."""
-        results: queue.Queue[tuple[str, int, list[Completion]] | Exception] = queue.Queue()
+        results: queue.Queue[tuple[str, int, list[Completion]] | Exception] = queue.Queue(_WAITING)
         # Answers at once, also while the samples are being judged.
         thread = threading.Thread(target=self._serve, args=(shared, results), name="replicas", daemon=True)
         thread.start()
