@@ -9,7 +9,7 @@ import click
 
 from components.preflight.bucket import check_bucket
 from components.preflight.check import Findings, error_list, inspect_inputs
-from components.preflight.settings import RunSize
+from components.preflight.settings import EvaluationSize, RunSize
 from components.shared.data.sources import Source
 from components.shared.errors import InputError
 from launch.compiled import read_compiled
@@ -112,6 +112,8 @@ def check_everything(values: dict[str, Any], others: list[Callable[[Recipe], Non
             recipe.pools.training.accelerator_memory_gib or 0.0,
             recipe.grading,
             recipe.data.prompt_template,
+            EvaluationSize.check(recipe.eval.model_dump(), "eval"),
+            recipe.pools.inference.accelerator_memory_gib or 0.0,
         )
     faults += findings.errors
     for other in others:

@@ -96,10 +96,13 @@ class Recipe(Settings):
                     yield f"eval.{key}: {name!r} is not a benchmark.{nearest(name, self.data.benchmarks)}"
 
     def _pods_without_enough_gpus(self) -> Iterator[str]:
+        sampling = self.eval.parallel
+        replicas, size = sampling.replicas or 1, sampling.tensor_parallel_size or 1
+        placed = "eval.parallel.replicas x eval.parallel.tensor_parallel_size"
         for key, wanted, pool in (
             ("rl.parallel.processes", self.rl.parallel.processes, "training"),
             ("rft.parallel.processes", self.rft.parallel.processes, "training"),
-            ("eval.tensor_parallel_size", self.eval.tensor_parallel_size or 1, "inference"),
+            (placed if sampling.replicas else "eval.parallel.tensor_parallel_size", replicas * size, "inference"),
         ):
             there = getattr(self.pools, pool).accelerators
             if there and wanted > there:

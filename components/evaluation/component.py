@@ -42,9 +42,10 @@ def evaluation(
     from components.shared.grading import GradingSettings
     from components.shared.progress.checkpoints import CheckpointSettings
     from components.shared.reporting.reports import CURVE, EVALUATION
+    from components.shared.sampling.replicas import Replicas
     from components.shared.stage import log_metrics, stage
 
-    with stage("evaluation"):
+    with stage("evaluation"), Replicas() as replicas:
         measuring: dict[str, Any] = {
             "settings": EvaluationSettings.check(settings["eval"], "eval"),
             "grading": GradingSettings.check(settings["grading"], "grading"),
@@ -52,6 +53,7 @@ def evaluation(
             "iteration": iteration,
             "seed": int(settings["seed"]),
             "checkpointing": CheckpointSettings.check(settings["store"], "store"),
+            "replicas": replicas,
         }
         figures, curve = {}, Path(evaluation.path) / CURVE
         if snapshots:

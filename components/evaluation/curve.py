@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from components.evaluation.benchmarks import Benchmark, check_prompts, load_curve_benchmarks
-from components.evaluation.graded_samples import GradedSampling, sampler_of
+from components.evaluation.graded_samples import GradedSampling, Measured, result_settings
 from components.evaluation.settings import EvaluationSettings
 from components.evaluation.tally import ProblemTally, summarise
 from components.shared.grading import Grader, GradingSettings
@@ -14,8 +14,8 @@ from components.shared.policy import Policy
 from components.shared.policy.snapshots import snapshot_files, with_weights
 from components.shared.progress.checkpoints import NOWHERE, Checkpoints, CheckpointSettings
 from components.shared.progress.finished import Outputs
-from components.shared.sampling.base import Sampler
 from components.shared.sampling.engines import chosen_engine
+from components.shared.sampling.replicas import Replicas
 from components.shared.stage import Progress, write_json
 
 
@@ -32,6 +32,7 @@ def evaluate_curve(
     with_initial: bool,
     curve_out: str | Path,
     checkpointing: CheckpointSettings = NOWHERE,
+    replicas: Replicas | None = None,
 ) -> dict[str, float]:
     """Measures each intermediate checkpoint of exploration; resumes where an earlier attempt was stopped.
 
@@ -47,6 +48,7 @@ def evaluate_curve(
         with_initial: Whether the curve begins with the policy itself, at step 0.
         curve_out: JSON file to write: the figures at every point.
         checkpointing: The recipe's `store` section: where progress is kept.
+        replicas: Sample, and are kept for what the stage samples next; if None, they end with the curve.
 
     Returns:
         The figures of the last point for KFP metrics, named `curve_BENCHMARK_FIGURE`.
@@ -62,7 +64,7 @@ def evaluate_curve(
     samples = sum(benchmark.samples for benchmark in benchmarks) * len(weights_by_step)
     progress = Progress(samples, f"samples of {len(weights_by_step)} intermediate checkpoints")
     parameters = {
-        "settings": settings.model_dump(),
+        "settings": result_settings(settings),
         "engine": engine,
         "grading": grading.model_dump(),
         "seed": seed,
@@ -71,31 +73,33 @@ def evaluate_curve(
     inputs = [policy_path, snapshots, benchmarks_path]
     outputs = Outputs({"curve": curve_out}, {"kind": kind, "iteration": iteration})
     points: list[dict[str, Any]] = []
-    with (
-        tempfile.TemporaryDirectory() as work,
-        Checkpoints(checkpointing, "evaluation", parameters, inputs) as checkpoints,
-        Grader(grading) as grader,
-    ):
+    with contextlib.ExitStack() as stack:
+        work = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        checkpoints = stack.enter_context(Checkpoints(checkpointing, "evaluation", parameters, inputs))
         if (figures := checkpoints.hand_over(outputs)) is not None:
             return figures
-        batches = Path(work) / "batches"
-        batches.mkdir()
-        sampling = GradedSampling(grader, checkpoints, batches, seed, progress)
+        replicas = replicas or stack.enter_context(Replicas())
+        grader = stack.enter_context(Grader(grading))
+        (work / "batches").mkdir()
+        sampling = GradedSampling(grader, checkpoints, work / "batches", seed, progress)
+        measured = {}
         for step, weights in weights_by_step.items():
-            checkpoint = with_weights(policy, weights, Path(work) / f"step-{step}") if weights else policy
-            with contextlib.closing(sampler_of(checkpoint, engine, settings, length)) as sampler:
-                measured = [_measure(sampler, benchmark, step, sampling, seed) for benchmark in benchmarks]
-            points.append({"step": step, "policy_id": checkpoint.id, "evaluations": measured})
+            checkpoint = with_weights(policy, weights, work / f"step-{step}") if weights else policy
+            measured[step] = Measured(checkpoint, benchmarks, f"step-{step:06d}-")
+        sampling.complete(replicas, list(measured.values()), engine, settings, length)
+        for step, point in measured.items():
+            evaluations = [_figures(point, benchmark, sampling, seed) for benchmark in benchmarks]
+            points.append({"step": step, "policy_id": point.policy.id, "evaluations": evaluations})
     write_json(curve_out, {"kind": kind, "iteration": iteration, "engine": engine, "points": points})
     figures = _metrics(points)
     checkpoints.finish(outputs, figures, _result_line(points))
     return figures
 
 
-def _measure(sampler: Sampler, benchmark: Benchmark, step: int, sampling: GradedSampling, seed: int) -> dict[str, Any]:
-    """Returns the figures of the checkpoint after `step` RL steps on a benchmark."""
+def _figures(measured: Measured, benchmark: Benchmark, sampling: GradedSampling, seed: int) -> dict[str, Any]:
+    """Returns the figures of a checkpoint on a benchmark."""
     tallies = {problem["problem_id"]: ProblemTally() for problem in benchmark.problems}
-    for sample in sampling.samples(sampler, benchmark, f"step-{step:06d}-{benchmark.name}"):
+    for sample in sampling.samples(measured, benchmark):
         tallies[sample["problem_id"]].add(sample)
     return summarise(benchmark, list(tallies.values()), seed)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from components.evaluation.benchmarks import check_prompts, load_benchmarks
-from components.evaluation.graded_samples import GradedSampling, sampler_of
+from components.evaluation.graded_samples import GradedSampling, Measured, result_settings
 from components.evaluation.pages import write_page
 from components.evaluation.settings import EvaluationSettings
 from components.evaluation.tally import ProblemTally, summarise
@@ -17,6 +17,7 @@ from components.shared.policy import Policy
 from components.shared.progress.checkpoints import NOWHERE, Checkpoints, CheckpointSettings
 from components.shared.progress.finished import Outputs
 from components.shared.sampling.engines import chosen_engine
+from components.shared.sampling.replicas import Replicas
 from components.shared.stage import Progress, read_json, write_json
 
 
@@ -35,6 +36,7 @@ def evaluate(
     page_out: str | Path,
     curve: str | Path | None = None,
     checkpointing: CheckpointSettings = NOWHERE,
+    replicas: Replicas | None = None,
 ) -> dict[str, float]:
     """Evaluates a policy on every benchmark; resumes where an earlier attempt was stopped.
 
@@ -52,6 +54,7 @@ def evaluate(
         page_out: HTML file to write: the same as a page.
         curve: JSON file with the figures of the intermediate checkpoints, to show on the page.
         checkpointing: The recipe's `store` section: where progress is kept.
+        replicas: Sample, and are kept for what the stage samples next; if None, they end with this evaluation.
 
     Returns:
         The figures for KFP metrics, named `BENCHMARK_FIGURE`.
@@ -63,7 +66,12 @@ def evaluate(
     benchmarks = load_benchmarks(benchmarks_path, settings)
     length = check_prompts(policy, benchmarks)
     progress = Progress(sum(benchmark.samples for benchmark in benchmarks), f"samples of {name}")
-    parameters = {"settings": settings.model_dump(), "engine": engine, "grading": grading.model_dump(), "seed": seed}
+    parameters = {
+        "settings": result_settings(settings),
+        "engine": engine,
+        "grading": grading.model_dump(),
+        "seed": seed,
+    }
     outputs = Outputs(
         {"samples": samples_out, "evaluation": evaluation_out, "page": page_out},
         {"name": name, "kind": kind, "iteration": iteration},
@@ -77,13 +85,14 @@ def evaluate(
         checkpoints = stack.enter_context(Checkpoints(checkpointing, "evaluation", parameters, inputs))
         if (figures := checkpoints.hand_over(outputs)) is not None:
             return figures
-        sampler = stack.enter_context(contextlib.closing(sampler_of(policy, engine, settings, length)))
+        replicas = replicas or stack.enter_context(Replicas())
         grader = stack.enter_context(Grader(grading))
         writer = stack.enter_context(table_writer(Path(samples_out) / "samples.parquet", SAMPLES))
-        sampling = GradedSampling(grader, checkpoints, batches, seed, progress)
+        sampling, measured = GradedSampling(grader, checkpoints, batches, seed, progress), Measured(policy, benchmarks)
+        sampling.complete(replicas, [measured], engine, settings, length)
         for benchmark in benchmarks:
             tallies = {problem["problem_id"]: ProblemTally() for problem in benchmark.problems}
-            for sample in sampling.samples(sampler, benchmark, benchmark.name):
+            for sample in sampling.samples(measured, benchmark):
                 tallies[sample["problem_id"]].add(sample)
                 reasons[reason_kind(sample["reason"])] += 1
                 writer.write(sample)
@@ -97,7 +106,7 @@ def evaluate(
         "timed_out": reasons[TIMED_OUT],
         "failed": reasons[FAILED],
         "reasons": dict(reasons.most_common()),
-        "settings": {**settings.model_dump(), "seed": seed},
+        "settings": {**result_settings(settings), "seed": seed},
         "evaluations": evaluations,
     }
     write_json(evaluation_out, evaluation)

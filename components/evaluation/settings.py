@@ -5,6 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from components.shared.errors import InputError
+from components.shared.sampling.placement import ALL_GPUS, SamplingParallelSettings
 from components.shared.settings import Settings
 
 
@@ -21,6 +22,8 @@ class BenchmarkSettings(Settings):
 class EvaluationSettings(Settings):
     """How a policy is measured on the benchmarks."""
 
+    renamed = {"tensor_parallel_size": "parallel.tensor_parallel_size"}
+
     samples: int = Field(32, ge=1, description="Completions per problem: the n of avg@n.")
     pass_at: list[int] = Field(
         [1, 8, 32], min_length=1, description="The k of pass@k, each from 1 to eval.samples; 1 is always included."
@@ -30,7 +33,9 @@ class EvaluationSettings(Settings):
     )
     temperature: float = Field(1.0, ge=0, description="Sampling temperature; 0 always takes the most likely token.")
     top_p: float = Field(1.0, gt=0, le=1, description="Nucleus (top-p) sampling threshold.")
-    sequences_per_batch: int = Field(512, ge=1, description="Completions generated at once; affects memory only.")
+    sequences_per_batch: int = Field(
+        512, ge=1, description="Completions that each replica generates at once; affects memory only."
+    )
     engine: Literal["auto", "vllm", "transformers"] = Field(
         "auto",
         description="Sampling engine; auto is vLLM if it is installed and there is a GPU, otherwise transformers.",
@@ -38,9 +43,7 @@ class EvaluationSettings(Settings):
     gpu_memory_utilization: float = Field(
         0.9, gt=0, le=1, description="Share of a GPU's memory that vLLM uses for weights and KV cache."
     )
-    tensor_parallel_size: int | None = Field(
-        None, ge=1, description="Number of GPUs that vLLM spreads the policy over; all of the pod's if null."
-    )
+    parallel: SamplingParallelSettings = Field(ALL_GPUS, description="How the pod's GPUs share the sampling.")
     benchmarks: dict[str, BenchmarkSettings] = Field(
         {},
         description="Per benchmark: samples, pass_at, max_completion_tokens, temperature, top_p if not as above.",

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from components.preflight.model_size import ModelSize
 from components.shared.errors import InputError
 from components.shared.object_store.inputs import (
     fetch_folder,
@@ -20,6 +19,7 @@ from components.shared.object_store.inputs import (
 )
 from components.shared.policy import Policy
 from components.shared.policy.checks import check_policy
+from components.shared.policy.model_size import ModelSize
 from components.shared.policy.weight_checks import refuse_adapter
 from components.shared.policy.weights import (
     INDEX,

@@ -17,9 +17,9 @@ from jinja2.exceptions import TemplateError
 
 from components.preflight.base_policy import inspected_policy
 from components.preflight.earlier import check_earlier
-from components.preflight.fit import estimates, oversized, vllm_beside_trainer
+from components.preflight.fit import estimates, oversized, vllm_beside_trainer, wrong_placement
 from components.preflight.resolve import resolve
-from components.preflight.settings import RunSize
+from components.preflight.settings import EvaluationSize, RunSize
 from components.preflight.sources import check_source
 from components.shared.data.sources import RawProblem, Source, keyed_sources, prompt_of
 from components.shared.errors import InputError
@@ -68,6 +68,8 @@ def run_preflight(
         cache_generation=(parameters["advanced"].get("store") or {}).get("cache_generation", 0),
         grading=GradingSettings.check(settings["preparation_settings"]["grading"], "grading"),
         prompt_template=settings["preparation_settings"]["data"].get("prompt_template"),
+        evaluation=EvaluationSize.check(settings["evaluation_settings"]["eval"], "eval"),
+        inference_memory_gib=parameters["pools"].get("inference", {}).get("accelerator_memory_gib", 0),
     )
     for name, path in outputs.items():
         _write_parameter(path, {**settings, "data_version": version}[name])
@@ -84,6 +86,8 @@ def preflight(
     prompt_template: str | None = None,
     artifact_uri: str = "",
     cache_generation: int = 0,
+    evaluation: EvaluationSize | None = None,
+    inference_memory_gib: float = 0,
 ) -> tuple[str, dict[str, float]]:
     """Checks what a run needs.
 
@@ -98,6 +102,8 @@ def preflight(
         artifact_uri: URI of one of the run's artifacts. Its bucket is part of the version: after a change of store,
             earlier results can no longer be read and must not come from the cache.
         cache_generation: `store.cache_generation`, also part of the version, for what the bucket's name does not tell.
+        evaluation: the size of evaluation; None if the caller does not know it.
+        inference_memory_gib: memory of one accelerator of the inference pool; 0 if it has none or it is unknown.
 
     Returns:
         The data version, followed by that of the store if the run has one, and the estimates for KFP metrics.
@@ -105,7 +111,9 @@ def preflight(
     Raises:
         InputError: lists everything that is wrong, not just the first error.
     """
-    findings = inspect_inputs(base_policy, sources, size, accelerator_memory_gib, grading, prompt_template)
+    findings = inspect_inputs(
+        base_policy, sources, size, accelerator_memory_gib, grading, prompt_template, evaluation, inference_memory_gib
+    )
     if findings.errors:
         raise InputError(error_list(findings.errors))
     findings.version += _store_version(artifact_uri, cache_generation)
@@ -144,6 +152,8 @@ def inspect_inputs(
     accelerator_memory_gib: float,
     grading: GradingSettings = _GRADING,
     prompt_template: str | None = None,
+    evaluation: EvaluationSize | None = None,
+    inference_memory_gib: float = 0,
 ) -> Findings:
     """Inspects everything that a run needs; see `preflight` for the arguments. Without a size, nothing is estimated."""
     findings = Findings()
@@ -157,6 +167,8 @@ def inspect_inputs(
                 engine = vllm_beside_trainer(policy.size, policy.context, size, accelerator_memory_gib)
                 findings.figures = estimates(policy.size, policy.context, size, engine)
                 findings.errors += oversized(findings.figures, size, policy.context, accelerator_memory_gib, engine)
+            if evaluation:
+                findings.errors += wrong_placement(policy.size, policy.context, evaluation, inference_memory_gib)
             findings.prompts = _prompts(Policy(policy.folder), first, prompt_template or "{problem}")
     except InputError as error:
         findings.errors.append(str(error))

@@ -1,7 +1,7 @@
 """Disk space of rollouts, policies and checkpoints."""
 
 from components.preflight.memory import ADAM_BYTES, WEIGHT_BYTES
-from components.preflight.model_size import ModelSize
+from components.shared.policy.model_size import ModelSize
 from components.shared.progress.uploads import CHECKPOINTS_ON_DISK
 
 _ROW_BYTES = 64  # per rollout or sample, besides its tokens: ids, counters and timestamps

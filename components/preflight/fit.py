@@ -5,14 +5,15 @@ from collections.abc import Iterator
 
 from components.preflight.disk import checkpoints_disk, policy_bytes, rollout_bytes
 from components.preflight.memory import GIB, exploring_memory, training_memory, waiting_memory
-from components.preflight.model_size import ModelSize
-from components.preflight.settings import RunSize
-from components.preflight.vllm_memory import EngineMemory, engine_memory, samples_with_vllm
+from components.preflight.settings import EvaluationSize, RunSize
+from components.shared.policy.model_size import ModelSize
+from components.shared.sampling.placement import can_split
+from components.shared.sampling.vllm_memory import EngineMemory, engine_memory, samples_with_vllm
 
 PROMPT_TOKENS = 512  # assumed length of a prompt, if the context allows it
 
 
-def _lengths(context: int, size: RunSize) -> tuple[int, int]:
+def _lengths(context: int, size: RunSize | EvaluationSize) -> tuple[int, int]:
     """Tokens of a prompt, and of prompt and completion."""
     tokens = min(context, PROMPT_TOKENS + size.max_completion_tokens)
     return max(1, tokens - size.max_completion_tokens), tokens
@@ -117,3 +118,33 @@ def oversized(
                 f"{what} is estimated to take {figures[figure]:.0f} GiB, but an accelerator of the training pool has "
                 f"{accelerator_gib:.0f} GiB (pools.training.accelerator_memory_gib); {remedy}, or use a larger one"
             )
+
+
+def wrong_placement(model: ModelSize, context: int, size: EvaluationSize, accelerator_gib: float) -> Iterator[str]:
+    """Error messages for a tensor parallel size of evaluation that vLLM cannot use.
+
+    If none is given, evaluation chooses one on the GPUs that it finds.
+
+    Args:
+        model: the policy's size.
+        context: the model's context in tokens.
+        size: the recipe's evaluation.
+        accelerator_gib: memory of one accelerator of the inference pool; 0 if it has none or it is unknown.
+    """
+    key, gpus = "eval.parallel.tensor_parallel_size", size.parallel.tensor_parallel_size
+    if gpus is None or not samples_with_vllm(size.engine, accelerator_gib > 0):
+        return
+    if not can_split(model, gpus):
+        yield (
+            f"{key} is {gpus}, but {gpus} GPUs cannot share the policy's {model.heads} attention heads and "
+            f"{model.key_value_heads} key-value heads; change it, or leave it out"
+        )
+        return
+    share, tokens = int(size.gpu_memory_utilization * accelerator_gib * GIB), _lengths(context, size)[1]
+    engine = engine_memory(model, share, size.sequences_per_batch, tokens, gpus)
+    if engine.needed > engine.share:
+        yield (
+            f"vLLM may use {engine.share / GIB:.1f} GiB of an accelerator in evaluation (eval.gpu_memory_utilization), "
+            f"but weights and one sequence take {engine.needed / GIB:.1f} GiB on each of {gpus}; raise {key}, or leave "
+            f"it out"
+        )

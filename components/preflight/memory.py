@@ -6,7 +6,8 @@ measured usage. All figures are upper bounds: every sequence is assumed to have 
 
 from dataclasses import dataclass
 
-from components.preflight.model_size import ModelSize
+from components.shared.policy.model_size import ModelSize
+from components.shared.sampling.vllm_memory import cache_bytes, sampling_activations
 from components.shared.training.lora import ALL_WEIGHTS, LoRASettings
 from components.shared.training.parallel import ONE_PROCESS, ParallelSettings
 
@@ -29,8 +30,6 @@ _CHECKPOINT_BYTES = 4
 _TILE_TOKENS, _TILE_VOCABULARY, _TILE_BYTES = 4096, 32768, 8 * 4
 # A key and a value in the cache while a policy is trained: under autocast keys are single and values half precision.
 CACHE_PAIR_BYTES = {False: 4 + 4, True: 4 + 2}
-# Logits of the next token while sampling, their probabilities, and both again, sorted, for top_p.
-_SAMPLING_LOGIT_BYTES = 4 * 4
 # What FSDP2 gathers unsharded at one time: weights, their gradients, and the buffers that these are reduced from.
 _UNSHARDED_COPIES = 3
 _GATHERED_LAYERS = 2  # the current one and the next, which is prefetched
@@ -208,21 +207,3 @@ def evaluation_memory(model: ModelSize, sequences: int, prompt_tokens: int, toke
         activations=sampling_activations(model, sequences, sequences * prompt_tokens, value),
         cache=sequences * tokens * cache_bytes(model, 2 * value),
     )
-
-
-def cache_bytes(model: ModelSize, pair_bytes: int) -> int:
-    """Bytes of one token's keys and values in all layers, if a key and a value together take `pair_bytes`."""
-    return model.layers * model.key_value_width * pair_bytes
-
-
-def sampling_activations(model: ModelSize, sequences: int, prefilled: int, value: int) -> int:
-    """Bytes of the prompts in one layer during prefill, plus those of the next token's logits.
-
-    Args:
-        model: the policy's size.
-        sequences: sequences decoded at once.
-        prefilled: prompt tokens prefilled at once.
-        value: bytes per number.
-    """
-    prefill = prefilled * (4 * model.hidden + 3 * model.intermediate) * value
-    return prefill + sequences * model.vocabulary * _SAMPLING_LOGIT_BYTES

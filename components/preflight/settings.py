@@ -2,9 +2,23 @@
 
 from pydantic import ConfigDict, Field
 
+from components.shared.sampling.placement import ALL_GPUS, SamplingParallelSettings
 from components.shared.settings import Settings
 from components.shared.training.lora import ALL_WEIGHTS, LoRASettings
 from components.shared.training.parallel import ONE_PROCESS, ParallelSettings
+
+
+class EvaluationSize(Settings):
+    """Keys of the recipe's `eval` section, with the same defaults."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
+    renamed = {"tensor_parallel_size": "parallel.tensor_parallel_size"}  # as in the `eval` section
+
+    max_completion_tokens: int = Field(8192, ge=1, description="eval.max_completion_tokens")
+    sequences_per_batch: int = Field(512, ge=1, description="eval.sequences_per_batch")
+    engine: str = Field("auto", description="eval.engine")
+    gpu_memory_utilization: float = Field(0.9, gt=0, le=1, description="eval.gpu_memory_utilization")
+    parallel: SamplingParallelSettings = Field(ALL_GPUS, description="eval.parallel")
 
 
 class RunSize(Settings):

@@ -13,7 +13,9 @@ class Settings(BaseModel):
     """Base class of every recipe section. Keys are documented at their fields; an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-    renamed: ClassVar[dict[str, str]] = {}  # former to present names of keys, accepted for one release
+    # Former to present names of keys, accepted for one release; a present one may be SECTION.KEY, a key that has moved
+    # into a nested section.
+    renamed: ClassVar[dict[str, str]] = {}
 
     @model_validator(mode="before")
     @classmethod
@@ -23,10 +25,17 @@ class Settings(BaseModel):
         values = dict(values)
         for name in sorted(former):
             present = cls.renamed[name]
-            if present in values:
+            section, _, key = present.rpartition(".")
+            place = values
+            if section:  # the key has moved into it
+                given = values.get(section) or {}
+                if not isinstance(given, dict):
+                    continue  # an error, but of that key
+                place = values[section] = dict(given)
+            if key in place:
                 raise ValueError(f"{name} is the former name of {present}, which is also set; remove {name}")
             _warn_about_former_name(name, present)
-            values[present] = values.pop(name)
+            place[key] = values.pop(name)
         return values
 
     @classmethod

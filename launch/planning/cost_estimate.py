@@ -12,7 +12,8 @@ from functools import cached_property
 from components.evaluation.settings import EvaluationSettings
 from components.preflight.disk import checkpoint_bytes, checkpoints_disk, policy_bytes, rollout_bytes, sample_bytes
 from components.preflight.memory import CACHE_PAIR_BYTES, WEIGHT_BYTES, Memory
-from components.preflight.vllm_memory import EngineMemory
+from components.shared.sampling.placement import Placement
+from components.shared.sampling.vllm_memory import EngineMemory
 from launch.planning.formatting import format_count, format_seconds
 from launch.planning.memory_estimate import MemoryEstimate
 from launch.planning.planned_run import PlannedRun
@@ -280,7 +281,7 @@ class CostEstimate:
             progress=2 * size if self._recipe.store.checkpoint_uri else 0,  # batch by batch, and again at the end
             seconds=device.start_seconds + seconds,
             how=f"problems x samples x tokens: {' + '.join(terms)}; {at_once} at a time"
-            f"{_with_vllm(engine) or ','} in {format_seconds(seconds)}",
+            f"{_with_vllm(engine) or ','} in {format_seconds(seconds)}{_replicas(self.memory.evaluation_placement)}",
             times=times,
         )
 
@@ -292,19 +293,23 @@ class CostEstimate:
             samples: total number of samples.
             completion: tokens per completion.
         """
-        device, model, batch = self._inference, self._model, self._recipe.eval.sequences_per_batch
+        model, batch, placement = self._model, self._recipe.eval.sequences_per_batch, self.memory.evaluation_placement
         prompt, _ = self.memory.lengths(completion)
+        # The replicas share the samples of all benchmarks: as if each had an equal part of every benchmark.
+        replicas, device = placement.replicas, self._inference.per_process(placement.replicas)
         if (engine := self.memory.evaluation_engine(batch)) is not None:
-            gpus = self.memory.evaluation_gpus
-            return vllm_seconds(device, model, engine, samples, problems, prompt, completion, gpus)
+            own, own_problems = math.ceil(samples / replicas), math.ceil(problems / replicas)
+            gpus = placement.tensor_parallel_size
+            return vllm_seconds(device, model, engine, own, own_problems, prompt, completion, gpus)
         value = 2 if device.half else 4
         full, rest = divmod(samples, batch)
-        return sum(
+        seconds = sum(
             count
             * transformers_seconds(device, model, sequences, prompt, completion, model.parameters * value, 2 * value)
             for sequences, count in ((batch, full), (rest, 1))
             if sequences and count
         )
+        return seconds / replicas
 
 
 def _with_vllm(engine: EngineMemory | None) -> str:
@@ -313,6 +318,13 @@ def _with_vllm(engine: EngineMemory | None) -> str:
 
 def _processes(number: int) -> str:
     return f", on {number} processes" if number > 1 else ""
+
+
+def _replicas(placement: Placement) -> str:
+    if placement.replicas == 1:
+        return ""
+    size = placement.tensor_parallel_size
+    return f", on {placement.replicas} replicas{f' of {size} GPUs each' if size > 1 else ''}"
 
 
 def _rounds(resample_rounds: int) -> str:

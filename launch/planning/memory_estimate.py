@@ -11,7 +11,8 @@ from components.preflight.memory import (
     training_memory,
     waiting_memory,
 )
-from components.preflight.vllm_memory import EngineMemory, engine_memory, samples_with_vllm
+from components.shared.sampling.placement import Placement, place_vllm
+from components.shared.sampling.vllm_memory import EngineMemory, engine_memory, samples_with_vllm
 from launch.planning.planned_run import PlannedRun
 
 _MAX_SEQUENCES = 1024  # vLLM's limit in evaluation: components/shared/sampling/vllm_engine.py
@@ -128,25 +129,31 @@ class MemoryEstimate:
     def _evaluation_lengths(self) -> tuple[int, int]:
         return self.lengths(max(self._recipe.eval.of(name).max_completion_tokens for name in self._data.benchmarks))
 
+    @cached_property
+    def evaluation_placement(self) -> Placement:
+        """Replicas of the policy in evaluation, and the GPUs of each: the recipe's, or what evaluation will choose."""
+        evaluation, device = self._recipe.eval, self._inference
+        gpus = max(1, self._recipe.pools.inference.accelerators)
+        if not samples_with_vllm(evaluation.engine, device.gpu):
+            return Placement(evaluation.parallel.replicas or (gpus if device.gpu else 1))
+        share, sequences = self._evaluation_share, min(evaluation.sequences_per_batch, _MAX_SEQUENCES)
+        return place_vllm(self._model, gpus, share, sequences, self._evaluation_lengths[1], evaluation.parallel)
+
     @property
-    def evaluation_gpus(self) -> int:
-        """GPUs of a pod that evaluation uses: one with transformers; with vLLM its tensor-parallel size, or all."""
-        if not samples_with_vllm(self._recipe.eval.engine, self._inference.gpu):
-            return 1
-        return self._recipe.eval.tensor_parallel_size or max(1, self._recipe.pools.inference.accelerators)
+    def _evaluation_share(self) -> int:
+        """Bytes of each GPU that vLLM may use in evaluation."""
+        return int(self._recipe.eval.gpu_memory_utilization * self._inference.memory_gib * GIB)
 
     def evaluation_engine(self, sequences: int) -> EngineMemory | None:
-        """Returns vLLM's memory in evaluation; None if transformers samples.
+        """Returns the memory of each replica of vLLM in evaluation; None if transformers samples.
 
         Args:
-            sequences: completions of maximum length that are requested at once.
+            sequences: completions of maximum length that are requested at once of a replica.
         """
-        recipe, device = self._recipe, self._inference
-        if not samples_with_vllm(recipe.eval.engine, device.gpu):
+        if not samples_with_vllm(self._recipe.eval.engine, self._inference.gpu):
             return None
-        share = int(recipe.eval.gpu_memory_utilization * device.memory_gib * GIB)
-        tokens, gpus = self._evaluation_lengths[1], self.evaluation_gpus
-        return engine_memory(self._model, share, min(sequences, _MAX_SEQUENCES), tokens, gpus)
+        tokens, gpus = self._evaluation_lengths[1], self.evaluation_placement.tensor_parallel_size
+        return engine_memory(self._model, self._evaluation_share, min(sequences, _MAX_SEQUENCES), tokens, gpus)
 
     def evaluation(self, sequences: int) -> Memory:
         """Returns the memory of generating in evaluation.

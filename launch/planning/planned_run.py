@@ -7,11 +7,11 @@ from pathlib import Path
 
 from components.preflight.base_policy import inspect_policy
 from components.preflight.fit import PROMPT_TOKENS
-from components.preflight.model_size import ModelSize
 from components.shared.data.sources import Source, read_source
 from components.shared.errors import InputError
 from components.shared.object_store.store import split_uri
 from components.shared.policy import Policy
+from components.shared.policy.model_size import ModelSize
 from launch.planning.devices import Device, device_for
 from launch.recipe import Recipe
 

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from components.preflight.memory import GIB, Memory
-from components.preflight.model_size import ModelSize
 from components.rft.settings import RFTSettings
 from components.rl_exploration.settings import ExplorationSettings
+from components.shared.sampling.placement import can_split
 from launch.planning.cost_estimate import CostEstimate, StageCost
 from launch.planning.devices import GPUS
 from launch.planning.formatting import format_bytes, format_duration
@@ -182,15 +182,16 @@ def _vllm_beside_trainer(run: PlannedRun, memory: MemoryEstimate) -> Iterator[st
 
 def _vllm_in_evaluation(run: PlannedRun, memory: MemoryEstimate) -> Iterator[str]:
     """vLLM in evaluation: whether it can split the policy, and whether its share of each GPU is enough."""
-    engine, gpus = memory.evaluation_engine(run.recipe.eval.sequences_per_batch), memory.evaluation_gpus
+    engine = memory.evaluation_engine(run.recipe.eval.sequences_per_batch)
+    gpus = memory.evaluation_placement.tensor_parallel_size
     model, limit_gib = run.model, run.inference.memory_gib
     if engine is None:
         return
-    if not _can_split(model, gpus):
-        possible = next(n for n in range(gpus, 0, -1) if _can_split(model, n))
+    if not can_split(model, gpus):
+        possible = next(n for n in range(gpus, 0, -1) if can_split(model, n))
         yield (
             f"evaluation: the policy's {model.heads} attention heads and {model.key_value_heads} key-value heads "
-            f"cannot be split over {gpus} GPUs; set eval.tensor_parallel_size to {possible}"
+            f"cannot be split over {gpus} GPUs; set eval.parallel.tensor_parallel_size to {possible}"
         )
     if engine.needed > engine.share:
         least = math.ceil(100 * engine.needed / (limit_gib * GIB)) / 100
@@ -198,14 +199,8 @@ def _vllm_in_evaluation(run: PlannedRun, memory: MemoryEstimate) -> Iterator[str
         yield (
             f"evaluation: vLLM has {format_bytes(engine.share)} of each accelerator's {limit_gib:.0f} GiB, but weights "
             f"and one sequence of maximum length take {format_bytes(engine.needed)} on each of {gpus}; "
-            + " or ".join([*remedies, "raise eval.tensor_parallel_size and pools.inference.accelerators"])
+            + " or ".join([*remedies, "raise eval.parallel.tensor_parallel_size"])
         )
-
-
-def _can_split(model: ModelSize, gpus: int) -> bool:
-    """Returns whether vLLM can split a model: heads evenly, and key-value heads evenly or each replicated evenly."""
-    keys = model.key_value_heads
-    return model.heads % gpus == 0 and (keys % gpus == 0 or gpus % keys == 0)
 
 
 def _idle_gpus(run: PlannedRun, memory: MemoryEstimate) -> Iterator[str]:
@@ -217,7 +212,9 @@ def _idle_gpus(run: PlannedRun, memory: MemoryEstimate) -> Iterator[str]:
                 f"{section}.parallel.processes is {processes}, but pools.training.accelerators is {gpus}: "
                 f"{gpus - processes} of a pod's GPUs are idle; raise the former or lower the latter"
             )
-    used, gpus = memory.evaluation_gpus, recipe.pools.inference.accelerators
+    used, gpus = memory.evaluation_placement.gpus, recipe.pools.inference.accelerators
     if run.inference.gpu and used < gpus:
-        remedy = "raise eval.tensor_parallel_size" if memory.evaluation_engine(1) else "set eval.engine to vllm"
-        yield f"evaluation uses {used} of a pod's {gpus} GPUs; {remedy} or lower pools.inference.accelerators"
+        yield (
+            f"evaluation uses {used} of a pod's {gpus} GPUs; leave eval.parallel.replicas out, or lower "
+            f"pools.inference.accelerators"
+        )

@@ -1,8 +1,7 @@
 """How long a GPU takes to train and to sample, from arithmetic, memory traffic and host overhead: see docs/plan.md."""
 
-from components.preflight.memory import cache_bytes
-from components.preflight.model_size import ModelSize
-from components.preflight.vllm_memory import EngineMemory
+from components.shared.policy.model_size import ModelSize
+from components.shared.sampling.vllm_memory import EngineMemory, cache_bytes
 from launch.planning.devices import Device
 
 # FLOPs per parameter and token: 2 for a forward pass, twice that for a backward pass (Kaplan et al. 2020, arXiv

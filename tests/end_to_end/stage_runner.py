@@ -1,6 +1,6 @@
 """Runs one long stage in a process of its own, for tests that kill it: STAGE[-lora|-two] WORK OUT CHECKPOINT_URI.
 
-`two`: by two processes of its own.
+`two`: by two processes of its own, which for evaluation are replicas.
 """
 
 import sys
@@ -64,6 +64,7 @@ def main(stage: str, work: Path, out: Path, uri: str) -> None:
         from components.evaluation.settings import EvaluationSettings
 
         values = {"samples": 32, "pass_at": [1, 32], "max_completion_tokens": 40, "sequences_per_batch": 64}
+        values["parallel"] = {"replicas": 2 if how == "two" else 1}
         evaluate(
             POLICY,
             work / "benchmarks",

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 
@@ -45,12 +46,17 @@ def undisturbed(stage: str, work: Path) -> Path:
     return work / "undisturbed"
 
 
-def killed(stage: str, work: Path, uri: str, kills: int, seed: int) -> tuple[Path, int, list[str]]:
-    """Kills the stage until it is done: the outputs of the attempt that finished, the kills, what attempts said."""
+def killed(
+    stage: str, work: Path, uri: str, kills: int, seed: int, other: str | None = None
+) -> tuple[Path, int, list[str]]:
+    """Kills the stage until it is done: the outputs of the attempt that finished, the kills, what attempts said.
+
+    Every second attempt, beginning with the first, runs the other stage if there is one.
+    """
     draw, said, count = random.Random(seed), [], 0
     while True:
         out = work / f"attempt-{count}"
-        process = start(stage, work, out, uri)
+        process = start(other if other and count % 2 == 0 else stage, work, out, uri)
         assert process.stdout
         begun, lines = 0.0, []
         # A moment of its own after the first progress, so that attempts get somewhere, but each another way.
@@ -61,10 +67,13 @@ def killed(stage: str, work: Path, uri: str, kills: int, seed: int) -> tuple[Pat
                 begun = time.monotonic()
             if begun and time.monotonic() - begun > patience:
                 break
+        children = []
         if process.poll() is None and patience < float("inf"):
+            children = psutil.Process(process.pid).children(recursive=True)
             process.kill()
         process.stdout.close()
         status = process.wait()
+        assert not psutil.wait_procs(children, timeout=20)[1], "a stage's processes end with it"
         said += lines
         if status == 0:
             return out, count, said
@@ -173,12 +182,12 @@ def test_rft_killed_is_the_same_bit_for_bit(
         handed_over(stage, tmp_path, uri, got)
 
 
-def test_evaluation_killed_is_the_same(tmp_path: Path, uri: str) -> None:
-    write_table(tmp_path / "benchmarks" / "dev.parquet", PROBLEMS, problems("dev", 120))
-    write_table(tmp_path / "benchmarks" / "test.parquet", PROBLEMS, problems("test", 60))
+def test_evaluation_killed_is_the_same_also_with_another_number_of_replicas(tmp_path: Path, uri: str) -> None:
+    write_table(tmp_path / "benchmarks" / "dev.parquet", PROBLEMS, problems("dev", 80))
+    write_table(tmp_path / "benchmarks" / "test.parquet", PROBLEMS, problems("test", 40))
     write_json(tmp_path / "benchmarks" / BENCHMARK_ORDER, ["dev", "test"])
     expected = undisturbed("evaluation", tmp_path)
-    got, count, said = killed("evaluation", tmp_path, uri, 3, seed=3)
+    got, count, said = killed("evaluation", tmp_path, uri, 2, seed=3, other="evaluation-two")
     assert count >= 2 and any("batches of an earlier attempt" in line for line in said)
     assert rows(got / "samples") == rows(expected / "samples")
     assert document(got / "evaluation.json") == document(expected / "evaluation.json")

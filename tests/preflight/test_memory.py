@@ -1,14 +1,18 @@
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from components.preflight.disk import rollout_bytes
+from components.preflight.fit import wrong_placement
 from components.preflight.memory import GIB, evaluation_memory, exploring_memory, training_memory, waiting_memory
-from components.preflight.model_size import ModelSize
-from components.preflight.vllm_memory import engine_memory, samples_with_vllm
+from components.preflight.settings import EvaluationSize
 from components.shared.policy import Policy
 from components.shared.policy.config import named_config
+from components.shared.policy.model_size import ModelSize
+from components.shared.sampling.vllm_memory import engine_memory, samples_with_vllm
 from components.shared.training.lora import LoRASettings
 from components.shared.training.parallel import ParallelSettings
 
@@ -182,3 +186,30 @@ def test_vllm_samples_on_gpus_unless_told_otherwise() -> None:
     assert samples_with_vllm("auto", on_gpu=True) and samples_with_vllm("vllm", on_gpu=True)
     assert not samples_with_vllm("transformers", on_gpu=True)
     assert not samples_with_vllm("auto", on_gpu=False) and not samples_with_vllm("vllm", on_gpu=False)
+
+
+@pytest.mark.parametrize(
+    ("values", "gib", "message"),
+    [
+        (
+            {"parallel": {"tensor_parallel_size": 8}},
+            79,
+            "8 GPUs cannot share the policy's 28 attention heads and 4",
+        ),
+        (
+            {"parallel": {"tensor_parallel_size": 1}},
+            16,
+            "one sequence take 1.* on each of 1; raise eval",
+        ),
+        ({"parallel": {"tensor_parallel_size": 1}}, 79, None),
+        ({"parallel": {"tensor_parallel_size": 1}}, 0, None),
+        ({}, 16, None),
+        ({"parallel": {"tensor_parallel_size": 8}, "engine": "transformers"}, 79, None),
+    ],
+)
+def test_a_tensor_parallel_size_that_vllm_cannot_use_is_an_error(
+    values: dict[str, Any], gib: float, message: str | None
+) -> None:
+    model = ModelSize.from_config(QWEN_7B, 15_230_000_000)
+    found = list(wrong_placement(model, 4096, EvaluationSize.check(values, "eval"), gib))
+    assert re.search(message, found[0]) if message else not found

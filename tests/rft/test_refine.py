@@ -105,12 +105,13 @@ def test_the_loss_is_that_of_the_completions_tokens_with_their_eos(
 
 
 def test_the_policy_still_ends_its_answers(tiny_policy: Path, experts: Path, tmp_path: Path) -> None:
+    from components.shared.sampling.base import Decoding, batches_of
     from components.shared.sampling.transformers_engine import TransformersSampler
 
     out = run(tiny_policy, experts, tmp_path / "out")
     prompts = ["Use 3 7 2 to make 13.", "Use 1 2 3 to make 6."]
-    sampler = TransformersSampler(Policy(out / "policy"), batch_size=64)
-    (completions,) = sampler.sample(prompts, 16, seed=0, max_tokens=40)
+    policy = Policy(out / "policy")
+    ((_, completions),) = TransformersSampler(policy).sample(batches_of(policy, prompts, 16, 64, Decoding(0, 40)))
     assert sum(c.finish_reason == "stop" for c in completions) >= 30
 
 

@@ -1,6 +1,7 @@
 import pytest
 from pydantic import Field
 
+from components.evaluation.settings import EvaluationSettings
 from components.preflight.settings import RunSize
 from components.rft.settings import RFTSettings
 from components.rl_exploration.settings import ExplorationSettings
@@ -52,9 +53,28 @@ def test_a_former_name_is_accepted_and_says_the_present_one(capsys: pytest.Captu
         Renamed.check({"completion_per_forward": 8}, "rl")
 
 
+class Moved(Settings):
+    renamed = {"rate": "rl.learning_rate"}
+
+    rl: Inner = Inner()
+
+
+def test_a_key_may_have_moved_into_a_nested_section(capsys: pytest.CaptureFixture[str]) -> None:
+    assert Moved.check({"rate": 2.0}, "outer").rl.learning_rate == 2.0
+    assert Moved.check({"rate": 2.0, "rl": {}}, "outer").rl.learning_rate == 2.0
+    assert "'rate' is now called 'rl.learning_rate'" in capsys.readouterr().err
+    with pytest.raises(InputError, match="rate is the former name of rl.learning_rate, which is also set"):
+        Moved.check({"rate": 2.0, "rl": {"learning_rate": 1.0}}, "outer")
+    with pytest.raises(InputError, match="'outer.rl': .*dictionary"):
+        Moved.check({"rate": 2.0, "rl": 3}, "outer")
+
+
 def test_no_former_name_is_in_use_and_every_present_one_is_a_key() -> None:
-    for settings in (ExplorationSettings, RFTSettings, RunSize):
+    for settings in (ExplorationSettings, RFTSettings, RunSize, EvaluationSettings):
         assert settings.renamed
         assert not settings.renamed.keys() & settings.model_fields.keys()
-        assert set(settings.renamed.values()) <= settings.model_fields.keys()
+        for present in settings.renamed.values():
+            section, _, key = present.rpartition(".")
+            inside = settings.model_fields[section].annotation if section else settings
+            assert isinstance(inside, type) and issubclass(inside, Settings) and key in inside.model_fields
     assert RunSize.renamed == ExplorationSettings.renamed

@@ -4,6 +4,8 @@ vLLM (vllm_engine.py) is for GPUs; transformers (transformers_engine.py) runs ev
 """
 
 import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from components.shared.accelerator import accelerator
@@ -32,36 +34,44 @@ def chosen_engine(engine: Literal["auto"] | Engine) -> Engine:
     return engine
 
 
-def open_sampler(
-    policy: Policy,
-    engine: Engine,
-    *,
-    batch_size: int,
-    length: int | None = None,
-    gpu_memory_utilization: float = 0.9,
-    tensor_parallel_size: int | None = None,
-) -> Sampler:
-    """Makes a policy ready to sample from.
+@dataclass(frozen=True)
+class SamplerSettings:
+    """How a policy is made ready to sample from, in whichever process.
 
-    Args:
-        policy: The policy.
+    Attributes:
+        policy: Folder of the policy.
         engine: As returned by chosen_engine.
         batch_size: Number of sequences generated at once.
         length: Maximum tokens of a prompt and its completion together; None for the policy's context.
         gpu_memory_utilization: Share of each GPU's memory that vLLM uses for weights and KV cache.
-        tensor_parallel_size: Number of GPUs that vLLM spreads the policy over; None for all of the pod's.
-
-    Raises:
-        InputError: The policy cannot be spread over that many GPUs.
+        tensor_parallel_size: Number of GPUs that vLLM spreads the policy over.
+        at_once: vLLM takes further sequences while fewer than this are unfinished; by default `batch_size`.
     """
-    if engine == "transformers":
-        return TransformersSampler(policy, batch_size=batch_size)
-    from components.shared.sampling.vllm_engine import VLLMSampler
 
-    return VLLMSampler(
-        policy,
-        batch_size=batch_size,
-        length=length or policy.context_length,
-        gpu_memory_utilization=gpu_memory_utilization,
-        tensor_parallel_size=tensor_parallel_size,
-    )
+    policy: Path
+    engine: Engine
+    batch_size: int
+    length: int | None = None
+    gpu_memory_utilization: float = 0.9
+    tensor_parallel_size: int = 1
+    at_once: int | None = None
+
+    def open(self) -> Sampler:
+        """Makes the policy ready to sample from.
+
+        Raises:
+            InputError: The policy cannot be loaded, or not be spread over that many GPUs.
+        """
+        policy = Policy(self.policy)
+        if self.engine == "transformers":
+            return TransformersSampler(policy)
+        from components.shared.sampling.vllm_engine import VLLMSampler
+
+        return VLLMSampler(
+            policy,
+            batch_size=self.batch_size,
+            length=self.length or policy.context_length,
+            gpu_memory_utilization=self.gpu_memory_utilization,
+            tensor_parallel_size=self.tensor_parallel_size,
+            at_once=self.at_once,
+        )

@@ -1,14 +1,14 @@
 """Sampling with vLLM: continuous batching, with prompts given as token IDs that the policy's chat template rendered."""
 
+import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from components.shared.accelerator import accelerator, sampling_precision
 from components.shared.errors import InputError
 from components.shared.policy import Policy
-from components.shared.sampling.base import Completion, sampling_order
-from components.shared.stage import Progress
+from components.shared.sampling.base import Batch, Completion
 
 _MAX_SEQUENCES = 1024  # vLLM's own default on the largest GPUs; further sequences of a batch wait
 _CPU_KV_CACHE_BYTES = 1 << 30  # for the small policies that a CPU serves; vLLM's own default is most of the memory
@@ -25,7 +25,8 @@ class VLLMSampler:
         batch_size: Number of sequences generated at once, up to 1024.
         length: Maximum tokens of a prompt and its completion together.
         gpu_memory_utilization: Share of each GPU's memory for weights and KV cache.
-        tensor_parallel_size: Number of GPUs to spread the policy over; None for all of the pod's.
+        tensor_parallel_size: Number of GPUs to spread the policy over.
+        at_once: A further batch is taken while fewer sequences than this are unfinished; by default `batch_size`.
 
     Raises:
         InputError: The policy cannot be spread over that many GPUs.
@@ -38,7 +39,8 @@ class VLLMSampler:
         batch_size: int,
         length: int,
         gpu_memory_utilization: float,
-        tensor_parallel_size: int | None,
+        tensor_parallel_size: int,
+        at_once: int | None = None,
     ) -> None:
         if accelerator() == "cuda":
             device_arguments = _gpu_arguments(policy, gpu_memory_utilization, tensor_parallel_size)
@@ -62,93 +64,88 @@ class VLLMSampler:
                 **device_arguments,
             )
         )
-        self._policy, self._batch_size = policy, batch_size
+        self._policy, self._at_once = policy, at_once or batch_size
 
-    def sample(
-        self,
-        prompts: Sequence[str],
-        n: int,
-        seed: int,
-        *,
-        max_tokens: int,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        progress: Progress | None = None,
-        skip: int = 0,
-    ) -> Iterator[list[Completion]]:
+    def sample(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, list[Completion]]]:
         """See Sampler."""
+        left = iter(batches)
+        numbers = itertools.count()
+        places: dict[str, tuple[Batch, int]] = {}  # request ID -> batch, and place in it
+        rows: dict[tuple[str, int], list[list[int]]] = {}  # token IDs of a batch that is being sampled
+        missing: dict[tuple[str, int], int] = {}  # how many of its sequences are not finished
+        more = True
+        try:
+            while more or places:
+                while more and len(places) < self._at_once:
+                    # On GPUs the engine runs in its own process and continues while a batch is taken or judged.
+                    taken = next(left, None)
+                    if taken is None:
+                        more = False
+                        break
+                    key = (taken.name, taken.start)
+                    rows[key], missing[key] = [[]] * len(taken.sequences), len(taken.sequences)
+                    for place, request in enumerate(self._requests(taken)):
+                        places[number := str(next(numbers))] = (taken, place)
+                        self._engine.add_request(number, *request)
+                for output in self._engine.step() if places else ():
+                    batch, place = places.pop(output.request_id)
+                    key = (batch.name, batch.start)
+                    rows[key][place] = list(output.outputs[0].token_ids)
+                    missing[key] -= 1
+                    if not missing[key]:
+                        yield batch, self._completions(batch, rows.pop(key))
+        finally:
+            self._engine.abort_request(list(places))
+
+    def _requests(self, batch: Batch) -> Iterator[tuple[Any, Any]]:
+        """Yields the engine's input and sampling parameters for each sequence of a batch."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        eos = self._policy.eos_token_ids
-        prompt_ids = self._policy.prompt_token_ids(prompts)
-        sequences = sampling_order(prompt_ids, n)[skip * self._batch_size :]
-        inputs = self._engine.renderer.render_cmpl([{"prompt_token_ids": ids} for ids in prompt_ids])
-
-        def request(number: int) -> tuple[Any, Any]:
-            index, k = sequences[number]
-            return inputs[index], SamplingParams(
-                temperature=temperature,
-                top_p=top_p,
-                top_k=0,
-                max_tokens=max_tokens,
-                stop_token_ids=sorted(eos),
-                seed=hash((seed, index, k)) % 2**63,
-                detokenize=False,
-                output_kind=RequestOutputKind.FINAL_ONLY,
+        decoding, indices = batch.decoding, list(batch.prompt_ids)
+        rendered = self._engine.renderer.render_cmpl([{"prompt_token_ids": batch.prompt_ids[i]} for i in indices])
+        inputs = dict(zip(indices, rendered, strict=True))
+        for index, k in batch.sequences:
+            yield (
+                inputs[index],
+                SamplingParams(
+                    temperature=decoding.temperature,
+                    top_p=decoding.top_p,
+                    top_k=0,
+                    max_tokens=decoding.max_tokens,
+                    stop_token_ids=sorted(self._policy.eos_token_ids),
+                    seed=hash((decoding.seed, index, k)) % 2**63,
+                    detokenize=False,
+                    output_kind=RequestOutputKind.FINAL_ONLY,
+                ),
             )
 
-        starts = range(0, len(sequences), self._batch_size)
-        for start, rows in zip(starts, self._generate(len(sequences), request), strict=True):
-            texts = self._policy.tokenizer.batch_decode(rows, skip_special_tokens=True)
-            yield [
-                Completion(index, k, text, ids, "stop" if ids[-1] in eos else "length")
-                for (index, k), ids, text in zip(sequences[start : start + len(rows)], rows, texts, strict=True)
-            ]
-            if progress:
-                progress.advance(len(rows))
-
-    def _generate(self, count: int, request: Callable[[int], tuple[Any, Any]]) -> Iterator[list[list[int]]]:
-        """Yields the token IDs of `count` requests, one batch at a time and in order."""
-        added = 0
-        pending: set[int] = set()
-        finished: dict[int, list[int]] = {}
-        try:
-            for start in range(0, count, self._batch_size):
-                batch = range(start, min(start + self._batch_size, count))
-                while any(number in pending or number >= added for number in batch):
-                    # Twice as many as run at once: neither a batch's slow end nor grading its samples leaves the GPUs
-                    # idle, since on GPUs the engine continues in its own process.
-                    while added < count and self._engine.get_num_unfinished_requests() < 2 * self._batch_size:
-                        self._engine.add_request(str(added), *request(added))
-                        pending.add(added)
-                        added += 1
-                    for output in self._engine.step():
-                        pending.remove(int(output.request_id))
-                        finished[int(output.request_id)] = list(output.outputs[0].token_ids)
-                yield [finished.pop(number) for number in batch]
-        finally:
-            self._engine.abort_request([str(number) for number in pending])
+    def _completions(self, batch: Batch, rows: list[list[int]]) -> list[Completion]:
+        eos = self._policy.eos_token_ids
+        texts = self._policy.tokenizer.batch_decode(rows, skip_special_tokens=True)
+        return [
+            Completion(index, k, text, ids, "stop" if ids[-1] in eos else "length")
+            for (index, k), ids, text in zip(batch.sequences, rows, texts, strict=True)
+        ]
 
     def close(self) -> None:
         """See Sampler."""
         self._engine.engine_core.shutdown()
 
 
-def _gpu_arguments(policy: Policy, memory_utilization: float, tensor_parallel_size: int | None) -> dict[str, Any]:
+def _gpu_arguments(policy: Policy, memory_utilization: float, tensor_parallel_size: int) -> dict[str, Any]:
     import torch
 
-    size = tensor_parallel_size or torch.cuda.device_count()
-    heads = policy.config.get("text_config", policy.config).get("num_attention_heads", size)
-    if size > torch.cuda.device_count() or heads % size:
+    heads = policy.config.get("text_config", policy.config).get("num_attention_heads", tensor_parallel_size)
+    if tensor_parallel_size > (gpus := torch.cuda.device_count()) or heads % tensor_parallel_size:
         raise InputError(
-            f"the policy's {heads} attention heads cannot be spread over {size} of this pod's "
-            f"{torch.cuda.device_count()} GPUs: set eval.tensor_parallel_size to a number that divides them, or change "
+            f"the policy's {heads} attention heads cannot be spread over {tensor_parallel_size} of this pod's {gpus} "
+            f"GPUs: set eval.parallel.tensor_parallel_size to a number that divides them, or change "
             f"pools.inference.accelerators"
         )
     # This process has threads and CUDA, with which a forked process could not work.
     os.environ.setdefault("VLLM_WORKER_MULTIPROCESSING_METHOD", "spawn")
-    return {"tensor_parallel_size": size, "gpu_memory_utilization": memory_utilization}
+    return {"tensor_parallel_size": tensor_parallel_size, "gpu_memory_utilization": memory_utilization}
 
 
 def _cpu_arguments() -> dict[str, Any]:

@@ -16,15 +16,15 @@ from components.preflight.base_policy import inspect_policy
 from components.preflight.disk import policy_bytes
 from components.preflight.fit import estimates
 from components.preflight.memory import GIB
-from components.preflight.model_size import ModelSize
 from components.preflight.settings import RunSize
-from components.preflight.vllm_memory import engine_memory
 from components.rft.refine import refine
 from components.rl_exploration.explore import explore
 from components.shared.data.schema import BENCHMARK_ORDER, PROBLEMS, TRAJECTORIES, read_rows, write_table
 from components.shared.errors import InputError
 from components.shared.policy import Policy
+from components.shared.policy.model_size import ModelSize
 from components.shared.progress.uploads import CHECKPOINTS_ON_DISK
+from components.shared.sampling.vllm_memory import engine_memory
 from components.shared.stage import read_json, write_json
 from launch.planning.cost_estimate import CostEstimate, StageCost
 from launch.planning.devices import GPUS, device_for
@@ -346,11 +346,11 @@ def test_the_7b_recipe_fits_eight_gpus(qwen_7b: Path) -> None:
     assert sampling[0] + sampling[1] == pytest.approx(12 * parameters / 8 / gib, abs=0.11)
     assert sampling[5] == pytest.approx(0.7 * 79, abs=0.06)
     evaluation = memory_of(result, "evaluation: sampling")
-    assert evaluation[0] == pytest.approx(2 * parameters / 4 / gib, abs=0.06)
+    assert evaluation[0] == pytest.approx(2 * parameters / gib, abs=0.06)
     assert evaluation[6] == pytest.approx(0.9 * 79, abs=0.06)
     # 55.3 GiB less 14.2 of weights and 3.4 of activations; 56 KiB a token, 3,584 tokens a sequence: 0.19 GiB each.
     assert "with vLLM, whose KV cache holds 197 full-length sequences, in 306 s (up to 3 times)" in text
-    assert re.search(r"training pool 11\d\.\d h \(9\d\d GPU-hours\), inference pool 5\.\d h \(2\d GPU-hours\)", text)
+    assert re.search(r"training pool 11\d\.\d h \(9\d\d GPU-hours\), inference pool 6\.\d h \(2\d GPU-hours\)", text)
 
 
 @pytest.mark.parametrize(
@@ -373,14 +373,15 @@ def test_the_7b_recipe_fits_eight_gpus(qwen_7b: Path) -> None:
         (["rft.parallel.sharding=none"], "RFT takes .*; set rft.parallel.sharding to full or"),
         (["rl.parallel.processes=4"],
          "rl.parallel.processes is 4, but pools.training.accelerators is 8: 4 of a pod's GPUs are idle"),
-        (["eval.tensor_parallel_size=null", "pools.inference.accelerators=8"],
-         "28 attention heads and 4 key-value heads cannot be split over 8 GPUs; set eval.tensor_parallel_size to 4"),
-        (["eval.tensor_parallel_size=2"],
-         "evaluation uses 2 of a pod's 4 GPUs; raise eval.tensor_parallel_size or lower pools.inference.accelerators$"),
-        (["eval.engine=transformers"],
-         "evaluation uses 1 of a pod's 4 GPUs; set eval.engine to vllm or lower pools.inference.accelerators$"),
-        (["eval.tensor_parallel_size=1", "eval.gpu_memory_utilization=0.2"],
-         "vLLM has 15.8 GiB of .* take .* of 1; raise eval.gpu_memory_utilization to at least 0.23 or raise"),
+        (["eval.parallel={tensor_parallel_size: 8}", "pools.inference.accelerators=8"],
+         "28 attention heads and 4 key-value heads cannot be split over 8 GPUs; set "
+         "eval.parallel.tensor_parallel_size to 4"),
+        (["eval.parallel.replicas=2"],
+         "evaluation uses 2 of a pod's 4 GPUs; leave eval.parallel.replicas out, or lower "
+         "pools.inference.accelerators$"),
+        (["eval.parallel={tensor_parallel_size: 1}", "eval.gpu_memory_utilization=0.2"],
+         "vLLM has 15.8 GiB of .* take .* of 1; raise eval.gpu_memory_utilization to at least 0.23 or raise "
+         "eval.parallel.tensor_parallel_size$"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_several_gpus_says_which_key_to_change(
@@ -397,7 +398,8 @@ def test_what_such_a_warning_advises_fits(qwen_7b: Path) -> None:
         ["rl.gpu_memory_utilization=0.23"],
         ["rl.gpu_memory_utilization=0.83"],
         ["rl.sleep_mode=false", "rl.gpu_memory_utilization=0.6", "rl.micro_batch_size=2"],
-        ["eval.gpu_memory_utilization=0.23", "eval.tensor_parallel_size=1", "pools.inference.accelerators=1"],
+        ["eval.gpu_memory_utilization=0.23"],
+        ["eval.parallel={}", "pools.inference.accelerators=8"],
     ):
         long = [f"pools.{pool}.timeout_hours=1000" for pool in ("training", "inference")]
         assert "warning: " not in plan_7b(qwen_7b, *changes, *long).output, changes
@@ -409,8 +411,11 @@ def test_what_such_a_warning_advises_fits(qwen_7b: Path) -> None:
         ("rl.parallel.processes=16", r"^rl.parallel.processes \(16\) must be at most pools.training.accelerators \("),
         ("pools.training.accelerators=4", r"processes \(8\) must be at most pools.training.accelerators \(4\)"),
         ("rft.parallel.processes=16", r"rft.parallel.processes \(16\) must be at most pools.training.accelerators"),
-        ("eval.tensor_parallel_size=7",
-         r"eval.tensor_parallel_size \(7\) must be at most pools.inference.accelerators \(4\)"),
+        ("eval.parallel={tensor_parallel_size: 7}",
+         r"eval.parallel.tensor_parallel_size \(7\) must be at most pools.inference.accelerators \(4\)"),
+        ("eval.parallel={replicas: 4, tensor_parallel_size: 2}",
+         r"eval.parallel.replicas x eval.parallel.tensor_parallel_size \(8\) must be at most "
+         r"pools.inference.accelerators \(4\)"),
     ],
 )  # fmt: skip
 def test_more_processes_than_gpus_are_an_error_that_names_both_keys(change: str, message: str) -> None:

@@ -6,9 +6,8 @@ import pytest
 
 from components.evaluation.settings import EvaluationSettings
 from components.shared.errors import InputError
-from components.shared.policy import Policy
 from components.shared.sampling import engines
-from components.shared.sampling.engines import chosen_engine, open_sampler
+from components.shared.sampling.engines import SamplerSettings, chosen_engine
 
 
 def machine(monkeypatch: pytest.MonkeyPatch, vllm: bool, device: str) -> None:
@@ -42,18 +41,16 @@ def test_vllm_where_it_is_not_installed_is_an_error_with_a_remedy(monkeypatch: p
         chosen_engine("vllm")
 
 
-@pytest.mark.parametrize(("there", "wanted"), [(2, None), (4, 2), (2, 3)])
+@pytest.mark.parametrize(("there", "wanted"), [(2, 2), (4, 2), (2, 3)])
 def test_a_policy_that_cannot_be_spread_over_the_gpus_is_an_error(
-    monkeypatch: pytest.MonkeyPatch, tiny_policy: Path, there: int, wanted: int | None
+    monkeypatch: pytest.MonkeyPatch, tiny_policy: Path, there: int, wanted: int
 ) -> None:
     import torch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
-    with pytest.raises(
-        InputError, match=f"3 attention heads cannot be spread over {wanted or there} of .* {there} GPUs"
-    ):
-        open_sampler(Policy(tiny_policy), "vllm", batch_size=4, tensor_parallel_size=wanted)
+    with pytest.raises(InputError, match=f"3 attention heads cannot be spread over {wanted} of .* {there} GPUs"):
+        SamplerSettings(tiny_policy, "vllm", batch_size=4, tensor_parallel_size=wanted).open()
 
 
 def test_another_engine_is_an_error() -> None:

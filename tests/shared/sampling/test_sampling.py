@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from components.shared.policy import Policy
-from components.shared.sampling.base import Completion
+from components.shared.sampling.base import Completion, Decoding, batches_of
 from components.shared.sampling.transformers_engine import TransformersSampler
 
 pytestmark = pytest.mark.slow
@@ -11,9 +11,9 @@ PROMPTS = ["Use 3 7 2 to make 13.", "Use 11 12 13 to make 36.", "Use 1 2 3 4 to 
 
 
 def sample(policy: Path, n: int = 4, seed: int = 0, temperature: float = 1.0, batch_size: int = 5) -> list[Completion]:
-    sampler = TransformersSampler(Policy(policy), batch_size=batch_size)
-    batches = sampler.sample(PROMPTS, n, seed, max_tokens=30, temperature=temperature)
-    return [completion for batch in batches for completion in batch]
+    batches = batches_of(Policy(policy), PROMPTS, n, batch_size, Decoding(seed, 30, temperature))
+    sampled = TransformersSampler(Policy(policy)).sample(batches)
+    return [completion for _, completions in sampled for completion in completions]
 
 
 def test_n_samples_of_every_prompt_that_end_where_they_say(tiny_policy: Path) -> None:
@@ -52,7 +52,7 @@ def test_tokens_come_as_often_as_the_policy_says(tiny_policy: Path) -> None:
     (ids,) = policy.prompt_token_ids(PROMPTS[:1])
     with torch.no_grad():
         expected = model(torch.tensor([ids])).logits[0, -1].softmax(-1)
-    batches = TransformersSampler(policy, batch_size=500).sample(PROMPTS[:1], 4000, seed=0, max_tokens=1)
-    first = torch.tensor([c.token_ids[0] for batch in batches for c in batch])
+    batches = TransformersSampler(policy).sample(batches_of(policy, PROMPTS[:1], 4000, 500, Decoding(0, 1)))
+    first = torch.tensor([c.token_ids[0] for _, completions in batches for c in completions])
     seen = torch.bincount(first, minlength=len(expected)) / 4000
     assert (seen - expected).abs().max() < 0.03

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +10,8 @@ import pytest
 
 from components.shared.data import countdown
 from components.shared.policy import Policy
-from components.shared.sampling.base import Completion, Sampler
-from components.shared.sampling.engines import open_sampler
+from components.shared.sampling.base import Batch, Completion, Decoding, Sampler, batches_of
+from components.shared.sampling.engines import SamplerSettings
 from tests.conftest import POLICY
 
 pytestmark = pytest.mark.vllm
@@ -24,14 +24,14 @@ PERMUTATIONS = 999  # the least p-value is 1 / (1 + PERMUTATIONS)
 
 @pytest.fixture(scope="module")
 def vllm_sampler() -> Iterator[Sampler]:
-    sampler = open_sampler(Policy(POLICY), "vllm", batch_size=256, length=128)
+    sampler = SamplerSettings(POLICY, "vllm", batch_size=256, length=128).open()
     yield sampler
     sampler.close()
 
 
 @pytest.fixture(scope="module")
 def transformers_sampler() -> Sampler:
-    return open_sampler(Policy(POLICY), "transformers", batch_size=256)
+    return SamplerSettings(POLICY, "transformers", batch_size=256).open()
 
 
 def sample(
@@ -43,8 +43,8 @@ def sample(
     temperature: float = 1.0,
     top_p: float = 1.0,
 ) -> list[Completion]:
-    batches = sampler.sample(PROMPTS, n, seed, max_tokens=max_tokens, temperature=temperature, top_p=top_p)
-    completions = [completion for batch in batches for completion in batch]
+    batches = batches_of(Policy(POLICY), PROMPTS, n, 256, Decoding(seed, max_tokens, temperature, top_p))
+    completions = [completion for _, sampled in sampler.sample(batches) for completion in sampled]
     return sorted(completions, key=lambda c: (c.prompt_index, c.sample_index))
 
 
@@ -131,23 +131,28 @@ def test_completions_end_where_they_say(vllm_sampler: Sampler) -> None:
         assert "<" not in c.text  # no special token
 
 
-def test_batches_are_the_same_ones_wherever_sampling_is_taken_up(
+def test_batches_are_the_same_ones_wherever_sampling_is_taken_up_and_in_whatever_parts(
     vllm_sampler: Sampler, transformers_sampler: Sampler
 ) -> None:
-    def batches(sampler: Sampler, skip: int = 0, seed: int = 1) -> list[list[Completion]]:
-        return list(sampler.sample(PROMPTS, 20, seed, max_tokens=MAX_TOKENS, skip=skip))
+    def batches(seed: int = 1) -> list[Batch]:
+        return batches_of(Policy(POLICY), PROMPTS, 20, 256, Decoding(seed, MAX_TOKENS))
 
-    whole = batches(vllm_sampler)
-    assert [len(batch) for batch in whole] == [256, 256, 256, 32]
+    def sampled(sampler: Sampler, given: Iterable[Batch]) -> dict[tuple[str, int], list[Completion]]:
+        return {(batch.name, batch.start): completions for batch, completions in sampler.sample(given)}
+
+    whole = sampled(vllm_sampler, batches())
+    assert sorted(map(len, whole.values())) == [32, 256, 256, 256]
     for skip in (1, 3, 4):
-        assert batches(vllm_sampler, skip) == whole[skip:]
-    left = vllm_sampler.sample(PROMPTS, 20, 2, max_tokens=MAX_TOKENS)
-    assert next(left) != whole[0]
-    left.close()  # type: ignore[attr-defined]  # what had been asked for is given up and in nobody's way
-    assert batches(vllm_sampler) == whole
+        left = [(batch.name, batch.start) for batch in batches()[skip:]]
+        assert sampled(vllm_sampler, batches()[skip:]) == {key: whole[key] for key in left}
+    interrupted = vllm_sampler.sample(batches(seed=2))
+    assert next(interrupted)[1] not in whole.values()
+    interrupted.close()  # type: ignore[attr-defined]  # what had been asked for is given up and in nobody's way
+    parts = sampled(vllm_sampler, (part for batch in batches() for part in batch.parts(16)))
+    assert [c for key in sorted(parts) for c in parts[key]] == [c for key in sorted(whole) for c in whole[key]]
     places = [
-        [[(c.prompt_index, c.sample_index) for c in batch] for batch in side]
-        for side in (whole, batches(transformers_sampler))
+        {key: [(c.prompt_index, c.sample_index) for c in completions] for key, completions in side.items()}
+        for side in (whole, sampled(transformers_sampler, batches()))
     ]
     assert places[0] == places[1]
 
@@ -162,6 +167,6 @@ def test_what_is_generated_beside_a_sequence_changes_nothing_and_a_checkpoints_s
     own = json.loads((policy / "generation_config.json").read_text())
     own |= {"repetition_penalty": 3.0, "temperature": 0.1, "top_k": 1, "top_p": 0.1, "max_new_tokens": 3}
     (policy / "generation_config.json").write_text(json.dumps(own))
-    other = open_sampler(Policy(policy), "vllm", batch_size=5000, length=128)
+    other = SamplerSettings(policy, "vllm", batch_size=5000, length=128).open()
     assert sample(other, 4) == expected
     other.close()

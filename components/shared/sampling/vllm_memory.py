@@ -5,11 +5,12 @@ docs/plan.md has the model and its sources.
 
 from dataclasses import dataclass
 
-from components.preflight.memory import cache_bytes, sampling_activations
-from components.preflight.model_size import ModelSize
+from components.shared.policy.model_size import ModelSize
 
 _PREFILL_TOKENS = 8192  # prompt tokens per batch: TRL sets 4,096, vLLM's defaults are 2,048 to 16,384
 _VALUE_BYTES = 2  # per weight, key or value: bfloat16
+# Logits of the next token while sampling, their probabilities, and both again, sorted, for top_p.
+_SAMPLING_LOGIT_BYTES = 4 * 4
 
 
 @dataclass(frozen=True)
@@ -60,3 +61,21 @@ def engine_memory(model: ModelSize, share: int, sequences: int, tokens: int, gpu
     sequence = tokens * token
     fitting = max(0, share - weights - activations) // sequence
     return EngineMemory(share, weights, activations, token, sequence, fitting, min(sequences, fitting))
+
+
+def cache_bytes(model: ModelSize, pair_bytes: int) -> int:
+    """Bytes of one token's keys and values in all layers, if a key and a value together take `pair_bytes`."""
+    return model.layers * model.key_value_width * pair_bytes
+
+
+def sampling_activations(model: ModelSize, sequences: int, prefilled: int, value: int) -> int:
+    """Bytes of the prompts in one layer during prefill, plus those of the next token's logits.
+
+    Args:
+        model: the policy's size.
+        sequences: sequences decoded at once.
+        prefilled: prompt tokens prefilled at once.
+        value: bytes per number.
+    """
+    prefill = prefilled * (4 * model.hidden + 3 * model.intermediate) * value
+    return prefill + sequences * model.vocabulary * _SAMPLING_LOGIT_BYTES
