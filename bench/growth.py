@@ -7,6 +7,7 @@ runs in its own process. Memory is that process's peak, less what it has after i
 """
 
 import json
+import os
 import random
 import re
 import subprocess
@@ -28,10 +29,11 @@ from components.verification_filtering.settings import FilterSettings
 
 PER_STEP, GROUP, PER_PROBLEM = 8192, 16, 512
 DUPLICATES = 0.2  # share of the correct rollouts
-WORDS = (
+WORDS = re.findall(
+    r"\S+",
     "so then we get note that the sum of both sides is equal to x = 3 , y + 7 which gives n ^ 2 - 4 because every "
-    "term after first one divides 12 and hence \\frac{a}{b} cannot be 5 unless k is odd . Let us try case where"
-).split()
+    "term after first one divides 12 and hence \\frac{a}{b} cannot be 5 unless k is odd . Let us try case where",
+)
 STAGES = ("harvesting", "filtering")
 
 
@@ -92,7 +94,7 @@ def completion(draw: random.Random, number: int, good: bool) -> str:
 
 def run_stage(stage: str, folder: Path) -> dict[str, Any]:
     """Runs a stage in this process; returns its seconds, its memory in MiB and its figures."""
-    before, began = _memory(), time.monotonic()
+    before, began, cpu = _memory(), time.monotonic(), sum(os.times()[:4])
     if stage == "harvesting":
         figures = harvest(
             folder / "rollouts",
@@ -112,7 +114,8 @@ def run_stage(stage: str, folder: Path) -> dict[str, Any]:
             report_out=folder / "filtering.json",
             page_out=folder / "filtering.html",
         )
-    return {"seconds": time.monotonic() - began, "mib": _memory() - before, "figures": figures}
+    seconds = {"seconds": time.monotonic() - began, "cpu_seconds": sum(os.times()[:4]) - cpu}
+    return {**seconds, "mib": _memory() - before, "figures": figures}
 
 
 def _memory() -> float:
@@ -140,20 +143,21 @@ def main(counts: tuple[int, ...], keep: Path | None, stage: str | None, work: Pa
     if stage and work:
         click.echo(json.dumps(run_stage(stage, work)))
         return
-    measured: dict[str, dict[int, dict[str, Any]]] = {stage: {} for stage in STAGES}
+    measured: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in STAGES}
     for count in sorted(counts):
         with tempfile.TemporaryDirectory() as temporary:
             folder = keep / str(count) if keep else Path(temporary)
             if not (folder / "rollouts").is_dir():
                 make_rollouts(folder, count)
-            for stage in STAGES:
-                measured[stage][count] = found = in_own_process(stage, folder)
+            for name in STAGES:
+                measured[name][count] = found = in_own_process(name, folder)
                 click.echo(
                     json.dumps(
                         {
-                            "what": stage,
+                            "what": name,
                             "rollouts": count,
                             "seconds": round(found["seconds"], 1),
+                            "cpu_seconds": round(found["cpu_seconds"], 1),
                             "rollouts_per_second": round(count / found["seconds"]),
                             "mib": round(found["mib"]),
                             "figures": found["figures"],
@@ -161,8 +165,8 @@ def main(counts: tuple[int, ...], keep: Path | None, stage: str | None, work: Pa
                     )
                 )
     if len(set(counts)) > 1:
-        for stage, found in measured.items():
-            click.echo(json.dumps({"what": f"growth of {stage}", **growth(found)}))
+        for name, runs in measured.items():
+            click.echo(json.dumps({"what": f"growth of {name}", **growth(runs)}))
 
 
 def growth(found: dict[int, dict[str, Any]]) -> dict[str, float]:
@@ -170,7 +174,7 @@ def growth(found: dict[int, dict[str, Any]]) -> dict[str, float]:
     small, large = min(found), max(found)
     more = (large - small) / 1e6
     result = {"times_the_rollouts": round(large / small, 1)}
-    for key in ("seconds", "mib"):
+    for key in ("seconds", "cpu_seconds", "mib"):
         each = (found[large][key] - found[small][key]) / more
         result[f"times_the_{key}"] = round(found[large][key] / found[small][key], 1)
         result[f"{key}_per_million_more"] = round(each, 1)
