@@ -40,11 +40,13 @@ test-cluster: $(READY) ## Run the acceptance tests on a cluster (30 minutes): HO
 		RLOOP_TEST_DATA=$(DATA) RLOOP_TEST_S3_ENDPOINT=$(S3_ENDPOINT) RLOOP_TEST_S3_SECRET=$(S3_SECRET) \
 		$(BIN)/pytest -m cluster tests/cluster
 
-bench: $(READY) ## Benchmark stages, grader and transfers against the plain libraries, replicas against one, and plan against actual use (20 minutes)
+bench: $(READY) ## Benchmark what docs/performance.md reports, and plan against actual use (25 minutes)
 	@$(BIN)/python bench/stages.py
 	@$(BIN)/python bench/grading.py
 	@$(BIN)/python bench/transfers.py
 	@$(BIN)/python bench/replicas.py
+	@$(BIN)/python bench/growth.py
+	@$(BIN)/python bench/compile.py
 	@OMP_NUM_THREADS=1 $(BIN)/python bench/plan.py
 
 bench-vllm: $(VLLM_READY) ## Benchmark evaluation with both engines against the plain libraries, on the CPU (3 minutes)

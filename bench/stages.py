@@ -3,7 +3,8 @@
 Compares exploration with a bare TRL script with the same settings that calls the scorer in its own process; evaluation
 with a bare `generate` loop over the same prompts; exploration that saves its progress to an S3 server, as often as the
 laptop recipe does and at every step, with exploration that saves none. The two sides run in turn, each in its own
-process. The ratio of their medians is what matters, because machines differ and drift.
+process. The ratio of their medians is what matters, because machines differ and drift; CPU seconds are reported along
+with wall-clock seconds, because machines are shared.
 """
 
 import contextlib
@@ -220,6 +221,9 @@ SIDES = {
 }
 
 
+BENCHMARKS = ("exploration", "evaluation", "saving", "saving_each_step")
+
+
 @contextlib.contextmanager
 def server_for(name: str, folder: Path) -> Iterator[dict[str, str]]:
     """Yields environment variables for an S3 server if the benchmark needs one; both sides then run beside it."""
@@ -237,7 +241,8 @@ def server_for(name: str, folder: Path) -> Iterator[dict[str, str]]:
 @click.option("--work", type=click.Path(path_type=Path), hidden=True)
 @click.option("--model", "named", type=click.Choice(sorted(MODELS)), default="tiny", show_default=True)
 @click.option("--runs", default=3, show_default=True, help="Runs of each side.")
-def main(side: str | None, work: Path | None, named: str, runs: int) -> None:
+@click.option("--only", type=click.Choice(BENCHMARKS), multiple=True, help="Benchmarks to run instead of all.")
+def main(side: str | None, work: Path | None, named: str, runs: int, only: tuple[str, ...]) -> None:
     """Time the stages and the plain libraries, and print the ratios; for a larger model only the first two."""
     model = MODELS[named]
     if side and work:
@@ -245,8 +250,9 @@ def main(side: str | None, work: Path | None, named: str, runs: int) -> None:
         return
     if not model.policy.is_dir():
         raise click.ClickException(f"{model.policy} is missing; create it with `make {model.policy.relative_to(ROOT)}`")
-    for name in ("exploration", "evaluation", "saving", "saving_each_step")[: 4 if named == "tiny" else 2]:
+    for name in only or BENCHMARKS[: 4 if named == "tiny" else 2]:
         seconds: dict[str, list[float]] = {"stage": [], "plain": []}
+        cpu: dict[str, list[float]] = {"stage": [], "plain": []}
         for _ in range(runs):
             for kind in seconds:
                 with tempfile.TemporaryDirectory() as folder, server_for(name, Path(folder)) as environment:
@@ -257,7 +263,7 @@ def main(side: str | None, work: Path | None, named: str, runs: int) -> None:
                         write_sums(training)
                     write_problems(Path(folder) / "benchmarks" / "dev.parquet", model.problems, "dev")
                     write_json(Path(folder) / "benchmarks" / BENCHMARK_ORDER, ["dev"])
-                    began = time.monotonic()
+                    began, before = time.monotonic(), _children_seconds()
                     subprocess.run(
                         [sys.executable, __file__, "--side", f"{kind}_{name}", "--work", folder, "--model", named],
                         check=True,
@@ -265,9 +271,19 @@ def main(side: str | None, work: Path | None, named: str, runs: int) -> None:
                         env={**os.environ, **environment},
                     )
                     seconds[kind].append(time.monotonic() - began)
-        medians = {kind: round(statistics.median(values), 2) for kind, values in seconds.items()}
-        ratio = round(medians["stage"] / medians["plain"], 3)
-        click.echo(json.dumps({"model": named, "what": name, "median_seconds": medians, "ratio": ratio, "runs": runs}))
+                    cpu[kind].append(_children_seconds() - before)
+        result: dict[str, Any] = {"model": named, "what": name, "runs": runs}
+        for prefix, values in (("", seconds), ("cpu_", cpu)):
+            medians = {kind: round(statistics.median(values[kind]), 2) for kind in values}
+            result[f"median_{prefix}seconds"] = medians
+            result[f"{prefix}ratio"] = round(medians["stage"] / medians["plain"], 3)
+        click.echo(json.dumps(result))
+
+
+def _children_seconds() -> float:
+    """CPU seconds of the subprocesses that have ended."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 if __name__ == "__main__":

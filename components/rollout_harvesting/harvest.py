@@ -6,6 +6,7 @@ duplicate shards are detected, set aside and counted.
 
 import re
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def harvest(
     totals = _totals(counts)
     rates = {problem: correct / samples for problem, (samples, correct) in totals.items() if samples}
     written, similarity = _write_trajectories(shards, rates, Path(trajectories_out) / "trajectories.parquet")
-    _write_success_rates(Path(success_rates_out) / "success_rates.parquet", counts)
+    write_table(Path(success_rates_out) / "success_rates.parquet", SUCCESS_RATES, _success_rates(counts))
 
     correct = sum(c for _, c in totals.values())
     report |= {
@@ -181,23 +182,20 @@ def _with_success_rate(batch: pa.RecordBatch, rates: dict[str, float]) -> pa.Tab
     return pa.table(columns, schema=TRAJECTORIES)
 
 
-def _write_success_rates(path: Path, counts: _Counts) -> None:
-    rows: list[dict[str, Any]] = []
+def _success_rates(counts: _Counts) -> Iterator[dict[str, Any]]:
+    """The rows of the table of success rates."""
     so_far: dict[str, tuple[int, int]] = {}
     for problem, step in sorted(counts):
         samples, correct = counts[problem, step]
         total, right = so_far.get(problem, (0, 0))
         so_far[problem] = total, right = total + samples, right + correct
-        rows.append(
-            {
-                "problem_id": problem,
-                "step": step,
-                "samples": samples,
-                "correct": correct,
-                "success_rate_so_far": right / total if total else 0.0,
-            }
-        )
-    write_table(path, SUCCESS_RATES, rows)
+        yield {
+            "problem_id": problem,
+            "step": step,
+            "samples": samples,
+            "correct": correct,
+            "success_rate_so_far": right / total if total else 0.0,
+        }
 
 
 def _histogram(rates: dict[str, float]) -> list[int]:

@@ -1,9 +1,11 @@
 """Verification filtering: selects the expert set for RFT from all trajectories of an iteration.
 
 A trajectory passes if it is scorable, ended with EOS, is graded correct again, solves a hard problem, is no duplicate,
-and is within its problem's cap. Makes two passes over the table, so that memory does not grow with the completions.
+and is within its problem's cap. Makes three passes over the table (grade, compare, write), so that memory does not grow
+with the completions.
 """
 
+import itertools
 import shutil
 import tempfile
 from pathlib import Path
@@ -29,7 +31,7 @@ from components.shared.progress.finished import Outputs
 from components.shared.reporting import page
 from components.shared.stage import whole_file, write_json
 from components.verification_filtering.gates import Decisions
-from components.verification_filtering.grade import TrajectoryGrading
+from components.verification_filtering.grade import TrajectoryGrading, saved_verdicts
 from components.verification_filtering.settings import FilterSettings
 
 # The verdict reasons that the report counts, by key.
@@ -80,27 +82,34 @@ def filter_trajectories(
         settings.model_dump(),
         [earlier_experts] if earlier_experts else [],
     )
-    decisions = Decisions(settings)
-    with (
-        tempfile.TemporaryDirectory() as work,
-        Checkpoints(checkpointing, "verification_filtering", grading.model_dump(), [trajectories, problems]) as earlier,
-        Grader(grading) as grader,
-    ):
-        if (figures := earlier.hand_over(outputs)) is not None:
-            return figures
-        graded = TrajectoryGrading(trajectories, problems, grader)
-        for row, verdict in graded.verdicts(earlier, Path(work)):
-            decisions.add(row, verdict)
-    decisions.apply_cap()
+    with tempfile.TemporaryDirectory() as temporary:
+        work = Path(temporary)
+        (verdicts := work / "verdicts").mkdir()
+        decisions = Decisions(settings)
+        with (
+            Checkpoints(
+                checkpointing, "verification_filtering", grading.model_dump(), [trajectories, problems]
+            ) as earlier,
+            Grader(grading) as grader,
+        ):
+            if (figures := earlier.hand_over(outputs)) is not None:
+                return figures
+            graded = TrajectoryGrading(trajectories, problems, grader)
+            for row, correct, reason in graded.verdicts(earlier, verdicts):
+                decisions.add(row, correct, reason)
+        decisions.drop_duplicates()
+        decisions.apply_cap(trajectories, work)
 
-    report = {
-        **decisions.counts(),
-        "settings": settings.model_dump(),
-        "grading": _grading_report(decisions, graded.answers_per_second),
-    }
-    if not (earlier_experts and _expert_files(Path(earlier_experts))):
-        _check_not_empty(report)
-    report["experts_by_success_rate"] = _split(trajectories, decisions, Path(experts_out), Path(dropped_out))
+        report = {
+            **decisions.counts(),
+            "settings": settings.model_dump(),
+            "grading": _grading_report(decisions, graded.answers_per_second),
+        }
+        if not (earlier_experts and _expert_files(Path(earlier_experts))):
+            _check_not_empty(report)
+        report["experts_by_success_rate"] = _split(
+            trajectories, verdicts, decisions, Path(experts_out), Path(dropped_out)
+        )
     report["earlier_experts"] = _pass_on(Path(earlier_experts), Path(experts_out)) if earlier_experts else 0
     write_json(report_out, report)
     _write_page(page_out, report)
@@ -136,20 +145,27 @@ def _check_not_empty(report: dict[str, Any]) -> None:
     )
 
 
-def _split(trajectories: str | Path, decisions: Decisions, experts_out: Path, dropped_out: Path) -> list[int]:
-    """Second pass: writes each trajectory, with its new verdict, to the table of experts or of dropped ones.
+def _split(
+    trajectories: str | Path, verdicts: Path, decisions: Decisions, experts_out: Path, dropped_out: Path
+) -> list[int]:
+    """Last pass: writes each trajectory, with its new verdict, to the table of experts or of dropped ones.
 
     Returns:
         Number of experts by the success rate of their problem, in ten equal bins from 0 to 1.
     """
-    start, by_rate = 0, [0] * 10
+    start, by_rate, saved = 0, [0] * 10, saved_verdicts(verdicts)
     with (
         table_writer(experts_out / "experts.parquet", TRAJECTORIES) as experts,
         table_writer(dropped_out / "dropped.parquet", TRAJECTORIES) as dropped,
     ):
         for batch in read_batches(trajectories):
             end = start + batch.num_rows
-            columns = {name: batch[name] for name in TRAJECTORIES.names} | decisions.columns(start, end)
+            graded = list(itertools.islice(saved, batch.num_rows))
+            columns = {name: batch[name] for name in TRAJECTORIES.names} | {
+                "verdict": pa.array([verdict["correct"] for verdict in graded], pa.bool_()),
+                "verdict_reason": pa.array([verdict["why"] for verdict in graded], pa.string()),
+                "dropped_because": pa.array(decisions.dropped_because(start, end), pa.string()),
+            }
             table = pa.table(columns, schema=TRAJECTORIES)
             keep = pc.is_null(table["dropped_because"])
             kept = table.filter(keep)

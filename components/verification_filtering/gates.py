@@ -1,14 +1,16 @@
 """The gates that a trajectory has to pass to become an expert, and the decision about each trajectory."""
 
 from array import array
-from collections import Counter, defaultdict
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
+import numpy as np
+import numpy.typing as npt
 
-from components.shared.data.ngrams import Sketch, sketch, solution_text
+from components.shared.data.ngrams import solution_text
 from components.shared.grading import reason_kind
-from components.verification_filtering.diversity import most_different
+from components.verification_filtering.diversity import keep_most_different
 from components.verification_filtering.settings import FilterSettings
 
 # The gates in order, each with the reason for which it drops a trajectory: the name is stored, the text is for display.
@@ -28,7 +30,7 @@ _KEPT = -1
 class Decisions:
     """Which trajectories are kept and which gate drops the others, in the order of the table.
 
-    Holds a few bytes per trajectory and a sketch per candidate, no completions.
+    Holds a byte per trajectory and 24 more per correct one on a hard problem, no completions.
 
     Attributes:
         reasons: number of trajectories by kind of verdict reason.
@@ -41,62 +43,66 @@ class Decisions:
         self.reasons: Counter[str] = Counter()
         self._settings = settings
         self._gates = array("b")  # the number of the gate that drops the trajectory, or _KEPT
-        self._verdicts = array("b")  # 1 correct, 0 wrong, -1 not scorable
-        self._why_numbers = array("I")  # index into _whys: many trajectories share an explanation
-        self._whys: list[str] = []
-        self._number_of_why: dict[str, int] = {}
-        self._candidates: defaultdict[str, list[tuple[int, int, Sketch]]] = defaultdict(list)  # number, step, sketch
-        self._seen: defaultdict[str, set[int]] = defaultdict(set)  # hashes of a problem's solutions
+        # Those that pass the gates that look at one trajectory at a time:
+        self._rows, self._problems, self._steps = array("q"), array("i"), array("i")
+        self._solutions = array("q")  # hashes: the texts together are too large
+        self._problem_numbers: dict[str, int] = {}
 
     def __len__(self) -> int:
         return len(self._gates)
 
-    def add(self, row: dict[str, Any], verdict: dict[str, Any]) -> None:
-        """Decides about the next trajectory by all gates but the cap.
+    def add(self, row: dict[str, Any], correct: bool | None, reason: str) -> None:
+        """Decides about the next trajectory by the gates that look at one trajectory at a time.
 
         Args:
             row: of the trajectories.
-            verdict: `correct`, `reason` and `why`, as graded anew.
+            correct: the verdict, as graded anew.
+            reason: of the verdict.
         """
-        correct = verdict["correct"]
-        gate = _gate(row, correct, self._settings) or self._duplicate(row)
+        gate = _gate(row, correct, self._settings)
         if gate is None:
-            candidate = len(self), row["step"], sketch(row["completion"])
-            self._candidates[row["problem_id"]].append(candidate)
+            self._rows.append(len(self))
+            self._problems.append(self._problem_numbers.setdefault(row["problem_id"], len(self._problem_numbers)))
+            self._steps.append(row["step"])
+            self._solutions.append(hash(solution_text(row["completion"])))
         self._gates.append(_KEPT if gate is None else _GATE_NUMBERS[gate])
-        self._verdicts.append(-1 if correct is None else int(correct))
-        if (why := verdict["why"]) not in self._number_of_why:
-            self._number_of_why[why] = len(self._whys)
-            self._whys.append(why)
-        self._why_numbers.append(self._number_of_why[why])
-        self.reasons[reason_kind(verdict["reason"])] += 1
+        self.reasons[reason_kind(reason)] += 1
 
-    def _duplicate(self, row: dict[str, Any]) -> str | None:
-        # Compare by hash and within a problem: a set of texts would hold every completion.
-        text, seen = hash(solution_text(row["completion"])), self._seen[row["problem_id"]]
-        if self._settings.drop_duplicates and text in seen:
-            return "duplicate"
-        seen.add(text)
-        return None
+    def drop_duplicates(self) -> None:
+        """Keeps the first of a problem's identical solutions, if the settings say so."""
+        if not self._settings.drop_duplicates:
+            return
+        problems, solutions = np.asarray(self._problems), np.asarray(self._solutions)
+        order = np.lexsort((solutions, problems))  # keeps the order of equal ones
+        again = (np.diff(problems[order]) == 0) & (np.diff(solutions[order]) == 0)
+        gates, rows = np.asarray(self._gates), np.asarray(self._rows)
+        gates[rows[order[1:][again]]] = _GATE_NUMBERS["duplicate"]
 
-    def apply_cap(self) -> None:
-        """Keeps at most `max_per_problem` trajectories per problem: the most different ones, early ones first."""
-        for rows in self._candidates.values():
-            limit = self._settings.max_per_problem or len(rows)
-            kept = set(most_different([(step, text) for _, step, text in rows], limit))
-            for index, (number, _, _) in enumerate(rows):
-                if index not in kept:
-                    self._gates[number] = _GATE_NUMBERS["over_cap"]
+    def apply_cap(self, trajectories: str | Path, folder: Path) -> None:
+        """Keeps at most `max_per_problem` trajectories per problem: the most different ones, early ones first.
 
-    def columns(self, start: int, end: int) -> dict[str, pa.Array]:
-        """The columns that the filter adds to the trajectories from row `start` up to but not including `end`."""
-        verdicts = [None if verdict < 0 else bool(verdict) for verdict in self._verdicts[start:end]]
-        dropped = [None if gate == _KEPT else _GATE_NAMES[gate] for gate in self._gates[start:end]]
-        return {
-            "verdict": pa.array(verdicts, pa.bool_()),
-            "verdict_reason": pa.array([self._whys[number] for number in self._why_numbers[start:end]], pa.string()),
-            "dropped_because": pa.array(dropped, pa.string()),
-        }
+        Args:
+            trajectories: folder with the trajectories.
+            folder: for temporary files.
+        """
+        limit = self._settings.max_per_problem
+        candidates, problems, steps = self._candidates()
+        over = np.bincount(problems, minlength=1)[problems] > limit
+        candidates, problems, steps = candidates[over], problems[over], steps[over]
+        if limit and len(candidates):
+            order = np.lexsort((steps, problems))
+            kept = keep_most_different(trajectories, candidates[order], problems[order], limit, folder)
+            np.asarray(self._gates)[candidates[order][~kept]] = _GATE_NUMBERS["over_cap"]
+
+    def _candidates(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+        """Row, problem number and RL step of each trajectory that no gate has dropped so far."""
+        rows = np.asarray(self._rows)
+        left = np.asarray(self._gates)[rows] == _KEPT
+        return rows[left], np.asarray(self._problems)[left], np.asarray(self._steps)[left]
+
+    def dropped_because(self, start: int, end: int) -> list[str | None]:
+        """The names of the gates that drop the trajectories from row `start` up to but not including `end`."""
+        return [None if gate == _KEPT else _GATE_NAMES[gate] for gate in self._gates[start:end]]
 
     def counts(self) -> dict[str, Any]:
         """The counts of the stage's report: all trajectories, those left after each gate, and the experts."""
@@ -106,12 +112,11 @@ class Decisions:
             count = dropped[_GATE_NUMBERS[gate]]
             left -= count
             funnel.append({"gate": gate, "because": because, "dropped": count, "left": left})
-        candidates = (candidate for rows in self._candidates.values() for candidate in rows)
-        steps = Counter(step for number, step, _ in candidates if self._gates[number] == _KEPT)
+        steps = Counter(self._candidates()[2].tolist())
         return {
             "trajectories": len(self),
             "experts": left,
-            "problems": len(self._candidates),
+            "problems": len(self._problem_numbers),
             "funnel": funnel,
             "experts_by_step": [{"step": step, "experts": count} for step, count in sorted(steps.items())],
         }

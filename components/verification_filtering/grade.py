@@ -44,12 +44,12 @@ class TrajectoryGrading:
         """Speed of this attempt's grading; 0 if an earlier attempt had graded everything."""
         return round(self._graded / self._seconds) if self._graded else 0
 
-    def verdicts(self, checkpoints: Checkpoints, folder: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-        """Yields each trajectory with its verdict (`correct`, `reason`, `why`), in order of the table.
+    def verdicts(self, checkpoints: Checkpoints, folder: Path) -> Iterator[tuple[dict[str, Any], bool | None, str]]:
+        """Yields each trajectory with its verdict and the verdict's reason, in order of the table.
 
         Args:
             checkpoints: where graded batches are saved and those of an earlier attempt are.
-            folder: for files that `checkpoints` may still upload when it closes.
+            folder: for the verdicts, one file per batch; `saved_verdicts` reads them.
 
         Raises:
             InputError: a trajectory's problem is not among the training problems.
@@ -66,7 +66,8 @@ class TrajectoryGrading:
                     shard, _VERDICTS, ({"correct": v.correct, "reason": v.reason, "why": v.why} for v in verdicts)
                 )
                 checkpoints.add(shard)
-            yield from zip(batch, read_rows(shard), strict=True)
+            for row, verdict in zip(batch, read_rows(shard, ["correct", "reason"]), strict=True):
+                yield row, verdict["correct"], verdict["reason"]
             progress.advance(len(batch))
 
     def _grade(self, batch: list[dict[str, Any]]) -> list[Verdict]:
@@ -83,3 +84,8 @@ class TrajectoryGrading:
         self._seconds += time.monotonic() - began
         self._graded += len(batch)
         return verdicts
+
+
+def saved_verdicts(folder: Path) -> Iterator[dict[str, Any]]:
+    """Yields the verdicts (`correct`, `reason`, `why`) that `TrajectoryGrading.verdicts` has put into a folder."""
+    return read_rows(folder)

@@ -1,6 +1,8 @@
 import json
+import tracemalloc
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +11,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from components.shared.data.schema import PROBLEMS, TRAJECTORIES, earlier_expert_files, write_table
+from components.shared.data.schema import PROBLEMS, TRAJECTORIES, earlier_expert_files, table_writer, write_table
 from components.shared.errors import InputError
 from components.shared.grading import GradingSettings
 from components.shared.progress.checkpoints import NOWHERE, CheckpointSettings
 from components.verification_filtering.filter import filter_trajectories
-from components.verification_filtering.gates import GATES
+from components.verification_filtering.gates import GATES, Decisions
 from components.verification_filtering.settings import FilterSettings
 
 SOLUTIONS = ["1+2=3,3+3=6.", "2+1=3,3+3=6.", "1+3=4,4+2=6.", "3+1=4,4+2=6.", "2+3=5,5+1=6.", "1*2=2,2*3=6."]
@@ -221,3 +223,43 @@ def test_a_filter_that_had_finished_hands_its_outputs_over(
     assert run(rows, "other", checkpointing=progress, max_per_problem=1)["figures"]["experts"] == 1
     monkeypatch.setattr("components.verification_filtering.gates._gate", None)
     assert run(rows, "third", checkpointing=progress) == first
+
+
+@pytest.mark.parametrize("rows_per_group", [1, 7, 40])
+def test_row_groups_do_not_matter(
+    run: Any, trajectory: Any, tmp_path: Path, rows_per_group: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither those of the table nor the batches that are graded."""
+    rows = [
+        trajectory("abc"[i % 3], [*SOLUTIONS, WRONG][i % 7] + " " * (i % 2), step=i // 5, sample_index=i)
+        for i in range(40)
+    ]
+    once = run(rows, max_per_problem=2)
+    monkeypatch.setattr("components.verification_filtering.grade._BATCH", 3)
+    write = partial(table_writer, rows_per_group=rows_per_group)
+    monkeypatch.setattr("components.shared.data.schema.table_writer", write)
+    again = run(rows, name="again", max_per_problem=2)
+    groups = pq.ParquetFile(tmp_path / "trajectories" / "trajectories.parquet").metadata.num_row_groups
+    assert groups == -(-40 // rows_per_group)
+    assert (again["experts"], again["dropped"]) == (once["experts"], once["dropped"])
+    assert again["report"]["funnel"] == once["report"]["funnel"]
+
+
+def test_memory_per_trajectory_is_small(trajectory: Any, tmp_path: Path) -> None:
+    """Less than the sketch of each, 384 bytes, at the peak; libraries aside."""
+    peaks = []
+    for count in (2_500, 5_000):  # both more than a batch
+        folder = tmp_path / str(count)
+        rows = [trajectory(f"p{i % 50}", f"{i} + 1 = {i + 1} and so on " * 5, step=i // 50) for i in range(count)]
+        write_table(folder / "trajectories.parquet", TRAJECTORIES, rows)
+        tracemalloc.start()
+        decisions = Decisions(FilterSettings())
+        for row in rows:
+            decisions.add(row, True, "equal")
+        decisions.drop_duplicates()
+        decisions.apply_cap(folder, folder)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert decisions.counts()["experts"] == 50 * 8
+    per_trajectory = (peaks[1] - peaks[0]) / 2_500
+    assert per_trajectory < 384, per_trajectory
