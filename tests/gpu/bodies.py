@@ -1,8 +1,6 @@
 """What the GPU tests run: the real stages in a small size, on whatever device is there. Each body returns its figures.
 
-    python -m tests.gpu.bodies CALL.json
-
-runs one in a process of its own, which gives back the device's memory when it ends, as a stage's pod does.
+`python -m tests.gpu.bodies CALL.json` runs one in a process of its own, which frees the device's memory when it ends.
 """
 
 import itertools
@@ -15,17 +13,19 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from components.data_preparation.prepare import prepare_data
 from components.evaluation.evaluate import evaluate
 from components.rft.refine import refine
+from components.rl_exploration import vllm_on_cpu
 from components.rl_exploration.explore import explore
 from components.shared import accelerator
 from components.shared.data.schema import PROBLEMS, TRAJECTORIES, read_rows, write_table
 from components.shared.errors import InputError
 from components.shared.policy import Policy
 from components.shared.policy.checks import check_policy
-from components.shared.sampling.engines import open_sampler
-from components.shared.stage import read_json, write_json
+from components.shared.stage import Progress, read_json, write_json
 from components.shared.training.launching import launch
 from components.shared.training.parallel import ParallelSettings
 from components.shared.training.processes import on_processes
@@ -41,14 +41,14 @@ _TINY = (
     "data.train=['countdown://train?numbers=3&low=1&high=9&count=48&seed=1']",
     "data.benchmarks={dev: 'countdown://dev?numbers=3&low=1&high=9&count=48&seed=2'}",
     *("rl.steps=4", "rl.prompts_per_step=8", "rl.group_size=8", "rl.snapshot_every=0", "rft.batch_size=16"),
-    *("rft.epochs=4", "eval.samples=16", "eval.pass_at=[1, 16]"),
+    *("rft.epochs=4", "eval.samples=16", "eval.pass_at=[1, 16]", "eval.sequences_per_batch=128"),
 )
 _SMOLLM2 = (
     f"base_policy={SMOLLM2}",
     f"data.train=[{{uri: {ROOT}/recipes/smollm2/train.jsonl, verifier: math, limit: 24}}]",
     f"data.benchmarks={{dev: {{uri: {ROOT}/recipes/smollm2/dev.jsonl, verifier: math, limit: 16}}}}",
     *("rl.steps=3", "rl.prompts_per_step=2", "rl.micro_batch_size=null", "rl.engine=auto", "rft.micro_batch_size=null"),
-    *("eval.engine=auto", "eval.samples=4", "eval.pass_at=[1, 4]", "eval.benchmarks={}"),
+    *("eval.engine=auto", "eval.samples=4", "eval.pass_at=[1, 4]", "eval.benchmarks={}", "eval.sequences_per_batch=16"),
 )
 # With rollouts that explore_fixed makes up, in place of sampled ones.
 _FIXED = ("rl.resample_rounds=1", "rl.learning_rate=1e-4", "rl.precision=float32", "rl.engine=transformers")
@@ -108,32 +108,29 @@ def step_seconds(tensorboard: Path) -> float:
 def explore_sharded(*args: Any, **kwargs: Any) -> dict[str, float]:
     """As explore_fixed, if the policy is sharded: transformers and accelerate may leave FSDP out without a word."""
     from torch.distributed.fsdp import FSDPModule
+    from transformers import Trainer
 
-    from components.rl_exploration import explore as stage
+    train = Trainer.train
 
-    merged = stage.merged
+    def check(self: Trainer, *args: Any, **kwargs: Any) -> Any:
+        trained = train(self, *args, **kwargs)
+        if not isinstance(self.model, FSDPModule):
+            raise InputError(f"the policy is not sharded: {type(self.model)}")
+        return trained
 
-    def check(model: Any, policy: Policy) -> Any:
-        if not isinstance(model, FSDPModule):
-            raise InputError(f"the policy is not sharded: {type(model)}")
-        return merged(model, policy)
-
-    stage.merged = check  # this process ends with the stage
+    Trainer.train = check  # this process ends with the stage
     return explore_fixed(*args, **kwargs)
 
 
 def rl(recipe: Recipe, given: Path, out: Path, *, rollouts: str = "sampled", one_shard: bool = False) -> dict[str, Any]:
-    """Explores.
+    """Explores; a recipe cannot ask for FSDP2 with `one_shard`, in a single process.
 
-    Args:
-        recipe: The recipe.
-        given: Folder with the inputs.
-        out: Folder for the outputs.
-        rollouts: sampled; fixed: made up, the same on any device; stale: by a vLLM that keeps its first weights.
-        one_shard: Whether a single process shards the policy (FSDP2), which a recipe cannot ask for.
+    Rollouts are sampled, fixed (made up, the same on any device), or stale: by a vLLM that keeps its first weights.
     """
     if rollouts == "stale":
-        _keep_the_first_weights()
+        from trl.generation.vllm_generation import VLLMGeneration
+
+        VLLMGeneration.sync_weights = vllm_on_cpu.patch_weight_sync = lambda _: None
     parallel, settings = recipe.rl.parallel, recipe.rl
     if one_shard:
         parallel = ParallelSettings.model_construct(processes=1, nodes=1, volume="", sharding="full")
@@ -159,15 +156,6 @@ def rl(recipe: Recipe, given: Path, out: Path, *, rollouts: str = "sampled", one
     return figures
 
 
-def _keep_the_first_weights() -> None:
-    from trl.generation.vllm_generation import VLLMGeneration
-
-    from components.rl_exploration import vllm_on_cpu
-
-    VLLMGeneration.sync_weights = lambda self: None
-    vllm_on_cpu.patch_weight_sync = lambda generation: None
-
-
 def rft(recipe: Recipe, given: Path, out: Path) -> dict[str, Any]:
     """Fine-tunes on the experts."""
     args = (given / "policy", given / "experts", recipe.rft)
@@ -178,52 +166,43 @@ def rft(recipe: Recipe, given: Path, out: Path) -> dict[str, Any]:
 
 
 def evaluation(recipe: Recipe, given: Path, out: Path) -> dict[str, Any]:
-    """Evaluates the base policy."""
-    evaluate(
-        given / "policy",
-        given / "benchmarks",
-        recipe.eval,
-        recipe.grading,
-        name="base",
-        kind="base",
-        iteration=0,
-        seed=1,
-        samples_out=out / "samples",
-        evaluation_out=out / "evaluation.json",
-        page_out=out / "page.html",
-    )
+    """Evaluates the base policy, with the pod's GPUs as the recipe says: all of them."""
+    counted: list[tuple[float, int]] = []  # when, and how many samples there were
+    advance = Progress.advance
+
+    def count(self: Progress, by: int = 1, text: str = "") -> None:
+        advance(self, by, text)
+        counted.append((time.monotonic(), self.done))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Progress, "advance", count)
+        evaluate(
+            given / "policy",
+            given / "benchmarks",
+            recipe.eval,
+            recipe.grading,
+            name="base",
+            kind="base",
+            iteration=0,
+            seed=1,
+            samples_out=out / "samples",
+            evaluation_out=out / "evaluation.json",
+            page_out=out / "page.html",
+        )
     found = read_json(out / "evaluation.json")
     (dev,) = found["evaluations"]
-    return {"engine": found["engine"], "avg": dev["avg"], "samples": dev["n"] * dev["problems"]}
-
-
-def sampling(recipe: Recipe, given: Path, out: Path, *, engine: Any, temperature: float) -> dict[str, Any]:
-    """Samples the training problems with one engine, opened before the time is taken."""
-    policy, eval_ = Policy(given / "policy"), recipe.eval
-    prompts = [row["prompt"] for row in read_rows(given / "problems", ["prompt"])]
-    n = eval_.samples if temperature else 1
-    length = policy.check_room(prompts, eval_.max_completion_tokens, "eval")
-    share = eval_.gpu_memory_utilization
-    sampler = open_sampler(
-        policy, engine, batch_size=eval_.sequences_per_batch, length=length, gpu_memory_utilization=share
-    )
-    options: dict[str, Any] = {"max_tokens": eval_.max_completion_tokens, "temperature": temperature}
-    for _ in sampler.sample(prompts[:1], 1, 1, **options):  # what is compiled or loaded at first use
-        pass
-    began = time.monotonic()
-    completions = [completion for batch in sampler.sample(prompts, n, 1, **options) for completion in batch]
-    seconds = time.monotonic() - began
-    sampler.close()
-    tokens = sum(len(completion.token_ids) for completion in completions)
-    ordered = sorted(completions, key=lambda completion: (completion.prompt_index, completion.sample_index))
-    return {"completions": [c.token_ids for c in ordered], "tokens_per_second": tokens / seconds}
+    samples = sorted(read_rows(out / "samples"), key=lambda row: (row["problem_id"], row["sample_index"]))
+    figures = {"engine": found["engine"], "avg": dev["avg"], "completions": [row["completion"] for row in samples]}
+    (began, before), (ended, after) = counted[0], counted[-1]  # the first batch waits for the engine to start
+    if after > before:
+        figures["tokens_per_second"] = (after - before) * dev["mean_tokens"] / (ended - began)
+    return figures
 
 
 BODIES: dict[str, Callable[..., dict[str, Any]]] = {
     "RL exploration": rl,
     "RFT": rft,
     "evaluation": evaluation,
-    "sampling": sampling,
 }
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import json
+import math
 import os
 import subprocess
 import sys
@@ -58,16 +59,7 @@ class Runner:
         single_precision: bool = False,
         **arguments: Any,
     ) -> dict[str, Any]:
-        """Returns the figures of a body.
-
-        Args:
-            body: One of BODIES.
-            policy: tiny, fixed or smollm2.
-            changes: Of the recipe, such as `rl.steps=2`.
-            on_cpu: Whether to hide the GPUs.
-            single_precision: Whether to sample, and train if the precision is auto, in single precision on a GPU too.
-            arguments: Of the body.
-        """
+        """Returns the figures of a body with a policy's recipe, changed as by `--set`; `on_cpu` hides the GPUs."""
         call = {"body": body, "policy": policy, "changes": changes, "single_precision": single_precision}
         call |= {"given": str(self.inputs(policy)), "arguments": arguments}
         on_cpu = on_cpu or not gpus()
@@ -80,19 +72,22 @@ class Runner:
             with memory_peak(on_cpu) as peak, (out / "log.txt").open("w") as log:
                 command = [sys.executable, "-m", "tests.gpu.bodies", str(out / "call.json")]
                 environment = os.environ | (NO_GPU if on_cpu else {})
-                options = {"cwd": ROOT, "env": environment, "stdout": log, "stderr": subprocess.STDOUT}
-                code = subprocess.run(command, timeout=LIMIT_SECONDS, check=False, **options).returncode  # type: ignore[call-overload]
+                code = subprocess.run(
+                    command, cwd=ROOT, env=environment, stdout=log, stderr=log, timeout=LIMIT_SECONDS
+                ).returncode
             if code:
                 pytest.fail(f"{body} ended with exit code {code}:\n{(out / 'log.txt').read_text()[-6000:]}")
             figures = json.loads((out / "figures.json").read_text())
+            if "message" in figures and arguments.get("rollouts") != "stale":
+                pytest.fail(f"{body} stopped: {figures['message']}")
             self.done[key] = figures
             what = ", ".join([policy, *changes, *(f"{name}={value}" for name, value in arguments.items())])
-            where = "CPU" if on_cpu else "GPU"
-            estimate = estimated(recipe_of(policy, changes), body, on_cpu)
-            shown = [figures.get(name) for name in ("tokens_per_second", "step_seconds")]
-            cells = [f"{value:,.{digits}f}" if value else "" for value, digits in zip(shown, (0, 3), strict=True)]
-            memory = [f"{value:.2f}" if value else "" for value in (max(peak, default=0) / GIB, estimate)]
-            _TABLE.append([body, what, where, *cells, *memory, f"{time.monotonic() - began:.0f}"])
+            rates = (figures.get("tokens_per_second", math.nan), figures.get("step_seconds", math.nan))
+            memory = (max(peak, default=0) / GIB, estimated(recipe_of(policy, changes), body, on_cpu))
+            cells = [
+                f"{v:,.{d}f}" for v, d in zip((*rates, *memory, time.monotonic() - began), (0, 3, 2, 2, 0), strict=True)
+            ]
+            _TABLE.append([body, what, "CPU" if on_cpu else "GPU", *(cell.replace("nan", "") for cell in cells)])
         return self.done[key]
 
 
@@ -127,13 +122,15 @@ def _resident(process: psutil.Process) -> int:
 
 
 def _gpu_memory() -> list[int]:
-    """Returns the bytes in use on each GPU, by all processes."""
+    """Returns the bytes in use on each GPU, by all processes; 0 where the driver does not say (MIG)."""
     command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
-    return [int(line) * 2**20 for line in subprocess.check_output(command, text=True).split()]
+    return [
+        int(line) * 2**20 if line.isdigit() else 0 for line in subprocess.check_output(command, text=True).splitlines()
+    ]
 
 
-def estimated(recipe: Recipe, body: str, on_cpu: bool) -> float | None:
-    """Returns what `plan` estimates for a stage on one of this machine's devices, in GiB; None for sampling."""
+def estimated(recipe: Recipe, body: str, on_cpu: bool) -> float:
+    """Returns what `plan` estimates for a stage on one of this machine's devices, in GiB."""
     device = device_for(recipe.pools.training, CPU)
     if not on_cpu:
         import torch
@@ -147,10 +144,8 @@ def estimated(recipe: Recipe, body: str, on_cpu: bool) -> float | None:
         return max(training.total, memories.rl_sampling(memories.process_completions).total) / GIB
     if body == "RFT":
         return memories.rft(recipe.rft.micro_batch_trajectories).total / GIB
-    if body == "evaluation":
-        engine = memories.evaluation_engine(recipe.eval.sequences_per_batch)
-        return (engine.share if engine else memories.evaluation(recipe.eval.sequences_per_batch).total) / GIB
-    return None
+    engine = memories.evaluation_engine(recipe.eval.sequences_per_batch)
+    return (engine.share if engine else memories.evaluation(recipe.eval.sequences_per_batch).total) / GIB
 
 
 @pytest.fixture(scope="session")

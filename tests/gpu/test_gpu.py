@@ -119,33 +119,36 @@ def test_lora(quantize: bool, run: Runner) -> None:
         assert_samples_the_trained_weights(figures)
 
 
+GREEDY = ("eval.temperature=0", "eval.samples=1", "eval.pass_at=[1]")
+
+
+def share_alike(one: dict[str, Any], other: dict[str, Any], characters: int | None = None) -> float:
+    pairs = list(zip(one["completions"], other["completions"], strict=True))
+    return sum(here[:characters] == there[:characters] for here, there in pairs) / len(pairs)
+
+
 @both_policies
 def test_greedy_completions_are_those_of_the_cpu(policy: str, run: Runner) -> None:
     needs(needs_gpu("this compares one with the CPU"))
-    greedy = {"engine": "transformers", "temperature": 0.0, "single_precision": True}
-    here, there = (run("sampling", policy, on_cpu=on_cpu, **greedy)["completions"] for on_cpu in (False, True))
-    same = sum(one == other for one, other in zip(here, there, strict=True))
-    assert same >= 0.95 * len(there), f"{same} of {len(there)} are the same"  # two tokens may be as likely
+    changes = (*GREEDY, "eval.engine=transformers")
+    here = run("evaluation", policy, *changes, single_precision=True)
+    assert share_alike(here, run("evaluation", policy, *changes, on_cpu=True)) >= 0.95  # two tokens may be as likely
 
 
-def test_greedy_completions_of_both_engines(run: Runner) -> None:
-    """In half precision on a GPU, ties between tokens are frequent: there only the first token is compared."""
+def test_greedy_completions_of_vllm_are_those_of_transformers(run: Runner) -> None:
+    """On a GPU both are in half precision, where ties are frequent: there the first token is compared."""
     needs(without("vllm"))
-    completions = run("sampling", "tiny", engine="vllm", temperature=0.0)["completions"]
-    expected = run("sampling", "tiny", engine="transformers", temperature=0.0)["completions"]
-    length = 1 if gpus() else None
-    same = sum(one[:length] == other[:length] for one, other in zip(completions, expected, strict=True))
-    assert same >= (0.8 if gpus() else 0.95) * len(expected), f"{same} of {len(expected)} are the same"
+    one, other = (run("evaluation", "tiny", *GREEDY, f"eval.engine={engine}") for engine in ("vllm", "transformers"))
+    assert share_alike(one, other, 1 if gpus() else None) >= (0.8 if gpus() else 0.95)
 
 
 @pytest.mark.parametrize("engine", ["vllm", "transformers"])
 @both_policies
 def test_evaluation_measures_what_the_cpu_measures(policy: str, engine: str, run: Runner) -> None:
-    """Within four standard errors of two independent samples of the same problems; uses all GPUs."""
+    """Within four standard errors of two independent samples of the same problems."""
     needs(without("vllm") if engine == "vllm" else None)
-    run("sampling", policy, engine=engine, temperature=1.0)  # its rate, for the table
     measured = run("evaluation", policy, f"eval.engine={engine}")
     expected = run("evaluation", policy, "eval.engine=transformers", on_cpu=True)
-    assert measured["engine"] == engine and 0 < expected["avg"] < 1
-    error = math.sqrt(2 * expected["avg"] * (1 - expected["avg"]) / expected["samples"])
-    assert abs(measured["avg"] - expected["avg"]) <= 4 * error
+    average = expected["avg"]
+    assert measured["engine"] == engine and 0 < average < 1
+    assert abs(measured["avg"] - average) <= 4 * math.sqrt(2 * average * (1 - average) / len(expected["completions"]))
