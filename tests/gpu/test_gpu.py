@@ -132,11 +132,11 @@ def test_greedy_completions_are_those_of_the_cpu(policy: str, run: Runner) -> No
     needs(needs_gpu("this compares one with the CPU"))
     changes = (*GREEDY, "eval.engine=transformers")
     here = run("evaluation", policy, *changes, single_precision=True)
-    assert share_alike(here, run("evaluation", policy, *changes, on_cpu=True)) >= 0.95  # two tokens may be as likely
+    assert share_alike(here, run("evaluation", policy, *changes, on_cpu=True)) >= 0.9  # two tokens may be as likely
 
 
 def test_greedy_completions_of_vllm_are_those_of_transformers(run: Runner) -> None:
-    """On a GPU both are in half precision, where ties are frequent: there the first token is compared."""
+    """On a GPU both are in half precision, where ties are frequent: there the first character is compared."""
     needs(without("vllm"))
     one, other = (run("evaluation", "tiny", *GREEDY, f"eval.engine={engine}") for engine in ("vllm", "transformers"))
     assert share_alike(one, other, 1 if gpus() else None) >= (0.8 if gpus() else 0.95)
