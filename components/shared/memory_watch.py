@@ -16,7 +16,6 @@ _POOLS = {  # by the name that a stage passes to `stage`; all other stages run o
     "RL exploration": "training",
     "RFT": "training",
     "evaluation": "inference",
-    "evaluation of policies on the way": "inference",
 }
 
 

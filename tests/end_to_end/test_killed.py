@@ -166,7 +166,7 @@ def test_rft_killed_is_the_same_bit_for_bit(
     write_table(tmp_path / "experts" / "experts.parquet", TRAJECTORIES, written)
     expected = undisturbed(stage, tmp_path)
     got, count, said = killed(stage, tmp_path, uri, 2, seed=2)
-    assert count == 2 and any("goes on after update" in line for line in said)
+    assert count == 2 and any("resuming after update" in line for line in said)
     assert weights(got) == weights(expected)
     assert log(got) == log(expected)
     if stage == "rft":
