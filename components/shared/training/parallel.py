@@ -97,3 +97,14 @@ def allow_sharding(settings: ParallelSettings) -> None:
 
     if settings.sharding == "full" and accelerator() == "cpu":
         PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+
+
+def use_one_gpu(arguments: Any) -> None:
+    """Keeps a process that trains alone to one GPU, also where the machine has more.
+
+    transformers would train on all of them with DataParallel, and multiply the batch size by their number.
+
+    Args:
+        arguments: The trainer's arguments.
+    """
+    arguments._n_gpu = min(1, arguments.n_gpu)
