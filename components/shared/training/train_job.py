@@ -80,22 +80,20 @@ def on_nodes(
             f"several nodes is fixed when the pipeline is compiled; compile it again with these settings"
         )
     arguments = arguments_of(function, args, kwargs)
-    stage, uid = job_name(pod["metadata"]["labels"][_WORKFLOW], function, arguments), pod["metadata"]["uid"]
+    stage = job_name(pod["metadata"]["labels"][_WORKFLOW], function, arguments)
+    own = StagePod(pod["metadata"]["name"], pod["metadata"]["uid"])
     with _ended_by_sigterm():
         for name in cluster.labelled(STAGE, stage):
             if obstacle := cluster.delete(name):
                 raise InputError(obstacle)
         for leftover in SHARED.glob(f"{stage}-*"):
             shutil.rmtree(leftover, ignore_errors=True)
-        folder = SHARED / f"{stage}-{uid[:8]}"
+        folder = SHARED / f"{stage}-{own.uid[:8]}"
         folder.mkdir()
         try:
             with kept_alive(folder):
                 sweep(folder)
-                shared_arguments = _with_inputs(arguments, folder)
-                write_call(
-                    folder, settings, section, function, shared_arguments, StagePod(pod["metadata"]["name"], uid)
-                )
+                write_call(folder, settings, section, function, _with_inputs(arguments, folder), own)
                 _train(cluster, train_job(pod, stage, folder, settings), folder, settings.nodes)
                 for key, value in arguments.items():
                     if _is_output(key, value) and (folder / key).exists():
