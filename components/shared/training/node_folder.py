@@ -10,6 +10,7 @@ import inspect
 import re
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +27,9 @@ _OURS = "components."
 _TOUCH_SECONDS = 5.0
 SWEEP_SECONDS = 3600.0
 # Ends with the digest of a stage's call and the start of its pod's UID: the name of an attempt's TrainJob.
-_FOLDER = re.compile(r"rloop-[a-z0-9-]+-[0-9a-f]{12}-[0-9a-f]{8}")
+_FOLDER = re.compile(r"rloop-[a-z0-9-]+-[0-9a-f]{12}-[0-9a-f]{8}(-removed)?")
+_REMOVED = "-removed"
+_REMOVALS = 3
 
 
 class Call(NamedTuple):
@@ -132,6 +135,21 @@ def kept_alive(folder: Path) -> Iterator[None]:
         toucher.join()
 
 
+def remove(folder: Path) -> None:
+    """Removes a shared folder while nodes may still be writing to it.
+
+    Under another name, no process finds it any more to make new files, which would keep it from being removed.
+    """
+    if not folder.name.endswith(_REMOVED):
+        with contextlib.suppress(OSError):
+            folder = folder.rename(folder.with_name(folder.name + _REMOVED))
+    for _ in range(_REMOVALS):  # a file may have been on its way when the folder was renamed
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.1)
+
+
 def sweep(own: Path) -> None:
     """Removes the folders next to a stage's own that nothing has touched for an hour.
 
@@ -146,7 +164,7 @@ def sweep(own: Path) -> None:
         except OSError:  # it is just being changed
             continue
         if now - touched > SWEEP_SECONDS:
-            shutil.rmtree(folder, ignore_errors=True)
+            remove(folder)
 
 
 def _qualified_name(thing: Any) -> str:

@@ -33,6 +33,7 @@ from components.shared.training.node_folder import (
     StagePod,
     arguments_of,
     kept_alive,
+    remove,
     sweep,
     write_call,
 )
@@ -87,7 +88,7 @@ def on_nodes(
             if obstacle := cluster.delete(name):
                 raise InputError(obstacle)
         for leftover in SHARED.glob(f"{stage}-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
+            remove(leftover)
         folder = SHARED / f"{stage}-{own.uid[:8]}"
         folder.mkdir()
         try:
@@ -100,7 +101,7 @@ def on_nodes(
                         _copy(folder / key, value)
             return read_json(folder / RESULT)
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            remove(folder)
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import threading
 import time
@@ -334,6 +335,21 @@ def test_a_stages_folder_is_touched_for_as_long_as_it_is_in_use(
     last = alive.stat().st_mtime_ns
     time.sleep(0.1)
     assert alive.stat().st_mtime_ns == last
+
+
+def test_a_folder_is_removed_while_nodes_write_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, rmtree = tmp_path / "folder", shutil.rmtree
+    (folder / "work").mkdir(parents=True)
+
+    def beside_a_node(path: Path, **how: Any) -> None:
+        for name in ("message.txt", "work/checkpoint"):
+            with pytest.raises(FileNotFoundError):
+                (folder / name).touch()
+        rmtree(path, **how)
+
+    monkeypatch.setattr(shutil, "rmtree", beside_a_node)
+    node_folder.remove(folder)
+    assert not list(tmp_path.iterdir())
 
 
 def waiting_pod(name: str, **status: Any) -> dict[str, Any]:
