@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import json
 import os
 import socket
 import subprocess
@@ -22,11 +21,12 @@ from components.shared.training.launching import MESSAGE
 from components.shared.training.node import run, wait_until_abandoned
 from components.shared.training.node_folder import (
     POD_UID,
-    RESULT,
     StagePod,
     node_failed,
     node_log,
     node_started,
+    read_call,
+    stage_pod,
     write_call,
 )
 from components.shared.training.parallel import ParallelSettings
@@ -35,14 +35,12 @@ from tests.shared.training.trainer_stand_in import ROOT, TrainerStandIn, free_po
 TWO_NODES = ParallelSettings(nodes=2, volume="shared")
 
 
-@pytest.mark.slow
-def test_two_nodes_are_one_training(tmp_path: Path) -> None:
-    write_call(tmp_path, TWO_NODES, "rl", all_gather, {"value": {"settings of": "nobody"}})
-    port, command = free_port(), ["python", "-m", "components.shared.training.node", str(tmp_path)]
-    nodes = [start_node(command, 2, rank, port) for rank in range(2)]
-    assert [each.wait(120) for each in nodes] == [0, 0]
-    assert json.loads((tmp_path / RESULT).read_text()) == [{"settings of": "nobody"}] * 2
-    assert (tmp_path / node_log(1)).exists()
+def test_a_call_is_read_as_it_was_written(tmp_path: Path) -> None:
+    """That two nodes are one training: `test_two_nodes_fine_tune_as_two_processes_do`."""
+    arguments = {"value": {"settings of": "nobody"}, "path_out": tmp_path / "out"}
+    write_call(tmp_path, TWO_NODES, "rl", all_gather, arguments, StagePod("stage", "uid-0"))
+    assert read_call(tmp_path) == (TWO_NODES, "rl", all_gather, arguments)
+    assert stage_pod(tmp_path) == ("stage", "uid-0")
 
 
 @pytest.mark.parametrize(("nodes", "processes"), [("1", "1"), ("2", "8")])
