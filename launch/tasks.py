@@ -11,7 +11,8 @@ from kfp import dsl, kubernetes
 
 from components.shared.training.parallel import ONE_PROCESS, ParallelSettings
 from components.shared.training.tracking import CREDENTIALS
-from components.shared.training.train_job import NODE_QUEUE, NODE_RESOURCES, QUEUE_LABEL, SHARED
+from components.shared.training.train_job import NODE_QUEUE, NODE_RESOURCES, SHARED
+from components.shared.training.trainjob_api import QUEUE_LABEL
 from launch.images import image
 from launch.pools import Pool, Pools
 from launch.recipe import Recipe

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from kfp import compiler, dsl
 
 from components.shared.errors import InputError
-from components.shared.training.train_job import NODE_QUEUE, QUEUE_LABEL
+from components.shared.training.train_job import NODE_QUEUE
+from components.shared.training.trainjob_api import QUEUE_LABEL
 from launch.compiled import read_compiled, stages_of
 from launch.pools import Pool, Pools
 from launch.recipe import load_recipe

@@ -6,41 +6,51 @@ outputs back. The pods are like the stage's own, which is read through the Kuber
 secrets by reference, volumes, service account, node selector and tolerations. Their resources are in an annotation of
 the stage's pod, since it has no accelerators itself: launch/tasks.py.
 
-The TrainJob's name is derived from the run and the call, so that a retry attempt of a stage finds and deletes the
-TrainJob that an earlier attempt left behind. One that nobody waits for ends by itself
-(`components.shared.training.node`), and is garbage-collected with the stage's pod, which owns it.
+Each attempt at a stage has a TrainJob with a name of its own, so that its pods never meet those of another by DNS. A
+label is derived from the run and the call: by it, a retry attempt finds and deletes the TrainJob that an earlier one
+left behind. One that nobody waits for ends by itself (`components.shared.training.node`), and is garbage-collected with
+the stage's pod, which owns it.
 
 Kubeflow's own SDK (0.5) is not used: its TrainerClient takes the environment only as plain text, without references to
 secrets, and lists the cluster's runtimes, which needs cluster-wide permissions.
 """
 
+import contextlib
 import hashlib
 import json
 import shutil
-import time
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from components.shared.errors import InputError
 from components.shared.stage import note, read_json
-from components.shared.training import trainjob_api
-from components.shared.training.launching import MESSAGE
-from components.shared.training.node_folder import ALIVE, RESULT, arguments_of, node_failed, node_log, write_call
+from components.shared.training.node_folder import (
+    POD_UID,
+    RESULT,
+    StagePod,
+    arguments_of,
+    kept_alive,
+    remove,
+    sweep,
+    write_call,
+)
 from components.shared.training.parallel import ParallelSettings
-from components.shared.training.trainjob_api import API, SUSPENDED, Cluster, connect
+from components.shared.training.trainjob_api import API, QUEUE_LABEL, STAGE_CONTAINER, Cluster, connect
+from components.shared.training.trainjob_follow import follow
 
 SHARED = Path("/rloop-shared")  # where the volume is mounted, in all pods
 NODE_RESOURCES = "rloop.dev/node-resources"  # annotation of the stage's pod: a node's resources, as JSON
 NODE_QUEUE = "rloop.dev/node-queue"  # annotation of the stage's pod: the Kueue LocalQueue of its TrainJob
-QUEUE_LABEL = "kueue.x-k8s.io/queue-name"  # by which Kueue admits a pod or a TrainJob (the latter from Kueue 0.14 on)
 RUNTIME = "torch-distributed"  # the ClusterTrainingRuntime that Kubeflow Trainer ships
+STAGE = "rloop.dev/train-job-of"  # label of a TrainJob: the stage, the same in all attempts
 _WORKFLOW = "workflows.argoproj.io/workflow"  # Argo's label: the run, the same in all attempts
 # Labels by which network policies, priorities and people recognise a stage's pods.
 _LABELS = ("pipelines.kubeflow.org/v2_component", "rloop.dev/pool")
 # Variables of the stage's pod alone, or that the cluster sets in each pod of the service account.
 _OWN_ENVIRONMENT = ("ARGO_", "KFP_", "AWS_ROLE_ARN", "AWS_WEB_IDENTITY_", "AWS_CONTAINER_")
-_LOG_TAIL = 30
 
 
 def on_nodes(
@@ -72,38 +82,77 @@ def on_nodes(
             f"several nodes is fixed when the pipeline is compiled; compile it again with these settings"
         )
     arguments = arguments_of(function, args, kwargs)
-    name = job_name(pod["metadata"]["labels"][_WORKFLOW], function, arguments)
-    if obstacle := cluster.delete(name):
-        raise InputError(obstacle)
-    for leftover in SHARED.glob(f"{name}-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
-    folder = SHARED / f"{name}-{pod['metadata']['uid'][:8]}"  # an attempt that is still alive removes only its own
-    folder.mkdir()
-    outputs = {key: value for key, value in arguments.items() if isinstance(value, Path) and key.endswith("_out")}
+    stage = job_name(pod["metadata"]["labels"][_WORKFLOW], function, arguments)
+    own = StagePod(pod["metadata"]["name"], pod["metadata"]["uid"])
+    with _ended_by_sigterm():
+        for name in cluster.labelled(STAGE, stage):
+            if obstacle := cluster.delete(name):
+                raise InputError(obstacle)
+        for leftover in SHARED.glob(f"{stage}-*"):
+            remove(leftover)
+        folder = SHARED / f"{stage}-{own.uid[:8]}"
+        folder.mkdir()
+        try:
+            with kept_alive(folder):
+                sweep(folder)
+                write_call(folder, settings, section, function, _with_inputs(arguments, folder), own)
+                _train(cluster, train_job(pod, stage, folder, settings), folder, settings.nodes)
+                for key, value in arguments.items():
+                    if _is_output(key, value) and (folder / key).exists():
+                        _copy(folder / key, value)
+            return read_json(folder / RESULT)
+        finally:
+            remove(folder)
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Makes SIGTERM raise SystemExit in the block, so that a stage that is cancelled deletes its TrainJob.
+
+    The container has less than a second for that, since KFP's launcher ends at once; the nodes, which watch this pod,
+    stop too.
+    """
+
+    def end(*_: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # another one must not interrupt the deletion
+        raise SystemExit(128 + signal.SIGTERM)
+
+    if threading.current_thread() is not threading.main_thread():  # only there, Python handles signals
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
     try:
-        shared_arguments = dict(arguments)
-        for key, value in arguments.items():
-            if isinstance(value, Path):
-                shared_arguments[key] = folder / key
-                if key not in outputs:
-                    _copy(value, folder / key)
-        write_call(folder, settings, section, function, shared_arguments)
-        job = cluster.create(train_job(pod, name, folder, settings))
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _is_output(name: str, value: Any) -> bool:
+    return isinstance(value, Path) and name.endswith("_out")
+
+
+def _with_inputs(arguments: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Copies the inputs to the shared folder, and returns the arguments with the paths there."""
+    shared = {key: folder / key if isinstance(value, Path) else value for key, value in arguments.items()}
+    for key, value in arguments.items():
+        if isinstance(value, Path) and not _is_output(key, value):
+            _copy(value, folder / key)
+    return shared
+
+
+def _train(cluster: Cluster, wanted: dict[str, Any], folder: Path, nodes: int) -> None:
+    """Creates a TrainJob, waits until its nodes have trained, and deletes it."""
+    name = wanted["metadata"]["name"]
+    try:
+        cluster.create(wanted)
         note(
-            f"{settings.nodes} nodes train as TrainJob {name}; "
+            f"{nodes} nodes train as TrainJob {name}; "
             f"kubectl -n {cluster.namespace} get pods -l jobset.sigs.k8s.io/jobset-name={name} shows their pods"
         )
-        try:
-            _follow(cluster, job, folder, settings.nodes)
-            for key, value in outputs.items():
-                if (folder / key).exists():
-                    _copy(folder / key, value)
-        finally:
-            if obstacle := cluster.delete(name, job["metadata"]["uid"]):
-                note(obstacle)  # it will be deleted with this pod; the nodes' outputs are here
-        return read_json(folder / RESULT)
+        follow(cluster, wanted, folder, nodes)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if obstacle := cluster.delete(name):
+            note(obstacle)  # the nodes' outputs are here, or an error says more
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -115,33 +164,36 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def job_name(run: str, function: Callable[..., Any], arguments: dict[str, Any]) -> str:
-    """Returns the name of a stage's TrainJob: the same in each attempt, different for every other stage and run.
+    """Returns a name for a stage: the same in each attempt, different for every other stage and run.
 
-    It is a valid DNS label, with room for the suffixes that the names of its pods get.
+    With the start of the pod's UID, it is the name of an attempt's TrainJob and folder: a valid DNS label, with room
+    for the suffixes that the names of the TrainJob's pods get.
     """
     call = {key: repr(value) for key, value in arguments.items() if not isinstance(value, Path)}
     digest = hashlib.sha256(f"{run}\0{json.dumps(call, sort_keys=True)}".encode()).hexdigest()
     return f"rloop-{function.__name__.replace('_', '-')}-{digest[:12]}"
 
 
-def train_job(pod: dict[str, Any], name: str, folder: Path, settings: ParallelSettings) -> dict[str, Any]:
+def train_job(pod: dict[str, Any], stage: str, folder: Path, settings: ParallelSettings) -> dict[str, Any]:
     """Returns the TrainJob whose pods train in a folder.
 
     Args:
         pod: The stage's own pod, as the Kubernetes API represents it.
-        name: Name of the TrainJob.
-        folder: Folder on the volume.
+        stage: The stage's name, the same in all attempts.
+        folder: Folder on the volume, which gives the TrainJob its name.
         settings: Number of nodes and processes.
     """
     metadata = pod["metadata"]
+    main = next(container for container in pod["spec"]["containers"] if container["name"] == STAGE_CONTAINER)
+    environment = [one for one in main.get("env", []) if not one["name"].startswith(_OWN_ENVIRONMENT)]
+    own_uid = {"name": POD_UID, "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}}
     queue = metadata["annotations"].get(NODE_QUEUE)
-    main = next(container for container in pod["spec"]["containers"] if container["name"] == "main")
     return {
         "apiVersion": "/".join(API),
         "kind": "TrainJob",
         "metadata": {
-            "name": name,
-            "labels": {"app.kubernetes.io/part-of": "rloop"} | ({QUEUE_LABEL: queue} if queue else {}),
+            "name": folder.name,
+            "labels": {"app.kubernetes.io/part-of": "rloop", STAGE: stage} | ({QUEUE_LABEL: queue} if queue else {}),
             "ownerReferences": [
                 {"apiVersion": "v1", "kind": "Pod", "name": metadata["name"], "uid": metadata["uid"]},
             ],
@@ -154,7 +206,7 @@ def train_job(pod: dict[str, Any], name: str, folder: Path, settings: ParallelSe
                 "numNodes": settings.nodes,
                 "numProcPerNode": settings.processes,
                 "resourcesPerNode": json.loads(metadata["annotations"][NODE_RESOURCES]),
-                "env": [one for one in main.get("env", []) if not one["name"].startswith(_OWN_ENVIRONMENT)],
+                "env": [*environment, own_uid],
             },
             "runtimePatches": [
                 {
@@ -177,7 +229,8 @@ def train_job(pod: dict[str, Any], name: str, folder: Path, settings: ParallelSe
 def _pod_template(pod: dict[str, Any], main: dict[str, Any]) -> dict[str, Any]:
     """Returns the runtime's pod template, patched to be like the stage's pod; `main` is that pod's container."""
     metadata, spec = pod["metadata"], pod["spec"]
-    volumes = [volume for volume in spec.get("volumes", []) if _is_shared(volume)]
+    mounted = {mount["name"] for mount in main.get("volumeMounts", [])}  # Argo's containers mount others
+    volumes = [volume for volume in spec.get("volumes", []) if volume["name"] in mounted and _is_shared(volume)]
     names = {volume["name"] for volume in volumes}
     container = {
         "name": "node",
@@ -207,73 +260,3 @@ def _is_shared(volume: dict[str, Any]) -> bool:
 
 def _without_empty(values: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value}
-
-
-def _follow(cluster: Cluster, job: dict[str, Any], folder: Path, nodes: int) -> None:
-    """Prints the first node's output until all nodes have ended.
-
-    Raises:
-        InputError: A process raised one.
-        RuntimeError: A node failed otherwise, or the TrainJob lost its quota.
-    """
-    log = _Tail(folder / node_log(0))
-    failure_files = {MESSAGE, *(node_failed(node) for node in range(nodes))}
-    state, queued = "", False
-    while state in ("", SUSPENDED):
-        (folder / ALIVE).touch()
-        # Listed each time: a network file system caches for a while that a name does not exist.
-        present = _names(folder)
-        failed = failure_files & present
-        state, message = cluster.state(job)
-        if state == SUSPENDED and any(node_log(node) in present for node in range(nodes)):
-            message = "it was suspended after its nodes had started, as Kueue does with what it preempts"
-            break
-        if state == SUSPENDED and not queued:
-            queued = True
-            note(_queued(job))
-        time.sleep(trainjob_api.POLL_SECONDS)  # for what the nodes wrote last
-        log.print()
-        if failed:
-            break
-    present = _names(folder)
-    if state == "Complete" and RESULT in present:
-        return
-    if MESSAGE in present:
-        raise InputError((folder / MESSAGE).read_text())
-    for node in range(1, nodes):
-        if node_log(node) in present:
-            lines = (folder / node_log(node)).read_text(errors="replace").splitlines()[-_LOG_TAIL:]
-            print(f"the log of node {node} ends with:", *lines, sep="\n")
-    reasons = [f"TrainJob {job['metadata']['name']}: {state or 'a node failed'}", message]
-    for node in range(nodes):
-        if node_failed(node) in present:
-            reasons.append(f"node {node}: {(folder / node_failed(node)).read_text()}")
-    raise RuntimeError("; ".join(filter(None, reasons)))
-
-
-def _queued(job: dict[str, Any]) -> str:
-    name, queue = job["metadata"]["name"], job["metadata"]["labels"].get(QUEUE_LABEL)
-    if queue:
-        return f"TrainJob {name} waits in queue {queue} until Kueue admits it"
-    return f"TrainJob {name} is suspended, and names no queue: if Kueue has to admit it, set pools.training.queue"
-
-
-def _names(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()}
-
-
-class _Tail:
-    """Prints a file's complete lines as they are written."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._at = path, 0
-
-    def print(self) -> None:
-        if not self._path.exists():
-            return
-        with self._path.open("rb") as file:
-            file.seek(self._at)
-            lines, newline, _ = file.read().rpartition(b"\n")
-        self._at += len(lines) + len(newline)
-        if newline:
-            print(lines.decode(errors="replace"), flush=True)

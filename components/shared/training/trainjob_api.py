@@ -9,20 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from components.shared.errors import InputError
-from components.shared.stage import note
 
 API = ("trainer.kubeflow.org", "v1alpha1")
 SUSPENDED = "Suspended"
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"  # by which Kueue admits a pod or a TrainJob (the latter from Kueue 0.14 on)
 POLL_SECONDS = 3.0
-DELETION_SECONDS = 600.0  # maximum time for a deleted TrainJob to be gone
+DELETION_SECONDS = 60.0  # how long a delete is repeated while the API server does not take it
+STAGE_CONTAINER = "main"  # Argo's name for the container that runs a stage
+_REQUEST_SECONDS = 10
 _NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _CREATE = "create trainjobs"
 # HTTP status codes
-_FORBIDDEN, _NOT_FOUND, _CONFLICT, _TOO_MANY_REQUESTS, _REFUSED = 403, 404, 409, 429, (400, 422)
+_FORBIDDEN, _NOT_FOUND, _TOO_MANY_REQUESTS, _REFUSED = 403, 404, 429, (400, 422)
 
 
 class Cluster:
-    """What a stage does through the Kubernetes API.
+    """What a stage, and the nodes that train for it, do through the Kubernetes API.
 
     Args:
         client: ApiClient of the kubernetes package.
@@ -40,17 +42,14 @@ class Cluster:
     def own_pod(self) -> dict[str, Any]:
         """Returns the pod that this runs in, as the API represents it."""
         with self._explained("get pods"):
-            answer = self._core.read_namespaced_pod(self._pod, self.namespace, _preload_content=False)
-        pod: dict[str, Any] = json.loads(answer.data)
-        return pod
+            return self._pod_as_json()
 
-    def create(self, job: dict[str, Any]) -> dict[str, Any]:
+    def create(self, job: dict[str, Any]) -> None:
         """Creates a TrainJob."""
         with self._explained(_CREATE):
-            created: dict[str, Any] = self._custom.create_namespaced_custom_object(*self._train_jobs, job)
-        return created
+            self._custom.create_namespaced_custom_object(*self._train_jobs, job)
 
-    def state(self, job: dict[str, Any]) -> tuple[str, str]:
+    def state(self, name: str) -> tuple[str, str]:
         """Returns the state of a TrainJob and the cluster's message on it.
 
         The state is Complete, Failed, Deleted, Suspended (as Kueue does until it admits a TrainJob), or empty while
@@ -61,7 +60,6 @@ class Cluster:
 
         try:
             with self._explained("get trainjobs"):
-                name = job["metadata"]["name"]
                 found = self._custom.get_namespaced_custom_object(*self._train_jobs, name, _request_timeout=30)
         except ApiException as error:
             if error.status == _NOT_FOUND:
@@ -71,49 +69,117 @@ class Cluster:
             return "", ""
         except HTTPError:  # the API server is unavailable for a while; the nodes train on without it
             return "", ""
-        if found["metadata"]["uid"] != job["metadata"]["uid"]:
-            return "Deleted", ""
         for condition in found.get("status", {}).get("conditions", []):
             if condition["type"] in ("Complete", "Failed") and condition["status"] == "True":
                 return condition["type"], condition.get("message", "")
         return SUSPENDED if found["spec"].get("suspend") else "", ""
 
-    def delete(self, name: str, uid: str | None = None) -> str:
-        """Deletes a TrainJob and waits until its pods are gone, at most DELETION_SECONDS.
+    def labelled(self, label: str, value: str) -> list[str]:
+        """Returns the names of the TrainJobs that have a label with this value."""
+        with self._explained("list trainjobs"):
+            found = self._custom.list_namespaced_custom_object(*self._train_jobs, label_selector=f"{label}={value}")
+        return [job["metadata"]["name"] for job in found["items"]]
+
+    def delete(self, name: str) -> str:
+        """Deletes a TrainJob, and in the background its pods; keeps trying for DELETION_SECONDS.
+
+        Not in the foreground: Trainer's controller does not look at the deletion time, and would make the JobSet of a
+        TrainJob again that waits for the end of its pods.
 
         Returns:
-            Why it is still there; empty if it is gone, was not there, or has another UID.
+            Why it may still be there; empty if it is deleted.
         """
-        from kubernetes.client import ApiException, V1DeleteOptions, V1Preconditions
+        from kubernetes.client import ApiException, V1DeleteOptions
         from urllib3.exceptions import HTTPError
 
-        options = V1DeleteOptions(propagation_policy="Foreground")
-        options.preconditions = V1Preconditions(uid=uid) if uid else None
-        began, noted = time.monotonic(), False
+        options, began = V1DeleteOptions(propagation_policy="Background"), time.monotonic()
         while True:
-            reason = "the API server does not answer"
             try:
                 with self._explained("delete trainjobs"):
-                    left = self._custom.delete_namespaced_custom_object(*self._train_jobs, name, body=options)
-                finalizers = ", ".join(left.get("metadata", {}).get("finalizers") or ["none"])
-                reason = f"it waits for its finalizers ({finalizers}), or its pods do not end"
+                    self._custom.delete_namespaced_custom_object(
+                        *self._train_jobs, name, body=options, _request_timeout=_REQUEST_SECONDS
+                    )
+                return ""
             except ApiException as error:
-                if error.status in (_NOT_FOUND, _CONFLICT):  # conflict: another attempt at the stage created its own
+                if error.status == _NOT_FOUND:
                     return ""
                 if not _is_temporary(error):
                     raise
-            except HTTPError:
-                pass  # as in `state`
-            waited = time.monotonic() - began
-            if waited >= DELETION_SECONDS:
+                reason = _message(error)
+            except HTTPError as error:  # as in `state`
+                reason = str(error)
+            if (waited := time.monotonic() - began) >= DELETION_SECONDS:
                 return (
-                    f"TrainJob {name} is not gone {waited:.0f} s after it was deleted: {reason}; look at it with "
-                    f"`kubectl -n {self.namespace} get trainjob {name} -o yaml`"
+                    f"TrainJob {name} could not be deleted in {waited:.0f} s: {reason}; it is deleted with this "
+                    f"stage's pod, or by `kubectl -n {self.namespace} delete trainjob {name}`"
                 )
-            if waited >= DELETION_SECONDS / 10 and not noted:
-                noted = True
-                note(f"waiting until TrainJob {name} is gone: {reason}")
             time.sleep(POLL_SECONDS)
+
+    def ended(self, uid: str) -> str:
+        """Returns how the stage's pod, which had this UID, has ended; empty while it runs or nobody knows."""
+        from kubernetes.client import ApiException
+        from urllib3.exceptions import HTTPError
+
+        try:
+            pod = self._pod_as_json(_request_timeout=_REQUEST_SECONDS)
+        except ApiException as error:
+            return f"pod {self._pod} is gone" if error.status == _NOT_FOUND else ""
+        except HTTPError:  # as in `state`
+            return ""
+        if pod["metadata"]["uid"] != uid:
+            return f"pod {self._pod} is another one by now"
+        if (phase := pod["status"].get("phase")) in ("Failed", "Succeeded"):
+            return f"pod {self._pod} has ended: {phase}"
+        for container in pod["status"].get("containerStatuses", []):
+            if container["name"] == STAGE_CONTAINER and (end := container.get("state", {}).get("terminated")):
+                return f"pod {self._pod} has ended: exit code {end.get('exitCode')}"
+        return ""
+
+    def obstacles(self, name: str) -> str:
+        """Returns what the cluster says of a TrainJob whose nodes have not started, as far as this may be read."""
+        from kubernetes.client import ApiException
+        from urllib3.exceptions import HTTPError
+
+        found, of_interest = list[str](), [name, f"{name}-node-0"]  # TrainJob and JobSet; JobSet's Job
+        try:
+            job = self._custom.get_namespaced_custom_object(*self._train_jobs, name, _request_timeout=_REQUEST_SECONDS)
+            for condition in job.get("status", {}).get("conditions", []):
+                if condition["status"] == "True":
+                    found.append(f"TrainJob {condition['type']}: {condition.get('message', '')}")
+            listed = self._core.list_namespaced_pod(
+                self.namespace,
+                label_selector=f"jobset.sigs.k8s.io/jobset-name={name}",
+                _preload_content=False,
+                _request_timeout=_REQUEST_SECONDS,
+            )
+            pods = json.loads(listed.data)["items"]
+            waiting = {pod["metadata"]["name"]: reason for pod in pods if (reason := _waits_for(pod))}
+            found += [f"pod {pod}: {reason}" for pod, reason in waiting.items()]
+            for one in of_interest + list(waiting)[:1]:
+                found += self._warnings(one)
+            if not pods:
+                found.append("it has no pods")
+        except ApiException as error:
+            found.append(f"{_message(error)} (manifests/components/train-jobs has the permissions)")
+        except HTTPError as error:
+            found.append(f"the Kubernetes API does not answer: {error}")
+        return "; ".join(dict.fromkeys(found)) or "the cluster does not say why"
+
+    def _warnings(self, name: str) -> list[str]:
+        """Returns the last warnings of the cluster's events about an object."""
+        listed = self._core.list_namespaced_event(
+            self.namespace,
+            field_selector=f"involvedObject.name={name},type=Warning",
+            _preload_content=False,
+            _request_timeout=_REQUEST_SECONDS,
+        )
+        events = sorted(json.loads(listed.data)["items"], key=lambda event: event["metadata"]["creationTimestamp"])
+        return [f"{event['involvedObject']['kind']} {event['reason']}: {event['message']}" for event in events[-2:]]
+
+    def _pod_as_json(self, **how: Any) -> dict[str, Any]:
+        answer = self._core.read_namespaced_pod(self._pod, self.namespace, _preload_content=False, **how)
+        pod: dict[str, Any] = json.loads(answer.data)
+        return pod
 
     @contextlib.contextmanager
     def _explained(self, action: str) -> Iterator[None]:
@@ -134,6 +200,18 @@ class Cluster:
             raise
 
 
+def _waits_for(pod: dict[str, Any]) -> str:
+    """Returns what keeps a pod from running; empty if nothing does."""
+    status = pod["status"]
+    for condition in status.get("conditions", []):
+        if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            return str(condition.get("message") or condition.get("reason") or "it is not scheduled")
+    for container in status.get("containerStatuses", []):
+        if waiting := container.get("state", {}).get("waiting"):
+            return f"{waiting.get('reason', 'waiting')} {waiting.get('message', '')}".rstrip()
+    return "" if status.get("phase") != "Pending" else "it is not started"
+
+
 def _is_temporary(error: Any) -> bool:
     """Whether the API server could not answer, and the request may be repeated."""
     return bool(error.status >= 500 or error.status == _TOO_MANY_REQUESTS)
@@ -146,8 +224,12 @@ def _message(error: Any) -> str:
         return str(error.reason)
 
 
-def connect(section: str) -> Cluster:
+def connect(section: str, pod: str = "") -> Cluster:
     """Returns the cluster that this pod runs in.
+
+    Args:
+        section: Recipe section, for messages.
+        pod: Name of the stage's pod, if that is not this one.
 
     Raises:
         InputError: This is not a pod of a cluster.
@@ -161,4 +243,4 @@ def connect(section: str) -> Cluster:
 
     configuration = Configuration()
     config.load_incluster_config(configuration)
-    return Cluster(ApiClient(configuration), _NAMESPACE.read_text().strip(), os.environ["KFP_POD_NAME"])
+    return Cluster(ApiClient(configuration), _NAMESPACE.read_text().strip(), pod or os.environ["KFP_POD_NAME"])

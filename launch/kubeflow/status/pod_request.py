@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from components.shared.training.train_job import NODE_QUEUE, QUEUE_LABEL
+from components.shared.training.train_job import NODE_QUEUE
+from components.shared.training.trainjob_api import QUEUE_LABEL
 
 
 def pod_request(specification: dict[str, Any], parameters: dict[str, Any], tasks: list[dict[str, Any]]) -> str:

@@ -11,7 +11,8 @@ import pytest
 from click.testing import Result
 from rich.console import Console
 
-from components.shared.training.train_job import NODE_QUEUE, QUEUE_LABEL
+from components.shared.training.train_job import NODE_QUEUE
+from components.shared.training.trainjob_api import QUEUE_LABEL
 from launch.kubeflow.cluster import Cluster
 from launch.kubeflow.server import Connection
 from launch.kubeflow.status.display import print_status
