@@ -77,8 +77,9 @@ def evaluate(
         checkpoints = stack.enter_context(Checkpoints(checkpointing, "evaluation", parameters, inputs))
         if (figures := checkpoints.hand_over(outputs)) is not None:
             return figures
-        sampler = stack.enter_context(contextlib.closing(sampler_of(policy, engine, settings, length)))
         grader = stack.enter_context(Grader(grading))
+        grader.warm_up(problem["verifier"] for b in benchmarks for problem in b.problems)  # while the policy is loaded
+        sampler = stack.enter_context(contextlib.closing(sampler_of(policy, engine, settings, length)))
         writer = stack.enter_context(table_writer(Path(samples_out) / "samples.parquet", SAMPLES))
         sampling = GradedSampling(grader, checkpoints, batches, seed, progress)
         for benchmark in benchmarks:
