@@ -40,8 +40,9 @@ test-cluster: $(READY) ## Run the acceptance tests on a cluster (30 minutes): HO
 		RLOOP_TEST_DATA=$(DATA) RLOOP_TEST_S3_ENDPOINT=$(S3_ENDPOINT) RLOOP_TEST_S3_SECRET=$(S3_SECRET) \
 		$(BIN)/pytest -m cluster tests/cluster
 
-bench: $(READY) ## Benchmark stages, grader and transfers against the plain libraries, and plan against actual use (20 minutes)
+bench: $(READY) ## Benchmark stages, their start and end, grader and transfers against the plain libraries, and plan against actual use (20 minutes)
 	@$(BIN)/python bench/stages.py
+	@$(BIN)/python bench/startup.py
 	@$(BIN)/python bench/grading.py
 	@$(BIN)/python bench/transfers.py
 	@OMP_NUM_THREADS=1 $(BIN)/python bench/plan.py
