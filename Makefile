@@ -48,6 +48,7 @@ test-cluster: $(READY) ## Run the acceptance tests on a cluster (30 minutes): HO
 
 bench: $(READY) ## Benchmark what docs/performance.md reports, and plan against actual use (25 minutes)
 	@$(BIN)/python bench/stages.py
+	@$(BIN)/python bench/startup.py
 	@$(BIN)/python bench/grading.py
 	@$(BIN)/python bench/transfers.py
 	@$(BIN)/python bench/replicas.py

@@ -25,7 +25,7 @@ from components.shared.data import countdown
 from components.shared.data.schema import BENCHMARK_ORDER, PROBLEMS, write_table
 from components.shared.grading import GradingSettings
 from components.shared.progress.checkpoints import NOWHERE, CheckpointSettings
-from components.shared.stage import write_json
+from components.shared.stage import stage, write_json
 from launch.local.s3_server import S3Server
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -93,22 +93,23 @@ def stage_exploration(work: Path, model: Model, checkpointing: CheckpointSetting
     from components.rl_exploration.explore import explore
     from components.rl_exploration.settings import ExplorationSettings
 
-    explore(
-        model.policy,
-        work / "problems",
-        ExplorationSettings.check({**model.rl, "warmup_steps": 0, "weight_decay": 0.0}, "rl"),
-        GradingSettings(),
-        iteration=1,
-        seed=1,
-        rollouts_out=work / "rollouts",
-        policy_out=work / "policy",
-        log_out=work / "log.json",
-        page_out=work / "page.html",
-        snapshots_out=work / "snapshots",
-        state_out=work / "state",
-        tensorboard_out=work / "tensorboard",
-        checkpointing=checkpointing,
-    )
+    with stage("RL exploration"):
+        explore(
+            model.policy,
+            work / "problems",
+            ExplorationSettings.check({**model.rl, "warmup_steps": 0, "weight_decay": 0.0}, "rl"),
+            GradingSettings(),
+            iteration=1,
+            seed=1,
+            rollouts_out=work / "rollouts",
+            policy_out=work / "policy",
+            log_out=work / "log.json",
+            page_out=work / "page.html",
+            snapshots_out=work / "snapshots",
+            state_out=work / "state",
+            tensorboard_out=work / "tensorboard",
+            checkpointing=checkpointing,
+        )
 
 
 def stage_saving(work: Path, model: Model) -> None:
@@ -170,19 +171,20 @@ def stage_evaluation(work: Path, model: Model) -> None:
     from components.evaluation.evaluate import evaluate
     from components.evaluation.settings import EvaluationSettings
 
-    evaluate(
-        model.policy,
-        work / "benchmarks",
-        EvaluationSettings.check(model.eval, "eval"),
-        GradingSettings(),
-        name="base",
-        kind="base",
-        iteration=0,
-        seed=1,
-        samples_out=work / "samples",
-        evaluation_out=work / "evaluation.json",
-        page_out=work / "evaluation.html",
-    )
+    with stage("evaluation"):
+        evaluate(
+            model.policy,
+            work / "benchmarks",
+            EvaluationSettings.check(model.eval, "eval"),
+            GradingSettings(),
+            name="base",
+            kind="base",
+            iteration=0,
+            seed=1,
+            samples_out=work / "samples",
+            evaluation_out=work / "evaluation.json",
+            page_out=work / "evaluation.html",
+        )
 
 
 def plain_evaluation(work: Path, model: Model) -> None:

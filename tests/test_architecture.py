@@ -1,6 +1,9 @@
 """The rules of docs/architecture.md, checked against the code's imports."""
 
 import ast
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise
@@ -20,6 +23,9 @@ MAX_MODULES = 13  # per package: a module beside a dozen others, __init__.py not
 WITH_KFP = ("launch.local", "launch.kubeflow.server", "launch.tasks", "bench.compile")
 # Packages that take seconds to import or are missing from the CPU stages' images.
 HEAVY = ("torch", "transformers", "trl", "vllm", "accelerate", "peft", "bitsandbytes", "datasets")
+
+# Packages that none of the stages needs before its work begins; each takes a fifth of a second or more.
+LARGE = {*HEAVY, "kfp.compiler", "kubernetes", "matplotlib", "pandas", "pint", "sympy"}
 
 
 class Import(NamedTuple):
@@ -202,6 +208,25 @@ def test_kfp_is_imported_only_where_it_belongs() -> None:
 
 def test_cpu_stages_and_commands_load_no_training_libraries() -> None:
     assert not (found := heavy_at_top(ROOT)), "\n".join(found)
+
+
+def test_no_stage_starts_with_large_packages() -> None:
+    """What a stage imports before its function begins to work, in a process as KFP starts it."""
+    code = f"""
+import ast, importlib, sys
+for stage in {stages(ROOT)!r}:
+    component = importlib.import_module(f"components.{{stage}}.component")
+    with open(component.__file__) as file:
+        tree = ast.parse(file.read())
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    exec("\\n".join(map(ast.unparse, imports)), dict())
+    found = sorted({LARGE!r} & set(sys.modules))
+    if found:
+        sys.exit(f"{{stage}}: {{', '.join(found)}}: import it in the function that needs it")
+"""
+    environment = {**os.environ, "_KFP_RUNTIME": "true"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_no_package_is_crowded() -> None:

@@ -87,6 +87,7 @@ def evaluate(
             return figures
         replicas = replicas or stack.enter_context(Replicas())
         grader = stack.enter_context(Grader(grading))
+        grader.warm_up(problem["verifier"] for b in benchmarks for problem in b.problems)  # while the policy is loaded
         writer = stack.enter_context(table_writer(Path(samples_out) / "samples.parquet", SAMPLES))
         sampling, measured = GradedSampling(grader, checkpoints, batches, seed, progress), Measured(policy, benchmarks)
         sampling.complete(replicas, [measured], engine, settings, length)

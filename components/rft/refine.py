@@ -14,6 +14,7 @@ from components.rft.settings import RFTSettings
 from components.shared.accelerator import training_precision
 from components.shared.data.schema import earlier_expert_files, parquet_files
 from components.shared.errors import InputError
+from components.shared.loading import loading
 from components.shared.policy import Policy
 from components.shared.policy.saving import save_policy
 from components.shared.progress.checkpoints import NOWHERE, Checkpoints, CheckpointSettings
@@ -67,10 +68,11 @@ def refine(
     Raises:
         InputError: An expert does not end with EOS, or training diverged or changed nothing.
     """
-    from transformers import PrinterCallback
-    from trl import SFTTrainer
+    with loading():
+        from transformers import PrinterCallback
+        from trl import SFTTrainer
 
-    from components.rft.update_callback import UpdateCallback
+        from components.rft.update_callback import UpdateCallback
 
     began = time.monotonic()
     policy = Policy(policy_path)

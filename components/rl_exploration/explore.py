@@ -21,6 +21,7 @@ from components.shared.data.chat import conversation
 from components.shared.data.schema import ROLLOUT_STEPS, count_rows, parquet_files, read_rows
 from components.shared.errors import InputError
 from components.shared.grading import Grader, GradingSettings
+from components.shared.loading import loading
 from components.shared.policy import Policy
 from components.shared.policy.saving import save_policy
 from components.shared.policy.snapshots import snapshot_files
@@ -89,11 +90,6 @@ def explore(
     Raises:
         InputError: There are too few problems, or nothing to learn from for many steps.
     """
-    from transformers import PrinterCallback
-
-    from components.rl_exploration.step_callback import StepCallback
-    from components.rl_exploration.trainer import ExplorationTrainer
-
     rank, processes = init_processes()
     policy = Policy(policy_path)
     run = ExplorationRun(settings, iteration, seed, segment, keep_state)
@@ -118,7 +114,14 @@ def explore(
     ):
         if (figures := broadcast(checkpoints.hand_over(finished))) is not None:
             return figures
-        dataset = _dataset(problems, own)
+        grader.warm_up(row["verifier"] for row in read_rows(problems, ["verifier"]))  # while TRL is imported
+        with loading():
+            from transformers import PrinterCallback
+
+            from components.rl_exploration.step_callback import StepCallback
+            from components.rl_exploration.trainer import ExplorationTrainer
+
+            dataset = _dataset(problems, own)
         recorder = RolloutRecorder(
             outputs.rollouts, grader, policy, settings, iteration=iteration, rank=rank, all_gather=all_gather
         )

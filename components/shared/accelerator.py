@@ -4,6 +4,7 @@ import os
 from typing import Any
 
 from components.shared.errors import InputError
+from components.shared.loading import loading
 
 
 def accelerator() -> str:
@@ -12,7 +13,8 @@ def accelerator() -> str:
     Raises:
         InputError: The pod was given a GPU that torch cannot use; on the CPU, hours would become months.
     """
-    import torch
+    with loading():
+        import torch
 
     if torch.cuda.is_available():
         return "cuda"

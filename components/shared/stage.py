@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import gc
 import hashlib
 import json
 import os
@@ -50,6 +51,8 @@ def stage(name: str) -> Iterator[None]:
             raise
         print(f"{ERROR_MARK} {name}: {message}", flush=True)
         sys.exit(1)
+    finally:
+        gc.freeze()  # the process ends now: the interpreter need not go through all objects of torch and others again
 
 
 _DISK_PROBLEMS = {

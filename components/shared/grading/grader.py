@@ -9,8 +9,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from threading import Lock
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -76,6 +76,7 @@ class Grader:
         self._workers = [_Worker(self.settings) for _ in range(count)]
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="grader")
         self._lock = Lock()
+        self._warming: list[Future[None]] = []
         self._cache: BoundedCache[_Question, Verdict] = BoundedCache()
         self._graded_by_users = 0  # rows judged by users' functions
 
@@ -89,9 +90,18 @@ class Grader:
 
     def close(self) -> None:
         """Stops the workers."""
-        self._threads.shutdown()
+        self._threads.shutdown(cancel_futures=True)
         for worker in self._workers:
             worker.stop()
+
+    def warm_up(self, verifiers: Iterable[str]) -> None:
+        """Starts the workers and lets them load what the verifiers need, in the background; the first rows wait for it.
+
+        A verifier that cannot be run is reported by `judge`.
+        """
+        needed = sorted(set(verifiers))
+        with self._lock:
+            self._warming += [self._threads.submit(worker.warm_up, needed) for worker in self._workers]
 
     @property
     def timed_out(self) -> int:
@@ -157,6 +167,7 @@ class Grader:
 
         if not questions:
             return {}
+        wait(self._warming)
         workers = self._workers[: len(questions)]
         return dict(pair for pairs in self._threads.map(work, workers) for pair in pairs)
 
@@ -207,19 +218,28 @@ class _Worker:
         self._loading = 0.0  # seconds that the last answer waited for a library to load
         self._warm: set[str] = set()
 
+    def warm_up(self, verifiers: Sequence[str]) -> None:
+        """Loads what the verifiers need, as far as it can be loaded."""
+        with contextlib.suppress(InputError, RuntimeError):  # `judge` meets the same error and reports it
+            for verifier in verifiers:
+                self._load(verifier)
+
     def judge(self, question: _Question) -> Verdict:
+        self._load(question.verifier)  # off the answer's clock
         began = time.monotonic()
-        if question.verifier not in self._warm:
-            # A question without a gold answer makes the worker import what the verifier needs, off the answer's clock.
-            reply = self._ask((question.verifier, None, None), self._START_SECONDS)
-            if reply != [True, ""]:
-                reason = reply[1] if reply else "its process exited or did not respond within two minutes"
-                raise InputError(f"verifier {question.verifier!r} cannot be run: {reason}")
-            self._warm.add(question.verifier)
-            began = time.monotonic()
         reply = self._ask(question, self._settings.seconds)
         seconds = time.monotonic() - began - self._loading
         return Verdict(reply[0], reply[1], seconds, reply[2]) if reply else Verdict(False, TIMED_OUT, seconds)
+
+    def _load(self, verifier: str) -> None:
+        """Makes the worker import what a verifier needs, unless it has."""
+        if verifier in self._warm:
+            return
+        reply = self._ask((verifier, None, None), self._START_SECONDS)  # a question without a gold answer
+        if reply != [True, ""]:
+            reason = reply[1] if reply else "its process exited or did not respond within two minutes"
+            raise InputError(f"verifier {verifier!r} cannot be run: {reason}")
+        self._warm.add(verifier)
 
     def _ask(self, question: Sequence[str | None], seconds: float) -> list[Any] | None:
         """Returns the worker's verdict and reason; None if it died or had to be killed."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from components.shared.data.batches import batches
 from components.shared.data.chat import conversation
 from components.shared.errors import InputError
+from components.shared.loading import loading
 from components.shared.policy.config import named_config
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ class Policy:
     @cached_property
     def tokenizer(self) -> "PreTrainedTokenizerBase":
         """The tokenizer, which pads on the left as sampling requires."""
-        from transformers import AutoTokenizer
+        with loading():
+            from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(str(self.path), padding_side="left", trust_remote_code=False)
         tokenizer.model_max_length = 1 << 30  # we measure and report long prompts ourselves; no warnings
@@ -141,17 +143,18 @@ class Policy:
         Raises:
             InputError: A tensor is missing, or contains NaN or infinity.
         """
-        import torch
-        from transformers import AutoModelForCausalLM, GenerationConfig
+        with loading():  # imports the model's own module too
+            import torch
+            from transformers import AutoModelForCausalLM, GenerationConfig
 
-        model, found = AutoModelForCausalLM.from_pretrained(
-            str(self.path),
-            dtype=getattr(torch, precision),
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-            **options,
-        )
+            model, found = AutoModelForCausalLM.from_pretrained(
+                str(self.path),
+                dtype=getattr(torch, precision),
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                **options,
+            )
         if missing := sorted(found["missing_keys"]):
             raise InputError(
                 f"policy {self.path}: its weights lack {len(missing)} tensors that the model has, such as "

@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from components.shared.accelerator import accelerator
+from components.shared.loading import loading
 
 COMMON_FOLDER = "RLOOP_COMMON_FOLDER"  # environment variable: where the processes of several pods share files
 Value = TypeVar("Value")
@@ -18,7 +19,8 @@ Value = TypeVar("Value")
 
 def process_state() -> Any:
     """Returns accelerate's state of this process; joins the process group if there is one."""
-    from accelerate import PartialState
+    with loading():
+        from accelerate import PartialState
 
     # All wait while rank 0 downloads a checkpoint, which has 12 bytes per parameter; NCCL gives up after 10 minutes.
     return PartialState(cpu=accelerator() == "cpu", timeout=timedelta(hours=2))

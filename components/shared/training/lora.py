@@ -114,10 +114,11 @@ def merged(model: Any, initial_policy: Policy) -> "PreTrainedModel":
     """
     import torch
     from peft import PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
     from torch.distributed.fsdp import FSDPModule
 
     if isinstance(model, FSDPModule):
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
         weights = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
         if not weights:  # only rank 0 has them
             return model  # type: ignore[no-any-return]

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from components.shared.errors import InputError
+from components.shared.loading import loading
 from components.shared.settings import Settings
 
 # The variables that trackers read their credentials from; on a cluster, also the keys of the secret.
@@ -44,9 +45,10 @@ def tensorboard(folder: str | Path) -> Any:
     Args:
         folder: Folder to create and fill; only rank 0 does so.
     """
-    from transformers.integrations import TensorBoardCallback
+    with loading():
+        from transformers.integrations import TensorBoardCallback
 
-    callback = TensorBoardCallback()
+        callback = TensorBoardCallback()
     callback.logging_dir = str(folder)
     return callback
 

@@ -49,6 +49,31 @@ def test_reasoning_gym_uses_the_tasks_own_scorer(grader: Grader) -> None:
     assert grader.grade(rows) == [True, True, False]
 
 
+def test_warming_up_starts_the_workers_before_the_first_row() -> None:
+    with Grader(workers=2) as grader:
+        assert not worker_processes()
+        grader.warm_up(["countdown", "math"])
+        deadline = time.monotonic() + 60
+        while len(worker_processes()) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert grader.grade([GradingRow("math", "1/2", f"\\boxed{{{n}/2}}") for n in (1, 2, 3)]) == [True, False, False]
+        assert len(worker_processes()) == 2
+
+
+def test_a_verifier_that_cannot_be_warmed_up_is_reported_with_its_first_row() -> None:
+    with Grader(workers=1) as grader:
+        grader.warm_up(["json:no_such_function", "math"])
+        with pytest.raises(InputError, match="json:no_such_function"):
+            grader.grade([GradingRow("json:no_such_function", "1", "1")])
+        assert grader.grade([GradingRow("math", "1/2", "\\boxed{0.5}")]) == [True]
+
+
+def worker_processes() -> list[psutil.Process]:
+    """The grading workers that this process has started, without the forks that judge."""
+    return [child for child in psutil.Process().children() if "components.shared.grading.worker" in child.cmdline()]
+
+
 def test_an_endless_answer_costs_itself_alone() -> None:
     with Grader(GradingSettings(seconds=1.0), workers=1) as grader:
         rows = [
