@@ -26,7 +26,7 @@ from launch.recipe import Recipe
 from tests.gpu.bodies import ROOT, SMOLLM2, prepare, recipe_of
 
 NO_GPU = {"CUDA_VISIBLE_DEVICES": "", "NVIDIA_VISIBLE_DEVICES": ""}
-LIMIT_SECONDS = 300  # of one body
+LIMIT_SECONDS = 600  # of one body
 _TABLE: list[list[str]] = []
 
 
