@@ -1,8 +1,7 @@
 """Benchmarks compiling the pipeline for several numbers of iterations: `make bench`.
 
-Prints the seconds, the size of the file that `compile` writes beside what KFP's compiler alone writes, and the size of
-the run's workflow object on a cluster, whose limit is 1 MiB, as `compile` predicts it
-(launch/kubeflow/workflow_size.py).
+Prints the seconds, the size of the compiled file, and the size of the run's workflow object on a cluster, whose limit
+is 1 MiB, as launch/kubeflow/workflow_size.py predicts it.
 """
 
 import json
@@ -12,12 +11,11 @@ import time
 from pathlib import Path
 
 import click
-from kfp import compiler
 
 from launch.compiled import read_compiled
 from launch.kubeflow.workflow_size import LIMIT, workflow_size
 from launch.recipe import load_recipe
-from pipeline import build_pipeline, compile_pipeline
+from pipeline import compile_pipeline
 
 ROOT = Path(__file__).resolve().parent.parent
 REGISTRY = "registry.example.com/rloop"
@@ -34,8 +32,7 @@ def main(recipe: Path, iterations: tuple[int, ...], runs: int) -> None:
             loaded = load_recipe(recipe, [], number, vanilla)
             seconds: list[float] = []
             with tempfile.TemporaryDirectory() as folder:
-                plain, compiled = Path(folder) / "plain.yaml", Path(folder) / "rloop.yaml"
-                compiler.Compiler().compile(build_pipeline(loaded, REGISTRY, "cpu", 0), str(plain))
+                compiled = Path(folder) / "rloop.yaml"
                 for _ in range(runs):
                     began = time.process_time()
                     compile_pipeline(loaded, compiled, REGISTRY, "cpu")
@@ -49,7 +46,6 @@ def main(recipe: Path, iterations: tuple[int, ...], runs: int) -> None:
                             "vanilla_rl": vanilla,
                             "stages": size.stages,
                             "cpu_seconds": round(statistics.median(seconds), 2),
-                            "kfp_kb": round(plain.stat().st_size / 1000),
                             "file_kb": round(compiled.stat().st_size / 1000),
                             "workflow_kb": round(size.bytes / 1000),
                             "share_of_limit": round(size.bytes / LIMIT, 2),

@@ -139,7 +139,7 @@ def in_own_process(stage: str, folder: Path) -> dict[str, Any]:
 @click.option("--stage", type=click.Choice(STAGES), hidden=True)
 @click.option("--work", type=click.Path(path_type=Path), hidden=True)
 def main(counts: tuple[int, ...], keep: Path | None, stage: str | None, work: Path | None) -> None:
-    """Time both stages for each number of rollouts, and print how they grow; 10 million need 40 GB of disk."""
+    """Time both stages for each number of rollouts, and print how they grow; 10 million need 6 GB of disk."""
     if stage and work:
         click.echo(json.dumps(run_stage(stage, work)))
         return
