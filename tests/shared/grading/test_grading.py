@@ -50,15 +50,16 @@ def test_reasoning_gym_uses_the_tasks_own_scorer(grader: Grader) -> None:
 
 
 def test_warming_up_starts_the_workers_before_the_first_row() -> None:
+    others = worker_processes()
     with Grader(workers=2) as grader:
-        assert not worker_processes()
+        assert worker_processes() == others
         grader.warm_up(["countdown", "math"])
         deadline = time.monotonic() + 60
-        while len(worker_processes()) < 2:
+        while len(started := worker_processes() - others) < 2:
             assert time.monotonic() < deadline
             time.sleep(0.01)
         assert grader.grade([GradingRow("math", "1/2", f"\\boxed{{{n}/2}}") for n in (1, 2, 3)]) == [True, False, False]
-        assert len(worker_processes()) == 2
+        assert worker_processes() - others == started
 
 
 def test_a_verifier_that_cannot_be_warmed_up_is_reported_with_its_first_row() -> None:
@@ -69,9 +70,9 @@ def test_a_verifier_that_cannot_be_warmed_up_is_reported_with_its_first_row() ->
         assert grader.grade([GradingRow("math", "1/2", "\\boxed{0.5}")]) == [True]
 
 
-def worker_processes() -> list[psutil.Process]:
+def worker_processes() -> set[psutil.Process]:
     """The grading workers that this process has started, without the forks that judge."""
-    return [child for child in psutil.Process().children() if "components.shared.grading.worker" in child.cmdline()]
+    return {child for child in psutil.Process().children() if "components.shared.grading.worker" in child.cmdline()}
 
 
 def test_an_endless_answer_costs_itself_alone() -> None:
