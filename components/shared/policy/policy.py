@@ -143,18 +143,18 @@ class Policy:
         Raises:
             InputError: A tensor is missing, or contains NaN or infinity.
         """
-        with loading():  # imports the model's own module too
+        with loading():
             import torch
             from transformers import AutoModelForCausalLM, GenerationConfig
 
-            model, found = AutoModelForCausalLM.from_pretrained(
-                str(self.path),
-                dtype=getattr(torch, precision),
-                use_safetensors=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-                **options,
-            )
+        model, found = AutoModelForCausalLM.from_pretrained(
+            str(self.path),
+            dtype=getattr(torch, precision),
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **options,
+        )
         if missing := sorted(found["missing_keys"]):
             raise InputError(
                 f"policy {self.path}: its weights lack {len(missing)} tensors that the model has, such as "
