@@ -7,9 +7,8 @@ from components.shared.sampling.base import Batch
 
 Key = TypeVar("Key")
 
-_PART = (
-    16  # sequences: small enough that no replica has many left when the others run out, large enough to cost nothing
-)
+# Sequences: small enough that no replica has many left when the others run out, large enough to cost nothing.
+_PART = 16
 
 
 class WorkQueue(Generic[Key]):
