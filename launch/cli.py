@@ -25,7 +25,15 @@ from launch.kubeflow.schedule import schedule
 from launch.kubeflow.submit import submit
 from launch.kubeflow.workflow_size import check_size, workflow_size
 from launch.local.run import run_locally
-from launch.options import iterations_option, recipe_option, set_option, vanilla_option, variant_option
+from launch.options import (
+    iterations_option,
+    missing_images_option,
+    recipe_option,
+    registry_option,
+    set_option,
+    vanilla_option,
+    variant_option,
+)
 from launch.planning.plan import plan
 from launch.recipe import load_recipe
 
@@ -35,9 +43,9 @@ from launch.recipe import load_recipe
 @iterations_option
 @vanilla_option
 @set_option
-@click.option("--registry", default="", help="Registry of the stages' images, such as registry.example.com/me.")
+@registry_option
 @variant_option
-@click.option("--allow-missing-images", is_flag=True, help="Do not check that the registry has the images.")
+@missing_images_option
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="YAML file to write.")
 @click.pass_obj
 def compile_command(

@@ -31,3 +31,9 @@ variant_option = click.option(
     help="Variant of the training stages' images; if omitted, cuda with a registry and pools with accelerators, "
     "else cpu.",
 )
+registry_option = click.option(
+    "--registry", default="", help="Registry of the stages' images, such as registry.example.com/me."
+)
+missing_images_option = click.option(
+    "--allow-missing-images", is_flag=True, help="Skip the check that the registry has the images."
+)

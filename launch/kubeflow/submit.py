@@ -18,13 +18,22 @@ from rich.console import Console
 from components.shared.object_store.s3 import shell_endpoint
 from launch.compiled import read_compiled
 from launch.continuation import Earlier, continued_run
-from launch.images import VARIANTS, default_variant, require_images
+from launch.images import default_variant, require_images
 from launch.kubeflow.cluster import PIPELINE_NAME, Cluster, version_digest, version_name
 from launch.kubeflow.commands import connection_options, wait_option
 from launch.kubeflow.inputs import Upload, plan_uploads, require_visible, upload_input, upload_root, with_uploads
 from launch.kubeflow.server import Connection
 from launch.kubeflow.status.display import follow, new_console
 from launch.kubeflow.workflow_size import WorkflowSize, check_size, workflow_size
+from launch.options import (
+    iterations_option,
+    missing_images_option,
+    recipe_option,
+    registry_option,
+    set_option,
+    vanilla_option,
+    variant_option,
+)
 from launch.parameters import run_parameters
 from launch.recipe import Recipe, load_recipe
 
@@ -63,35 +72,13 @@ def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     for option in reversed(
         [
-            click.option(
-                "--recipe",
-                "recipe_path",
-                required=True,
-                type=click.Path(path_type=Path),
-                help="YAML file that configures the run.",
-            ),
-            click.option(
-                "--iterations", type=click.IntRange(min=1), help="Number of iterations; defaults to the recipe's."
-            ),
-            click.option("--with-vanilla-rl", "vanilla", is_flag=True, help="Also run vanilla RL, for comparison."),
-            click.option(
-                "--set",
-                "overrides",
-                multiple=True,
-                metavar="KEY=VALUE",
-                help="Override a recipe key, such as rl.steps=20.",
-            ),
-            click.option(
-                "--registry", default="", help="Registry of the stages' images, such as registry.example.com/me."
-            ),
-            click.option(
-                "--variant",
-                type=click.Choice(VARIANTS),
-                help="Variant of the training stages' images; defaults to cuda if a pool has accelerators, else cpu.",
-            ),
-            click.option(
-                "--allow-missing-images", is_flag=True, help="Skip the check that the registry has the images."
-            ),
+            recipe_option,
+            iterations_option,
+            vanilla_option,
+            set_option,
+            registry_option,
+            variant_option,
+            missing_images_option,
             click.option(
                 "--upload",
                 is_flag=True,

@@ -12,6 +12,7 @@ from rich.table import Table
 from components.preflight.memory import GIB
 from launch.compiled import read_compiled
 from launch.kubeflow.workflow_size import size_problem, workflow_size
+from launch.options import iterations_option, recipe_option, set_option, vanilla_option
 from launch.planning.cost_estimate import CostEstimate, StageCost
 from launch.planning.devices import DEVICES, Device
 from launch.planning.formatting import format_bytes, format_duration, format_tokens
@@ -21,16 +22,10 @@ from launch.recipe import Recipe, load_recipe
 
 
 @click.command("plan")
-@click.option(
-    "--recipe", "recipe_path", required=True, type=click.Path(path_type=Path), help="Path of the recipe, a YAML file."
-)
-@click.option("--iterations", type=click.IntRange(min=1), help="Number of RLoop iterations (default: the recipe's).")
-@click.option(
-    "--with-vanilla-rl", "vanilla", is_flag=True, help="Also run vanilla RL with the same number of steps, to compare."
-)
-@click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a recipe key, such as rl.steps=20."
-)
+@recipe_option
+@iterations_option
+@vanilla_option
+@set_option
 @click.option(
     "--gpu", metavar="NAME", help=f"Device to plan for (default: from the recipe's pools): {', '.join(DEVICES)}."
 )
