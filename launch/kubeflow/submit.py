@@ -1,7 +1,6 @@
 """The `submit` command, and what it shares with `schedule`: options, compilation and upload of what to run.
 
-Both compile the pipeline with the function in the click context's `obj`. pipeline.py sets it, since it defines the
-graph and imports this module.
+Both compile the pipeline with the function in the click context's `obj` (launch/cli.py).
 """
 
 import functools
