@@ -3,6 +3,8 @@
 import os
 from typing import Any
 
+import psutil
+
 from components.shared.errors import InputError
 from components.shared.loading import loading
 
@@ -25,6 +27,11 @@ def accelerator() -> str:
             f"variant, or the node's driver is older than its CUDA {torch.version.cuda}"
         )
     return "cpu"
+
+
+def threads_each(processes: int) -> int:
+    """Returns the number of threads for each of several processes that share this machine's cores."""
+    return max(1, (psutil.cpu_count(logical=False) or 1) // processes)
 
 
 def gpu_has_bfloat16() -> bool:

@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-import psutil
 from pydantic import Field
 
 from components.shared.accelerator import accelerator
@@ -135,8 +134,3 @@ def place(
             f"GPUs, but this pod has {gpus}; lower them, or raise pools.inference.accelerators"
         )
     return placed
-
-
-def threads_each(replicas: int) -> int:
-    """Returns the number of threads for each of several processes that share this machine's cores."""
-    return max(1, (psutil.cpu_count(logical=False) or 1) // replicas)

@@ -13,11 +13,11 @@ from multiprocessing.connection import Connection, wait
 from types import TracebackType
 from typing import Any, NamedTuple, Self, cast
 
-from components.shared.accelerator import accelerator
+from components.shared.accelerator import accelerator, threads_each
 from components.shared.errors import InputError
 from components.shared.sampling.base import Batch, Completion
 from components.shared.sampling.engines import SamplerSettings
-from components.shared.sampling.placement import Placement, threads_each
+from components.shared.sampling.placement import Placement
 from components.shared.sampling.replica import DONE, FAILED, START, TAKE
 from components.shared.sampling.sharing import WorkQueue
 

@@ -5,9 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
-
-from components.shared.accelerator import accelerator
+from components.shared.accelerator import accelerator, threads_each
 from components.shared.errors import InputError
 from components.shared.stage import disk_problem
 from components.shared.training.collectives import process_state
@@ -54,8 +52,7 @@ def launch(
                 f"raise pools.training.accelerators"
             )
     else:  # the processes' threads share the cores
-        cores = psutil.cpu_count(logical=False) or 1
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // settings.processes)))
+        os.environ.setdefault("OMP_NUM_THREADS", str(threads_each(settings.processes)))
     config = LaunchConfig(
         min_nodes=settings.nodes,
         max_nodes=settings.nodes,
