@@ -13,7 +13,7 @@ GPU_READY := .venv-gpu/.installed
 SMOLLM2 := build/smollm2-135m
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow test-docker test-vllm test-gpu test-cluster fuzz bench bench-vllm bench-smollm2 smollm2 reproduce reproduce-short lint format compile images push lock docs base-policy clean
+.PHONY: help run test test-slow test-docker test-vllm test-gpu test-cluster fuzz bench bench-vllm bench-smollm2 smollm2 reproduce reproduce-short reproduce-smollm2 reproduction-page lint format compile images push lock docs base-policy clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-15s %s\n", $$1, $$2}'
@@ -66,11 +66,17 @@ bench-smollm2: $(VLLM_READY) $(SMOLLM2) ## Benchmark exploration and evaluation 
 smollm2: $(VLLM_READY) $(SMOLLM2) ## Run the loop with SmolLM2-135M and vLLM, on the CPU (1 hour)
 	@$(VLLM_BIN)/python pipeline.py run --recipe recipes/smollm2-135m.yaml --output-dir runs/smollm2
 
-reproduce: $(READY) ## Compare RLoop with vanilla RL over several seeds and write docs/reproduction.md (2 to 2.5 hours)
-	@$(BIN)/python -m reproduction.run
+reproduce: $(READY) ## Run the comparisons of docs/reproduction.md again, in runs/reproduction: STUDIES="countdown shortest-path" (16 hours)
+	@$(BIN)/python -m reproduction.run $(STUDIES)
 
-reproduce-short: $(READY) ## Do the same with fewer seeds and learning rates, in runs/reproduction-short (20 minutes)
+reproduce-short: $(READY) ## Compare RLoop with vanilla RL up to 120 RL steps, in runs/reproduction-short (15 minutes)
 	@$(BIN)/python -m reproduction.run --short
+
+reproduce-smollm2: $(VLLM_READY) $(SMOLLM2) ## Compare RLoop with vanilla RL on SmolLM2-135M, on the CPU (3 hours)
+	@$(VLLM_BIN)/python -m reproduction.run smollm2
+
+reproduction-page: $(READY) ## Write docs/reproduction.md from the committed results of its runs
+	@$(BIN)/python -m reproduction.run --write-only
 
 lint: $(READY) ## Check style, formatting and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -1,239 +1,260 @@
-"""Writes docs/reproduction.md: settings, tables with intervals, figures, and whether the paper's claim holds here."""
+"""Writes docs/reproduction.md: the plan, what was run, tables with intervals, figures, and remarks."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from statistics import fmean, median, stdev
+from statistics import fmean, median
+from string import Template
 from typing import Any
 
-import numpy as np
-
 from components.shared.stage import whole_file
-from launch.analysis.seeds import average, over_seeds_and_problems
-from reproduction.comparison import Comparison, Comparisons, compare_pairs, pass_at_k_by_seed
-from reproduction.cross_fitting import choose_by_half
-from reproduction.figures import draw_course, draw_plane
-from reproduction.grid import RECIPE, ROOT, SAME_RATE, VARIANTS, Grid, Results, find_run, last_on_dev
+from reproduction.comparison import Comparison, by_test, compare, estimate
+from reproduction.figures import draw_budgets
+from reproduction.grid import ROOT, VARIANTS, Study
 from reproduction.methods import (
-    ALL_KINDS_LABEL,
-    KS,
-    SAME_RATE_LABEL,
-    TESTS,
-    TUNED_LABEL,
-    K,
+    ABLATED,
+    AS_PUBLISHED,
+    METHODS,
+    VANILLA,
+    WITH_ALL_EXPERTS,
     Method,
-    methods_by_name,
-    pairs_to_compare,
-    variants_with_runs,
+    Policy,
+    averages_by_rate,
+    choose,
 )
+from reproduction.results import Results, read_results
+
+_PAIRS = ((AS_PUBLISHED, VANILLA), (WITH_ALL_EXPERTS, VANILLA), (WITH_ALL_EXPERTS, AS_PUBLISHED))
 
 
-def write_document(path: Path, grid: Grid, chosen: dict[str, float], results: Results, planned: int) -> None:
+def write_document(path: Path, folder: Path, studies: Sequence[Study]) -> None:
     """Writes the document and, in a folder beside it, its figures.
 
     Args:
-        path: path of the Markdown file.
-        grid: size of the comparison.
-        chosen: by method, the learning rate chosen on the development set.
-        results: results of the finished runs.
-        planned: number of runs in the grid.
+        path: Markdown file to write.
+        folder: folder of the result files.
+        studies: the studies to report; those without a result are left out.
     """
-    methods = methods_by_name(chosen, results)
-    figures = path.parent / path.stem
-    figures.mkdir(parents=True, exist_ok=True)
-    draw_plane(figures / "plane.svg", results, methods)
-    draw_course(figures / "course.svg", results, SAME_RATE)
-    comparisons = compare_pairs(results, grid, methods, pairs_to_compare(results))
-    parts = [
-        "# Does RLoop beat vanilla RL? A reproduction on a tiny policy",
-        _setup(grid, results, planned),
-        "## Choosing the learning rate",
-        _tuning_table(grid, results, chosen),
-        _cross_fitting(results, grid),
-        "## Result",
-        *(
-            f"### Base policy {base}\n\n{_result_table(results, base, methods.values())}"
-            for base in grid.seeds
-            if any(run.base == base for run in results)
-        ),
-        "### Differences",
-        _difference_table(comparisons),
-        "## Were the targets reached?",
-        _verdicts(comparisons),
-        "## Figures",
-        *_figures(path.stem),
-        "## Cost",
-        _cost(results),
-        (ROOT / "reproduction" / "remarks.md").read_text().strip(),
-    ]
+    parts = [_read("introduction.md"), _read("plan.md")]
+    quoted: dict[str, str] = {}
+    for study in studies:
+        if results := read_results(folder, study):
+            parts.append(_study(results, study, path, quoted))
+    parts.append(Template(_read("remarks.md")).substitute(quoted) if quoted else "No run has finished yet.")
     with whole_file(path) as temporary:
         temporary.write_text("\n\n".join(parts) + "\n")
 
 
-def _setup(grid: Grid, results: Results, planned: int) -> str:
-    summary = next(iter(results.values()))["summary"]
-    settings = summary["settings"]
-    steps = settings["rl"]["steps"] * settings["iterations"]
-    partly = "" if len(results) == planned else f" **It covers {len(results)} of the planned {planned} runs.**"
-    problems = ", ".join(f"{name} {count}" for name, count in summary["data"]["benchmarks"].items())
-    n = {e["benchmark"]: e["n"] for e in summary["policies"][0]["evaluations"]}
-    variants = "".join(
-        f"\n- **RLoop, {variant}**: the same except for {' and '.join(f'`{change}`' for change in VARIANTS[variant])}."
-        for variant in variants_with_runs(results)
-    )
-    return f"""`make reproduce` writes this file from pipeline runs of
-[{RECIPE.name}](../recipes/{RECIPE.name}).{partly} The policy is a Qwen2 model with 0.4M parameters, pre-trained on
-demonstrations that are often wrong; the task is Countdown, where a problem has several solutions, so there is diversity
-to lose. What a tiny model shows is a hint about large ones, not a proof.
-
-- **RL**: {steps} steps of {settings["rl"]["prompts_per_step"]} prompts x {settings["rl"]["group_size"]} samples, with
-  DAPO's loss. Vanilla RL takes them in one run, RLoop in {settings["iterations"]} iterations of
-  {settings["rl"]["steps"]} with RFT after each. Iteration 1's exploration is the beginning of the vanilla run, so the
-  two share it.
-- **RFT**: starts from the iteration's initial policy; learning rate {settings["rft"]["learning_rate"]:g},
-  {settings["rft"]["epochs"]:g} epochs, on distinct correct rollouts of problems with a success rate of at most
-  {settings["filter"]["max_success_rate"]:g}, at most {settings["filter"]["max_per_problem"]} per problem.{variants}
-- **Problems**: {summary["data"]["problems"]} for training; {problems} for evaluation, in splits that share no
-  problem. `test` has problems of the same kind as the training set, `four` and `large` have other kinds. Settings are
-  chosen on `dev`; results are reported on the others.
-- **Samples** per problem: {", ".join(f"{name} {count}" for name, count in n.items())}. avg@n is the share of correct
-  samples, pass@{K} the unbiased estimate.
-- **Seeds**: {"; ".join(f"{', '.join(map(str, seeds))} of base policy {base}" for base, seeds in grid.seeds.items())}.
-  The base policies differ in the seed of their pre-training. The intervals (95 %) are from a bootstrap that resamples
-  seeds and problems, with the same draw for all methods. Test figures are means over the three test sets."""
+def _read(name: str) -> str:
+    return (ROOT / "reproduction" / name).read_text().strip()
 
 
-def _line(cells: Iterable[Any]) -> str:
-    return "| " + " | ".join(str(cell) for cell in cells) + " |"
+def _study(results: Results, study: Study, path: Path, quoted: dict[str, str]) -> str:
+    """Returns a study's section; adds the figures that the remarks may quote."""
+    bases = [base for base in study.bases if any(run.base == base for run in results)]
+    several = len(bases) > 1
+    parts = [_read(f"{study.name.removesuffix('-short')}.md"), _runs(results)]
+    if len(study.learning_rates) > 1:
+        parts += ["### Choosing the learning rate", _tuning(results, study)]
+    parts.append("### Results")
+    for base in bases:
+        parts += [f"Base policy {base}:"] if several else []
+        parts.append(_policies(results, study, base))
+    parts += ["Differences, chosen on the development set:", _differences(results, study, bases, quoted, chosen=True)]
+    parts += [
+        "The same with the last policies, at the same learning rates:",
+        _differences(results, study, bases, quoted, chosen=False),
+    ]
+    for base in bases:
+        name = f"{study.name}-{base}.svg"
+        draw_budgets(path.parent / path.stem / name, results, study, base)
+        parts.append(
+            f"![Average and pass@{study.k} over RL steps]({path.stem}/{name})\n\n"
+            f"Mean of the test sets over RL steps{f', base policy {base}' if several else ''}, with 95 % bands."
+        )
+    if ablations := _ablations(results, study, quoted):
+        parts += ["### What drives it", ablations]
+    parts += ["### Cost", _cost(results, study)]
+    return "\n\n".join(parts)
 
 
 def _table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    return "\n".join([_line(headers), "|" + "---|" * len(headers), *map(_line, rows)])
+    lines = ["| " + " | ".join(map(str, cells)) + " |" for cells in (headers, *rows)]
+    return "\n".join([lines[0], "|" + "---|" * len(headers), *lines[1:]])
 
 
-def _tuning_table(grid: Grid, results: Results, chosen: dict[str, float]) -> str:
-    rows = []
-    for rate in grid.learning_rates:
-        cells: list[str] = [f"{rate:g}"]
-        for method in ("vanilla", "rloop"):
-            runs = [find_run(results, "A", seed, rate) for seed in grid.tuning_seeds]
-            found = [last_on_dev(r, method) for r in runs if r]
-            if not found:
-                cells.append("to do")
-                continue
-            averages, most = [e["avg"] for e in found], [list(e["pass_at_k"].values())[-1] for e in found]
-            text = f"{fmean(averages):.3f} / {fmean(most):.3f}"
-            cells.append(f"**{text}**" if chosen[method] == rate else text)
-        rows.append(cells)
-    note = (
-        f"avg@n / pass@{K} on the development set, base policy A, mean over seeds "
-        f"{', '.join(map(str, grid.tuning_seeds))}. Bold: chosen, by avg@n. Both methods had the same runs to "
-        "choose from."
-    )
-    return _table(["learning rate of RL", "vanilla RL", "RLoop"], rows) + "\n\n" + note
-
-
-def _cross_fitting(results: Results, grid: Grid) -> str:
-    first, second = (
-        f"{vanilla:g} for vanilla RL and {rloop:g} for RLoop" for rloop, vanilla in choose_by_half(results, grid, TESTS)
-    )
-    return (
-        "The development problems are all of one kind. To tune both methods for the other kinds too, one row of the\n"
-        "differences table chooses by cross-fitting: each test set is split into two halves; the rate is chosen on\n"
-        "one half (with the same seeds) and measured on the other.\n"
-        f"Chosen on the first half: {first}.\n"
-        f"Chosen on the second half: {second}."
-    )
-
-
-def _result_table(results: Results, base: str, methods: Iterable[Method]) -> str:
-    rows = []
-    for method in methods:
-        cells: list[str] = [method.label]
-        arrays = [pass_at_k_by_seed(results, base, [method], k) for k in KS]
-        if not arrays[0]:
-            continue
-        for runs in arrays:
-            by_seed = [fmean(float(np.nanmean(a)) for a in run) for run in runs]
-            spread = f", sd {stdev(by_seed):.3f}" if len(by_seed) > 1 else ""
-            cells.append(f"{over_seeds_and_problems(runs, average)}{spread}")
-        per_set = [
-            " / ".join(f"{fmean(float(np.nanmean(run[test])) for run in runs):.3f}" for runs in arrays)
-            for test in range(len(TESTS))
-        ]
-        rows.append([*cells, *per_set, len(arrays[0])])
-    headers = ["policy", "avg@n", f"pass@{K}", *(f"{name}: avg / pass" for name in TESTS), "seeds"]
-    return _table(headers, rows) + "\n\nsd: standard deviation between seeds."
-
-
-def _difference_table(comparisons: Comparisons) -> str:
-    rows = []
-    for (base, label), found in comparisons.items():
-        cells = [base, label]
-        for k in KS:
-            cells += [found.absolute[k].signed, found.relative[k].percent, f"{found.won[k]} of {found.seeds}"]
-        rows.append(cells)
-    return _table(["base", "", "avg@n", "relative", "seeds won", f"pass@{K}", "relative", "seeds won"], rows)
-
-
-def _verdicts(comparisons: Comparisons) -> str:
-    """Lists the targets and, for each base policy, whether the figures reach them."""
-    lines = []
-    for (base, label), found in comparisons.items():
-        if label.endswith(SAME_RATE_LABEL):
-            lines += [_margin(base, label, found, name, k, target) for name, k, target in _MARGINS]
-        if label.endswith((TUNED_LABEL, ALL_KINDS_LABEL, "over vanilla RL, tuned")):
-            lines.append(_no_worse_but_ahead(base, label, found))
-    return "\n".join(lines) if lines else "No pair is complete yet."
-
-
-_MARGINS = (("average", 1, 0.09), (f"pass@{K}", K, 0.15))  # the paper's, relative
-
-
-def _margin(base: str, label: str, found: Comparison, name: str, k: int, target: float) -> str:
-    """Reports whether one method is ahead by the target, with an interval above zero."""
-    reached = found.relative[k].value >= target and found.absolute[k].low > 0
-    return (
-        f"- Base {base}, {label}: at least {100 * target:+.0f} % relative in {name}, with the interval of the "
-        f"difference above zero: **{'reached' if reached else 'not reached'}** ({found.relative[k].percent})."
-    )
-
-
-def _no_worse_but_ahead(base: str, label: str, found: Comparison) -> str:
-    """Reports whether one method is no worse in average and ahead in pass@k."""
-    avg, most = found.absolute[1], found.absolute[K]
-    no_worse = "reached" if avg.value >= 0 else "open" if avg.high >= 0 else "not reached"
-    inconclusive = "; inconclusive with these seeds and problems" if avg.low < 0 <= avg.high else ""
-    return (
-        f"- Base {base}, {label}: no worse in average: **{no_worse}** ({avg.signed}{inconclusive}); ahead in "
-        f"pass@{K}: **{'reached' if most.low > 0 else 'not reached'}** ({most.signed})."
-    )
-
-
-def _figures(folder: str) -> list[str]:
-    return [
-        f"![Average against pass@{K}]({folder}/plane.svg)\n\nEach small marker is a seed, each large one the mean over "
-        f"seeds. Further right: more correct answers; further up: more problems solved within {K} tries. Mean over the "
-        "test sets, base policy A.",
-        f"![Course of RL]({folder}/course.svg)\n\nThe course of RL on base policy A at learning rate {SAME_RATE:g}, "
-        "mean over seeds: training reward, held-out average and pass@16 on the development problems, how similar the "
-        "correct rollouts of a problem are, and the share of problems that the base policy solves but the policy at "
-        "that step does not. Orange: each iteration's exploration, which starts afresh after RFT; blue: vanilla RL.",
+def _runs(results: Results) -> str:
+    """Returns what was run: runs of each kind, their seeds and how far they got."""
+    rows: dict[tuple[str, float, str], list[str]] = {}
+    hours: dict[tuple[str, float, str], float] = {}
+    for run, found in sorted(results.items(), key=lambda item: (item[0].base, item[0].variant, item[0].seed)):
+        key = (run.base, run.learning_rate, run.variant)
+        rows.setdefault(key, []).append(f"{run.seed} ({found['iterations']})")
+        hours[key] = hours.get(key, 0.0) + found["hours"]
+    lines = [
+        (
+            base,
+            _changed(variant),
+            f"{rate:g}",
+            ", ".join(rows[base, rate, variant]),
+            f"{hours[base, rate, variant]:.1f}",
+        )
+        for base, rate, variant in sorted(rows)
     ]
+    total = f"{sum(hours.values()):.1f}"
+    headers = ["base policy", "run", "RL learning rate", "seeds (iterations)", f"hours on one core ({total})"]
+    return _table(headers, lines)
 
 
-def _cost(results: Results) -> str:
-    rl, rft = [], []
-    for run, found in results.items():
-        if run.learning_rate and not run.variant:
-            for iteration in found["summary"]["iterations"]:
-                rl.append(iteration["seconds"]["rl"])
-                rft.append(iteration["seconds"]["rft"])
-    # Medians, because a machine that slept or did something else in between does not tell what RL costs.
-    share = median(rft) / median(rl)
-    return (
-        f"RFT takes {100 * share:.0f} % of the time of RL exploration ({median(rft):.0f} versus {median(rl):.0f} s per "
-        "iteration, medians over runs): at equal RL steps, RLoop costs that much more than vanilla RL. Grading, "
-        "harvesting and filtering take a second or two per iteration. This cost is reported but not compensated: "
-        "vanilla RL was given no extra steps for it. Its best checkpoint is in the tables to show whether it could use "
-        "more of them."
+def _changed(variant: str) -> str:
+    return f"RLoop with {' and '.join(f'`{key}`' for key in VARIANTS[variant])}" if variant else "RLoop and vanilla RL"
+
+
+def _tuning(results: Results, study: Study) -> str:
+    rows = []
+    for budget in study.budgets:
+        for method in METHODS:
+            averages = averages_by_rate(results, study, method, budget)
+            best = max(averages, key=lambda rate: averages[rate]) if averages else None
+            cells = [f"{averages[r]:.3f}" if r in averages else "not run" for r in study.learning_rates]
+            bold = [
+                f"**{cell}**" if rate == best else cell for rate, cell in zip(study.learning_rates, cells, strict=True)
+            ]
+            if averages:
+                rows.append([budget * study.steps, method.label, *bold])
+    headers = ["RL steps", "method", *(f"{rate:g}" for rate in study.learning_rates)]
+    note = "avg@n on the development set of the best checkpoint, first seed of the first base policy. Bold: chosen."
+    return f"{_table(headers, rows)}\n\n{note}"
+
+
+def _policies(results: Results, study: Study, base: str) -> str:
+    """Returns the table of what each method yields at each budget."""
+    policies: list[tuple[str, str, Policy | None]] = [("0", "base policy", None)]
+    for budget in study.budgets:
+        for method in METHODS:
+            if policy := choose(results, study, method, budget):
+                policies.append((str(budget * study.steps), f"{method.label}, {policy.rate:g}", policy))
+    rows = []
+    for steps, label, policy in policies:
+        found = [estimate(results, study, base, policy, k) for k in (1, study.k)]
+        if found[0] and found[1]:
+            per_test = zip(*(by_test(results, study, base, policy, k) for k in (1, study.k)), strict=True)
+            cells = [f"{avg:.3f} / {most:.3f}" for avg, most in per_test]
+            rows.append([steps, label, found[0][0], found[1][0], *cells, found[0][1]])
+    headers = ["RL steps", "method, learning rate", "avg@n", f"pass@{study.k}", *study.tests, "seeds"]
+    return _table(headers, rows)
+
+
+def _differences(
+    results: Results,
+    study: Study,
+    bases: Sequence[str],
+    quoted: dict[str, str],
+    chosen: bool,
+) -> str:
+    """Returns the table of differences between methods at each budget.
+
+    Args:
+        results: results of the study's runs.
+        study: the study.
+        bases: base policies with runs.
+        quoted: gets the figures that the remarks may quote.
+        chosen: compare what was chosen on the development set; otherwise the last policies at each learning rate.
+    """
+    rows = []
+    for base in bases:
+        for budget in study.budgets:
+            for one, other in _PAIRS:
+                for pair in _pairs(results, study, one, other, budget, chosen):
+                    found = compare(results, study, base, *pair)
+                    if found is None:
+                        continue
+                    rates = dict.fromkeys(f"{policy.rate:g}" for policy in pair)
+                    label = f"{one.label} over {other.label}"
+                    rows.append([base, budget * study.steps, label, " / ".join(rates), *_cells(found, study.k)])
+                    if chosen:
+                        _quote(
+                            quoted, f"{study.name}_{base}_{budget * study.steps}_{_short(one)}_{_short(other)}", found
+                        )
+    headers = ["base", "RL steps", "", "learning rate", "avg@n", "seeds won", f"pass@{study.k}", "seeds won"]
+    return _table(headers, rows) if rows else "No pair of runs has finished yet."
+
+
+def _pairs(
+    results: Results,
+    study: Study,
+    one: Method,
+    other: Method,
+    budget: int,
+    chosen: bool,
+) -> list[tuple[Policy, Policy]]:
+    if not chosen:
+        rates = study.learning_rates
+        return [(Policy(one, rate, budget, last=True), Policy(other, rate, budget, last=True)) for rate in rates]
+    first, second = (choose(results, study, method, budget) for method in (one, other))
+    return [(first, second)] if first and second else []
+
+
+def _cells(found: Comparison, k: int) -> list[str]:
+    return [cell for tries in (1, k) for cell in (found.absolute[tries].signed, f"{found.won[tries]} of {found.seeds}")]
+
+
+def _short(method: Method) -> str:
+    return (method.variant or method.kind).replace("-", "_")
+
+
+def _quote(quoted: dict[str, str], name: str, found: Comparison) -> None:
+    """Keeps a comparison's differences for the remarks, as NAME_avg and NAME_pass."""
+    for tries, figure in zip(found.absolute, ("avg", "pass"), strict=True):
+        quoted[f"{name}_{figure}"] = found.absolute[tries].signed
+
+
+def _ablations(results: Results, study: Study, quoted: dict[str, str]) -> str:
+    """Returns the table of RLoop with one part changed, against RLoop with the same number of iterations."""
+    whole = choose(results, study, AS_PUBLISHED, study.ablations) if study.ablations else None
+    if whole is None:
+        return ""
+    base, rows = next(iter(study.bases)), []
+    for method in ABLATED:
+        changed = replace(whole, method=method)
+        found = compare(results, study, base, changed, whole)
+        of_it = [estimate(results, study, base, changed, k) for k in (1, study.k)]
+        if found and of_it[0] and of_it[1]:
+            rows.append(
+                [method.label, of_it[0][0], *_cells(found, study.k)[:2], of_it[1][0], *_cells(found, study.k)[2:]]
+            )
+            _quote(quoted, f"{study.name}_{_short(method)}", found)
+    if not rows:
+        return ""
+    note = (
+        f"After {study.ablations * study.steps} RL steps on base policy {base}, learning rate {whole.rate:g} (without "
+        "RL: 0), the checkpoint that is best on the development set; differences from RLoop as the paper has it."
     )
+    headers = ["", "avg@n", "difference", "seeds ahead", f"pass@{study.k}", "difference", "seeds ahead"]
+    return f"{note}\n\n{_table(headers, rows)}"
+
+
+def _cost(results: Results, study: Study) -> str:
+    """Returns what RFT costs beside RL, and how the experts of all iterations grow."""
+    rows = []
+    for variant in dict.fromkeys(run.variant for run in results if run.variant in ("", WITH_ALL_EXPERTS.variant)):
+        of_variant = [found for run, found in results.items() if run.variant == variant]
+        for budget in study.budgets:
+            reached = [found for found in of_variant if found["iterations"] >= budget]
+            if reached:
+                # Medians, because a machine that did something else in between does not tell what RL costs.
+                rl, rft = (
+                    median(sum(found["seconds"][stage][:budget]) for found in reached) for stage in ("rl", "rft")
+                )
+                experts = fmean(found["experts"][budget - 1] for found in reached)
+                label = WITH_ALL_EXPERTS.label if variant else AS_PUBLISHED.label
+                rows.append(
+                    [label, budget * study.steps, f"{rl:.0f}", f"{rft:.0f}", f"{rft / rl:.2f}", f"{experts:.0f}"]
+                )
+    note = (
+        "Seconds on one core, medians over runs. At equal RL steps, RLoop takes longer than vanilla RL by the time of "
+        "RFT, and by a few seconds per iteration for grading, harvesting and filtering. Vanilla RL was given no extra "
+        "steps for it."
+    )
+    headers = ["method", "RL steps", "RL", "RFT", "RFT / RL", "experts in the last RFT"]
+    return f"{note}\n\n{_table(headers, rows)}"

@@ -1,108 +1,74 @@
-"""The figures of docs/reproduction.md."""
+"""The figures of docs/reproduction.md: average and pass@k over RL steps."""
 
-from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
-import numpy as np
-
-from components.report.analysis import lost, vanilla_curve, vanilla_steps
-from components.report.figures import COLOURS, moving_average
+from components.report.figures import COLOURS
 from components.shared.reporting import page
 from components.shared.stage import whole_file
-from launch.analysis.seeds import values
-from reproduction.grid import Results
-from reproduction.methods import KS, TESTS, K, Method
+from reproduction.comparison import estimate
+from reproduction.grid import ALL_EXPERTS, Study
+from reproduction.methods import METHODS, Policy, choose
+from reproduction.results import Results
+
+_STYLES = {"vanilla": (COLOURS["vanilla"], "-"), "rloop": (COLOURS["rloop"], "-"), ALL_EXPERTS: ("#b45309", "--")}
+
+
+def draw_budgets(path: Path, results: Results, study: Study, base: str) -> None:
+    """Draws average and pass@k of each method over RL steps, with 95 % bands.
+
+    The first column shows what each method yields within that many steps: learning rate and checkpoint chosen on the
+    development set. The other columns show the last policies at each learning rate.
+    """
+    rates = [r for r in study.learning_rates if any((run.base, run.learning_rate) == (base, r) for run in results)]
+    drawing, axes = page.new_figure(3.2 * (1 + len(rates)), 6, rows=2, columns=1 + len(rates))
+    for row, k in enumerate((1, study.k)):
+        of_row = axes[row * (1 + len(rates)) :][: 1 + len(rates)]
+        for axis in of_row[1:]:
+            axis.sharey(of_row[0])
+        for method in METHODS:
+            chosen = {n: choose(results, study, method, n) for n in _points(study.budgets)}
+            _draw(of_row[0], results, study, base, k, chosen)
+            for axis, rate in zip(of_row[1:], rates, strict=True):
+                last = {n: Policy(method, rate, n, last=True) for n in _points(study.budgets)}
+                _draw(axis, results, study, base, k, last)
+        of_row[0].set_ylabel("avg@n" if k == 1 else f"pass@{k}")
+    titles = ["chosen on the development set", *(f"last policy, learning rate {rate:g}" for rate in rates)]
+    for axis, title in zip(axes, titles, strict=False):
+        axis.set_title(title, fontsize=9)
+    for axis in axes[1 + len(rates) :]:
+        axis.set_xlabel("RL steps")
+    axes[0].legend(frameon=False, fontsize=8)
+    _save(drawing, path)
+
+
+def _draw(axis: Any, results: Results, study: Study, base: str, k: int, policies: Mapping[int, Policy | None]) -> None:
+    """Draws one method's curve from its policies by number of iterations, as far as a run has got."""
+    of_base = estimate(results, study, base, None, k)
+    found = [(0, of_base[0])] if of_base else []
+    for budget, policy in policies.items():
+        if policy and (of_seeds := estimate(results, study, base, policy, k)):
+            found.append((budget * study.steps, of_seeds[0]))
+    if len(found) < 2:
+        return
+    method = next(policy.method for policy in policies.values() if policy)
+    steps = [step for step, _ in found]
+    colour, line = _STYLES[method.variant or method.kind]
+    axis.plot(steps, [e.value for _, e in found], line, color=colour, label=method.label, linewidth=1.5)
+    axis.fill_between(
+        steps, [e.low for _, e in found], [e.high for _, e in found], color=colour, alpha=0.12, linewidth=0
+    )
+
+
+def _points(budgets: Sequence[int]) -> list[int]:
+    """Returns the numbers of iterations to draw: every one up to 6, every other one up to 12, then every third."""
+    return [n for n in range(1, max(budgets) + 1) if n <= 6 or (n <= 12 and n % 2 == 0) or n % 3 == 0]
 
 
 def _save(drawing: Any, path: Path) -> None:
     import matplotlib
 
+    path.parent.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context({"svg.hashsalt": "rloop"}), whole_file(path) as temporary:
         drawing.savefig(temporary, format="svg", bbox_inches="tight", metadata={"Date": None})
-
-
-def draw_plane(path: Path, results: Results, methods: dict[str, Method]) -> None:
-    """Draws average against pass@k for every method, seed by seed."""
-    drawing, (axis,) = page.new_figure(6.4, 4.2)
-    styles = {"base": ("base", "s"), "vanilla": ("vanilla", "o"), "vanilla tuned": ("vanilla", "^")}
-    styles |= {"vanilla tuned best": ("vanilla", "v"), "rloop": ("rloop", "o"), "rloop tuned": ("rloop", "^")}
-    styles |= {"all experts": ("rloop", "*"), "control": ("explored", "D")}
-    for name, (kind, marker) in styles.items():
-        if (method := methods.get(name)) is None:
-            continue
-        points = []
-        for run, found in results.items():
-            if (run.base, run.learning_rate, run.variant) == ("A", method.rate, method.variant):
-                counts = found["problems"][method.policy(found)]
-                points.append(tuple(fmean(float(np.nanmean(values(counts, t, k))) for t in TESTS) for k in KS))
-        if points:
-            xs, ys = zip(*points, strict=True)
-            axis.plot(xs, ys, marker, color=COLOURS[kind], alpha=0.3, markersize=4, linestyle="")
-            axis.plot(fmean(xs), fmean(ys), marker, color=COLOURS[kind], markersize=9, linestyle="", label=method.label)
-    axis.set_xlabel("avg@n, mean of the test sets")
-    axis.set_ylabel(f"pass@{K}, mean of the test sets")
-    axis.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
-    _save(drawing, path)
-
-
-def draw_course(path: Path, results: Results, rate: float) -> None:
-    """Draws training reward, held-out figures, similarity and forgetting over RL steps, mean over seeds."""
-    drawing, axes = page.new_figure(15, 3, columns=5)
-    series: dict[tuple[str, int, int], defaultdict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for run, found in results.items():
-        if (run.base, run.learning_rate, run.variant) == ("A", rate, ""):
-            iterations = found["summary"]["iterations"]
-            length = len(iterations[0]["exploration"])
-            base = iterations[0]["curve"][0]
-            for number, it in enumerate(iterations):
-                _add(
-                    series, "explored", number, number * length, it["exploration"], it["curve"], base, it["harvesting"]
-                )
-            for it in [None, *(i["vanilla"] for i in iterations if i["vanilla"])]:
-                harvesting = it["harvesting"] if it else iterations[0]["harvesting"]
-                for row in harvesting["similarity_by_step"]:
-                    if row["within_step"] is not None:
-                        series["vanilla", 0, 3][row["step"]].append(row["within_step"])
-            _add(series, "vanilla", 0, 0, vanilla_steps(iterations), vanilla_curve(iterations), base, None)
-    for (kind, _, panel), by_step in series.items():
-        steps = sorted(by_step)
-        means = [fmean(by_step[step]) for step in steps]
-        if panel in (0, 3):  # noisy: shows a moving average over eight steps
-            means = moving_average(means)
-        axes[panel].plot(steps, means, color=COLOURS[kind], marker="" if panel in (0, 3) else "o", markersize=3)
-    titles = (
-        "training reward",
-        "held-out avg@16",
-        "held-out pass@16",
-        "similarity within a step",
-        "forgotten of the base",
-    )
-    for axis, title in zip(axes, titles, strict=True):
-        axis.set_title(title, fontsize=9)
-        axis.set_xlabel("RL step")
-    _save(drawing, path)
-
-
-def _add(
-    series: Any,
-    kind: str,
-    number: int,
-    start: int,
-    steps: list[dict[str, Any]],
-    curve: list[dict[str, Any]],
-    base: dict[str, Any],
-    harvesting: dict[str, Any] | None,
-) -> None:
-    for row in steps:
-        series[kind, number, 0][start + row["step"]].append(row["reward"])
-    for point in curve:
-        e = point["evaluations"][0]
-        solved = [[c > 0 for c in p["evaluations"][0]["by_problem"]["correct"]] for p in (base, point)]
-        series[kind, number, 1][start + point["step"]].append(e["avg"])
-        series[kind, number, 2][start + point["step"]].append(list(e["pass_at_k"].values())[-1])
-        series[kind, number, 4][start + point["step"]].append(lost(solved)[0][1])
-    for row in harvesting["similarity_by_step"] if harvesting else []:
-        if row["within_step"] is not None:
-            series[kind, number, 3][start + row["step"]].append(row["within_step"])

@@ -1,100 +1,108 @@
-"""The methods that are compared: which policy of which runs each one is, and which pairs are set against each other."""
+"""The methods that are compared, and what each one yields within a budget: settings and checkpoint, chosen on `dev`."""
 
-from collections.abc import Callable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reproduction.grid import SAME_RATE, VARIANTS, Results, last_policy
+import numpy as np
 
-TESTS = ("test", "four", "large")  # benchmarks that results are reported on
-K = 32  # of pass@k
-KS = (1, K)  # avg@n and pass@k
-# Ends of the labels of comparisons, by which the targets find them.
-SAME_RATE_LABEL = "vanilla RL, same learning rate and RL steps"
-TUNED_LABEL = "both tuned with the same number of runs"
-ALL_KINDS_LABEL = "both tuned on problems of all kinds (cross-fitted)"
+from launch.analysis.seeds import values
+from reproduction.grid import ALL_EXPERTS, EASY_TOO, FROM_EXPLORED, NO_RL, RLOOP, Run, Study
+from reproduction.results import Results, counts
 
 
 @dataclass(frozen=True)
 class Method:
-    """One row of the tables: a policy of the runs with one learning rate."""
+    """A way to train: one kind of policy of the runs of one variant."""
 
     label: str
-    rate: float
-    policy: Callable[[dict[str, Any]], str]  # returns the policy's name in a run's results
-    variant: str = ""  # of the run
+    kind: str  # of the policies: vanilla or rloop
+    variant: str
+
+
+VANILLA = Method("vanilla RL", "vanilla", RLOOP)
+AS_PUBLISHED = Method("RLoop", "rloop", RLOOP)
+WITH_ALL_EXPERTS = Method("RLoop, all experts", "rloop", ALL_EXPERTS)
+METHODS = (VANILLA, AS_PUBLISHED, WITH_ALL_EXPERTS)
+ABLATED = (
+    Method("without RL: learning rate 0", "rloop", NO_RL),
+    Method("RFT from the explored policy", "rloop", FROM_EXPLORED),
+    Method("easy problems too", "rloop", EASY_TOO),
+)
 
 
 @dataclass(frozen=True)
-class Pair:
-    """Two methods, by name, and the label of their difference."""
+class Policy:
+    """What a method yields: a policy of every run with this learning rate."""
 
-    one: str
-    other: str
-    label: str
+    method: Method
+    rate: float
+    budget: int  # iterations
+    last: bool = False  # the last policy within the budget, not the one that is best on the development set
+
+    def of(self, found: dict[str, Any], study: Study) -> str:
+        """Returns the policy's name in a run's results."""
+        names = [f"{self.method.kind}-{number}" for number in range(1, self.budget + 1)]
+        if self.last:
+            return names[-1]
+        return max(names, key=lambda name: development_average(found, name, study))  # the first of equals
 
 
-def variants_with_runs(results: Results) -> list[str]:
-    """Returns the variants that have finished runs."""
-    return [variant for variant in VARIANTS if any(run.variant == variant for run in results)]
+def development_average(found: dict[str, Any], policy: str, study: Study) -> float:
+    """Returns a policy's avg@n on the development set."""
+    return float(np.nanmean(values(counts(found, policy), study.development, 1)))
 
 
-def methods_by_name(chosen: dict[str, float], results: Results) -> dict[str, Method]:
-    """Returns all methods, by name.
+def averages_by_rate(results: Results, study: Study, method: Method, budget: int) -> dict[float, float]:
+    """Returns, by learning rate, the average on the development set of the run that settings are chosen with."""
+    base = next(iter(study.bases))
+    averages = {}
+    for rate in study.learning_rates:
+        found = results.get(Run(study.name, base, study.seeds[0], rate, method.variant))
+        if found and found["iterations"] >= budget:
+            policy = Policy(method, rate, budget).of(found, study)
+            averages[rate] = development_average(found, policy, study)
+    return averages
+
+
+def choose(results: Results, study: Study, method: Method, budget: int) -> Policy | None:
+    """Returns what a method yields with the learning rate that is best on the development set; None without runs."""
+    averages = averages_by_rate(results, study, method, budget)
+    return Policy(method, max(averages, key=lambda rate: averages[rate]), budget) if averages else None
+
+
+def chosen_rates(results: Results, study: Study, methods: Iterable[Method]) -> set[float]:
+    """Returns the learning rates that one of the methods has chosen at some budget."""
+    found = (choose(results, study, method, budget) for method in methods for budget in study.budgets)
+    return {policy.rate for policy in found if policy}
+
+
+def figures_by_seed(
+    results: Results, study: Study, base: str, policies: Sequence[Policy | None], k: int
+) -> list[list[np.ndarray]]:
+    """Returns pass@k of policies, for each seed with runs of all of them.
 
     Args:
-        chosen: by method, the learning rate chosen on the development set.
-        results: results of the finished runs.
+        results: results of the study's runs.
+        study: the study.
+        base: base policy of the runs.
+        policies: the policies; None for the base policy itself.
+        k: of pass@k; 1 gives avg@n.
+
+    Returns:
+        For each seed, for each test set, an array of shape (policies, problems).
     """
-    vanilla, rloop = chosen["vanilla"], chosen["rloop"]
-    methods = {
-        "base": Method("base policy", SAME_RATE, _last("base")),
-        "vanilla": Method(f"vanilla RL, {SAME_RATE:g}", SAME_RATE, _last("vanilla")),
-        "vanilla best": Method(f"vanilla RL, {SAME_RATE:g}, best checkpoint", SAME_RATE, _best_on_dev("vanilla")),
-        "rloop": Method(f"RLoop, {SAME_RATE:g}", SAME_RATE, _last("rloop")),
-        "vanilla tuned": Method(f"vanilla RL, tuned ({vanilla:g})", vanilla, _last("vanilla")),
-        "vanilla tuned best": Method(
-            f"vanilla RL, tuned ({vanilla:g}), best checkpoint", vanilla, _best_on_dev("vanilla")
-        ),
-        "rloop tuned": Method(f"RLoop, tuned ({rloop:g})", rloop, _last("rloop")),
-        "control": Method("RLoop without RL (learning rate 0)", 0.0, _last("rloop")),
-    }
-    for variant in variants_with_runs(results):
-        methods[variant] = Method(f"RLoop, {variant}, {SAME_RATE:g}", SAME_RATE, _last("rloop"), variant)
-    return methods
-
-
-def pairs_to_compare(results: Results) -> list[Pair]:
-    """Returns the pairs of methods whose differences are reported."""
-    pairs = [
-        Pair("rloop", "vanilla", f"RLoop over {SAME_RATE_LABEL}"),
-        Pair("rloop tuned", "vanilla tuned", f"RLoop over vanilla RL, {TUNED_LABEL}"),
-        Pair("rloop tuned", "vanilla tuned best", "RLoop over vanilla RL, both tuned, vanilla RL stopped early"),
-        Pair("rloop", "control", "RLoop over RLoop without RL: what exploration adds to filtered fine-tuning"),
-    ]
-    for variant in variants_with_runs(results):
-        label = f"RLoop, {variant}"
-        pairs += [
-            Pair(variant, "vanilla", f"{label}, over {SAME_RATE_LABEL}"),
-            Pair(variant, "vanilla tuned", f"{label}, over vanilla RL, tuned"),
-            Pair(variant, "rloop", f"{label}, over RLoop, same learning rate and RL steps"),
-            Pair(variant, "rloop tuned", f"{label}, over RLoop, tuned"),
-        ]
-    return pairs
-
-
-def _last(kind: str) -> Callable[[dict[str, Any]], str]:
-    """Selects the last policy of a kind."""
-    return lambda results: str(last_policy(results, kind)["name"])
-
-
-def _best_on_dev(kind: str) -> Callable[[dict[str, Any]], str]:
-    """Selects the policy of a kind that is best on the development set: early stopping."""
-
-    def find(results: dict[str, Any]) -> str:
-        policies = [p for p in results["summary"]["policies"] if p["kind"] == kind]
-        return str(
-            max(policies, key=lambda p: next(e["avg"] for e in p["evaluations"] if e["benchmark"] == "dev"))["name"]
-        )
-
-    return find
+    by_seed = []
+    for seed in study.seeds:
+        of_seed = []
+        for policy in policies:
+            if policy is None:
+                found = next((r for run, r in results.items() if (run.base, run.seed) == (base, seed)), None)
+                of_seed.append(counts(found, "base") if found else None)
+                continue
+            found = results.get(Run(study.name, base, seed, policy.rate, policy.method.variant))
+            finished = found is not None and found["iterations"] >= policy.budget
+            of_seed.append(counts(found, policy.of(found, study)) if found and finished else None)
+        if all(of_seed):
+            by_seed.append([np.stack([values(c, test, k) for c in of_seed if c]) for test in study.tests])
+    return by_seed

@@ -1,7 +1,7 @@
-"""Tests the paper's claim: `make reproduce`, or `python -m reproduction.run --short`.
+"""Runs the studies of docs/reproduction.md: `python -m reproduction.run [STUDY ...]`.
 
-Runs the pipeline with vanilla RL beside RLoop for several learning rates, seeds and base policies, and writes
-docs/reproduction.md. Finished runs are kept: the same command resumes where it was stopped.
+Finished runs and stages are kept: the same command resumes where it was stopped. What a run yields is written after
+every budget, so that a stopped one can be compared at the budgets that it has reached.
 """
 
 import os
@@ -16,107 +16,91 @@ import click
 
 from reproduction.document import write_document
 from reproduction.grid import (
-    FULL,
+    ABLATIONS,
+    ALL_EXPERTS,
+    RLOOP,
     ROOT,
-    SAME_RATE,
     SHORT,
-    VARIANTS,
-    Grid,
+    STUDIES,
     Run,
-    execute,
-    last_on_dev,
-    results_of,
+    Study,
+    further_runs,
+    tuning_runs,
 )
+from reproduction.methods import AS_PUBLISHED, VANILLA, WITH_ALL_EXPERTS, choose, chosen_rates
+from reproduction.results import execute, read_results
 
 
 @click.command()
-@click.option("--short", is_flag=True, help="Use two learning rates, two seeds and one base policy: about 20 minutes.")
-@click.option(
-    "--jobs",
-    type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    help="Number of parallel runs; on two cores, one is fastest.",
-)
+@click.argument("studies", nargs=-1, type=click.Choice(list(STUDIES)))
+@click.option("--short", is_flag=True, help="Compare on Countdown alone, up to 120 RL steps: about 15 minutes.")
+@click.option("--jobs", type=click.IntRange(1), default=os.cpu_count() or 1, show_default="one per core")
 @click.option("--output", type=click.Path(path_type=Path), help="Folder of the runs (default: runs/reproduction).")
-@click.option("--document", type=click.Path(path_type=Path), help="File to write (default: docs/reproduction.md).")
-@click.option("--write-only", is_flag=True, help="Write the document from the finished runs without running anything.")
-def main(short: bool, jobs: int, output: Path | None, document: Path | None, write_only: bool) -> None:
-    """Compare RLoop with vanilla RL on a tiny policy and write the document."""
-    grid = SHORT if short else FULL
-    name = "reproduction-short" if short else "reproduction"
-    output = output or ROOT / "runs" / name
-    document = document or (output / f"{name}.md" if short else ROOT / "docs" / "reproduction.md")
-    reproduce(grid, output, document, jobs, write_only)
+@click.option("--write-only", is_flag=True, help="Write docs/reproduction.md from the committed results; run nothing.")
+def main(studies: tuple[str, ...], short: bool, jobs: int, output: Path | None, write_only: bool) -> None:
+    """Compare RLoop with vanilla RL in STUDIES (all that need no vLLM, if omitted) and write what was found."""
+    if write_only:
+        write_document(ROOT / "docs" / "reproduction.md", ROOT / "reproduction" / "results", list(STUDIES.values()))
+        return
+    output = (output or ROOT / "runs" / ("reproduction-short" if short else "reproduction")).resolve()
+    chosen = [SHORT] if short else [STUDIES[name] for name in studies or ("countdown", "shortest-path")]
+    for study in chosen:
+        run_study(study, output, jobs)
+    write_document(output / "reproduction.md", output / "results", chosen)
+    click.echo(f"wrote {output / 'reproduction.md'}")
 
 
-def reproduce(grid: Grid, output: Path, document: Path, jobs: int, write_only: bool = False) -> None:
-    """Chooses settings on the development set, executes the runs with them, and writes the document.
+def run_study(study: Study, output: Path, jobs: int) -> None:
+    """Executes a study's runs: first those that settings are chosen with, then those of the chosen settings.
 
     Args:
-        grid: size of the comparison.
-        output: folder of the runs.
-        document: file to write.
+        study: the study.
+        output: folder of the runs, with their result files in `results`.
         jobs: number of parallel runs.
-        write_only: write the document from the finished runs without running anything.
     """
-    tuning = [Run("A", seed, rate, grid.changes) for seed in grid.tuning_seeds for rate in grid.learning_rates]
-    if not write_only:
-        run_all(tuning, output, jobs)
-    chosen = choose(tuning, output)
-    click.echo(f"chosen on the development set: vanilla RL {chosen['vanilla']:g}, RLoop {chosen['rloop']:g}")
-    rates = sorted({SAME_RATE, *chosen.values()})
-    headline = [
-        Run(base, seed, rate, grid.changes, variant)
-        for base, seeds in grid.seeds.items()
-        for seed in seeds
-        for rate, variant in [*((rate, "") for rate in rates), *((SAME_RATE, v) for v in VARIANTS if grid.variants)]
-    ]
-    controls = (
-        [Run("A", seed, 0.0, (*grid.changes, "vanilla=false")) for seed in grid.tuning_seeds] if grid.controls else []
+    results = output / "results"
+    variants = (RLOOP,) if study.name == "smollm2" else (RLOOP, ALL_EXPERTS)
+    for variant in variants:
+        run_all(tuning_runs(study, variant), study, max(study.budgets), output, jobs)
+    found = read_results(results, study)
+    run_all(
+        further_runs(study, chosen_rates(found, study, [VANILLA, AS_PUBLISHED])),
+        study,
+        max(study.budgets),
+        output,
+        jobs,
     )
-    runs = list(dict.fromkeys([*tuning, *headline, *controls]))
-    if not write_only:
-        run_all(runs, output, jobs)
-    results = {run: found for run in runs if (found := results_of(run, output))}
-    write_document(document, grid, chosen, results, len(runs))
-    click.echo(f"wrote {document}, from {len(results)} of {len(runs)} runs")
+    if ALL_EXPERTS in variants:
+        rates = chosen_rates(found, study, [WITH_ALL_EXPERTS])
+        run_all(further_runs(study, rates, ALL_EXPERTS), study, max(study.budgets), output, jobs)
+    policy = choose(found, study, AS_PUBLISHED, study.ablations) if study.ablations else None
+    if policy:
+        base = next(iter(study.bases))
+        ablations = [Run(study.name, base, seed, policy.rate, variant) for variant in ABLATIONS for seed in study.seeds]
+        run_all(ablations, study, study.ablations, output, jobs)
 
 
-def choose(tuning: Iterable[Run], output: Path) -> dict[str, float]:
-    """Returns, for each method, the learning rate whose last policy has the best avg@n on the development set."""
-    figures: defaultdict[tuple[str, float], list[float]] = defaultdict(list)
-    for run in tuning:
-        if found := results_of(run, output):
-            for method in ("vanilla", "rloop"):
-                figures[method, run.learning_rate].append(last_on_dev(found, method)["avg"])
-    if not figures:
-        raise click.ClickException("no run has finished yet")
-    means = {key: sum(values) / len(values) for key, values in figures.items()}
-    return {
-        method: max((rate for m, rate in means if m == method), key=lambda rate: means[method, rate])
-        for method in ("vanilla", "rloop")
-    }
-
-
-def run_all(runs: list[Run], output: Path, jobs: int) -> None:
+def run_all(runs: Iterable[Run], study: Study, iterations: int, output: Path, jobs: int) -> None:
     """Executes the runs that have not finished; those with different folders run in parallel."""
+    finished = read_results(output / "results", study)
     places: defaultdict[str, list[Run]] = defaultdict(list)
+    runs = list(runs)
     for run in runs:
-        if results_of(run, output) is None:
+        if run not in finished or finished[run]["iterations"] < iterations:
             places[run.place].append(run)
     left = sum(map(len, places.values()))
-    click.echo(f"{len(runs) - left} of {len(runs)} runs finished; {left} to do, {jobs} in parallel")
+    click.echo(f"{study.name}: {len(runs) - left} of {len(runs)} runs finished; {left} to do, {jobs} in parallel")
     began = time.monotonic()
+    threads = max(1, (os.cpu_count() or 1) // jobs)
 
     def work(of_place: list[Run]) -> None:
         nonlocal left
         for run in of_place:
-            started = time.monotonic()
-            execute(run, output, threads=max(1, (os.cpu_count() or 1) // jobs))
+            reached = finished[run]["iterations"] if run in finished else 0
+            for budget in [b for b in study.budgets if reached < b <= iterations]:
+                execute(run, study, budget, output, output / "results", threads)
             left -= 1
-            spent, taken = time.monotonic() - began, time.monotonic() - started
-            click.echo(f"  {run.name:<32} {taken:5.0f} s; {left} left, {spent / 60:.0f} minutes so far")
+            click.echo(f"  {run.name:<40} {left} left, {(time.monotonic() - began) / 60:.0f} minutes so far")
 
     with ThreadPoolExecutor(jobs) as pool:
         for future in [pool.submit(work, of_place) for of_place in places.values()]:

@@ -56,19 +56,18 @@ def over_seeds_and_problems(
     """
     rng = np.random.default_rng(seed)
     known = [~np.isnan(np.stack(of_runs)).any(axis=(0, 1)) for of_runs in zip(*runs, strict=True)]
-    runs = [[array[:, keep] for array, keep in zip(run, known, strict=True)] for run in runs]
-
-    def means(seeds: Sequence[int], draw: bool) -> list[np.ndarray]:
-        found = []
-        for benchmark in range(len(runs[0])):
-            problems = runs[0][benchmark].shape[1]
-            chosen = rng.integers(0, problems, problems) if draw else np.arange(problems)
-            found.append(np.mean([runs[s][benchmark][:, chosen].mean(axis=1) for s in seeds], axis=0))
-        return found
-
-    drawn = [figure(means(rng.integers(0, len(runs), len(runs)).tolist(), True)) for _ in range(_RESAMPLES)]
+    tables = [np.stack(of_runs)[:, :, keep] for of_runs, keep in zip(zip(*runs, strict=True), known, strict=True)]
+    # How often each resample draws a seed and a problem, as shares: means are then products of matrices.
+    seeds = _draws(rng, len(runs))
+    means = [np.einsum("rs,spn,rn->rp", seeds, table, _draws(rng, table.shape[2]), optimize=True) for table in tables]
+    drawn = [figure([of_benchmark[number] for of_benchmark in means]) for number in range(_RESAMPLES)]
     low, high = np.quantile(drawn, [0.025, 0.975])
-    return Estimate(figure(means(range(len(runs)), False)), float(low), float(high))
+    return Estimate(figure([table.mean(axis=(0, 2)) for table in tables]), float(low), float(high))
+
+
+def _draws(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Draws `count` things with replacement; returns the share of each, of shape (resamples, count)."""
+    return rng.multinomial(count, np.full(count, 1 / count), size=_RESAMPLES) / count
 
 
 def difference(of_benchmarks: list[np.ndarray]) -> float:

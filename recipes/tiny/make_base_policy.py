@@ -1,8 +1,9 @@
 """Trains the tiny base policies of the laptop recipes: `python recipes/tiny/make_base_policy.py TASK`.
 
-TASK is `countdown` (recipes/laptop.yaml) or `arithmetic` (recipes/arithmetic.yaml). A Qwen2 model with
-about 0.4M parameters learns from demonstrations that are often wrong on purpose, so that the policy
-knows the form of a solution and sometimes finds a right one: the state of a base model before RL.
+TASK is `countdown` (recipes/laptop.yaml), `arithmetic` (recipes/arithmetic.yaml) or `shortest_path`
+(recipes/shortest-path.yaml). A Qwen2 model with about 0.4M parameters learns from demonstrations that are
+often wrong on purpose, so that the policy knows the form of a solution and sometimes finds a right one:
+the state of a base model before RL.
 Seeded; takes several minutes on two CPU cores. The results are committed beside this file, so run it
 only to change them (`make base-policy`).
 
@@ -12,12 +13,16 @@ from 10 to 20; training, development and test problems are in other splits.
 
 arithmetic: two- to four-term sums and differences, worked from left to right with a boxed answer; a
 quarter of the values are slightly off.
+
+shortest_path: reasoning-gym's shortest paths through grids of three kinds: 5x5 with 30 % of the cells
+blocked, 6x6 with 30 %, 5x5 with 45 %. Half of the demonstrations walk through blocked cells, and a third
+have a wrong move.
 """
 
 import json
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +40,10 @@ CHAT_TEMPLATE = (
 )
 EOS, PAD = "<|end|>", "<|pad|>"
 COUNTDOWN_KINDS = ((3, 1, 9), (4, 1, 9), (3, 10, 20))  # numbers, low, high
+GRID_KINDS = ((5, 0.3), (6, 0.3), (5, 0.45))  # rows and columns, share of blocked cells
+MOVES = {"up": (-1, 0), "down": (1, 0), "left": (0, -1), "right": (0, 1)}
+# Far from the seeds of the recipe's problems: reasoning-gym's problem i with seed s is its problem 0 with seed s + i.
+GRID_SEED = 1_000_000_000
 
 
 def countdown_demonstrations(count: int, seed: int) -> Iterator[tuple[str, str]]:
@@ -79,19 +88,86 @@ def arithmetic_demonstrations(count: int, seed: int) -> Iterator[tuple[str, str]
         yield prompt, f"{', '.join(steps)}. \\boxed{{{value}}}"
 
 
+def shortest_path_demonstrations(count: int, seed: int) -> Iterator[tuple[str, str]]:
+    """Yields prompts and completions: half walk through blocked cells, a third have a wrong move."""
+    import reasoning_gym
+
+    rng = random.Random(seed)
+    kinds = [
+        reasoning_gym.create_dataset(
+            "shortest_path",
+            min_rows=size,
+            max_rows=size,
+            min_cols=size,
+            max_cols=size,
+            p_blocked=blocked,
+            size=count,
+            seed=GRID_SEED * (1 + seed),
+        )
+        for size, blocked in GRID_KINDS
+    ]
+    for number in range(count):
+        problem = rng.choice(kinds)[number]
+        through = "*O#X" if rng.random() < 0.5 else "*O#"
+        moves = random_shortest_path(problem["metadata"]["matrix"], through, rng)
+        if rng.random() < 1 / 3:
+            moves[rng.randrange(len(moves))] = rng.choice(list(MOVES))
+        yield problem["question"], " ".join(moves)
+
+
+def random_shortest_path(grid: list[list[str]], through: str, rng: random.Random) -> list[str]:
+    """Returns the moves of a shortest path from * to # through cells of the given types, or `infeasible`."""
+    cells = {(r, c): cell for r, row in enumerate(grid) for c, cell in enumerate(row)}
+    start, end = (next(at for at, cell in cells.items() if cell == mark) for mark in "*#")
+    left, reached = {end: 0}, [end]  # moves left to the end, by cell
+    for r, c in reached:
+        for down, right in MOVES.values():
+            at = (r - down, c - right)
+            if cells.get(at, "outside") in through and at not in left:
+                left[at] = left[r, c] + 1
+                reached.append(at)
+    if start not in left:
+        return ["infeasible"]
+    moves, (r, c) = [], start
+    while (r, c) != end:
+        closer = [
+            name for name, (down, right) in MOVES.items() if left.get((r + down, c + right), len(cells)) < left[r, c]
+        ]
+        moves.append(rng.choice(closer))
+        r, c = r + MOVES[moves[-1]][0], c + MOVES[moves[-1]][1]
+    return moves
+
+
 # demonstrations, layers, optimiser steps of 256 demonstrations
-TASKS = {"countdown": (countdown_demonstrations, 3, 1500), "arithmetic": (arithmetic_demonstrations, 2, 1200)}
+TASKS = {
+    "countdown": (countdown_demonstrations, 3, 1500),
+    "arithmetic": (arithmetic_demonstrations, 2, 1200),
+    "shortest_path": (shortest_path_demonstrations, 3, 1500),
+}
 
 
-def make_tokenizer(texts: Iterator[str]) -> Any:
+def common_beginning(texts: Iterable[str]) -> str:
+    """Returns what all texts begin with."""
+    texts = sorted(texts)
+    first, last = texts[0], texts[-1]
+    return first[: next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))]
+
+
+def make_tokenizer(demonstrations: list[tuple[str, str]]) -> Any:
     """Trains a small Qwen2 tokenizer: byte-level BPE, one token per digit, can encode any text.
+
+    Instructions that all prompts begin with become one token: reading them again and again teaches nothing.
 
     It has the class that AutoTokenizer picks for a Qwen2 model. With another class, the loaded tokenizer
     would differ from the saved one: AutoTokenizer silently uses Qwen2's text splitting regardless.
     """
     from tokenizers import pre_tokenizers, trainers
-    from transformers import Qwen2Tokenizer
+    from transformers import AddedToken, Qwen2Tokenizer
 
+    beginning = common_beginning(prompt for prompt, _ in demonstrations)
+    if len(beginning) < 100:  # no instructions
+        beginning = ""
+    texts = (f"{prompt.removeprefix(beginning)} {completion}" for prompt, completion in demonstrations)
     core = Qwen2Tokenizer(unk_token=None, eos_token=EOS, pad_token=PAD).backend_tokenizer
     core.train_from_iterator(
         texts,
@@ -103,7 +179,7 @@ def make_tokenizer(texts: Iterator[str]) -> Any:
         ),
     )
     model = json.loads(core.to_str())["model"]
-    return Qwen2Tokenizer(
+    tokenizer = Qwen2Tokenizer(
         vocab=model["vocab"],
         merges=[tuple(merge) for merge in model["merges"]],
         unk_token=None,
@@ -112,6 +188,9 @@ def make_tokenizer(texts: Iterator[str]) -> Any:
         chat_template=CHAT_TEMPLATE,
         model_max_length=2048,
     )
+    if beginning:
+        tokenizer.add_tokens([AddedToken(beginning, normalized=False)])
+    return tokenizer
 
 
 def make_model(tokenizer: Any, layers: int) -> Any:
@@ -154,7 +233,7 @@ def main(task: str, output: Path | None, seed: int, steps: int | None) -> None:
     demonstrations, layers, default_steps = TASKS[task]
     steps = steps or default_steps
     output = output or HERE / task
-    tokenizer = make_tokenizer(" ".join(pair) for pair in demonstrations(20_000, seed))
+    tokenizer = make_tokenizer(list(demonstrations(20_000, seed)))
 
     def examples() -> Iterator[dict[str, list[int]]]:
         for prompt, completion in demonstrations(steps * 256, seed):

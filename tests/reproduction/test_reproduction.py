@@ -1,16 +1,23 @@
-"""The comparison's statistics, and the comparison itself in reduced size."""
+"""The comparison's statistics and choices, and the comparison itself in reduced size."""
 
+import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from components.shared.stage import write_json
+from components.shared.stage import read_json, write_json
 from launch.analysis.seeds import average, difference, over_seeds_and_problems, relative, values
-from reproduction.cross_fitting import choose_by_half, cross_fitted
-from reproduction.grid import Grid, Run, results_of
-from reproduction.run import choose, reproduce
+from reproduction.comparison import compare
+from reproduction.document import write_document
+from reproduction.grid import ALL_EXPERTS, COUNTDOWN, ROOT, STUDIES, Run, Study, further_runs
+from reproduction.methods import AS_PUBLISHED, VANILLA, Policy, choose, chosen_rates
+from reproduction.results import counts, read_results
+from reproduction.run import run_study
+
+STUDY = dataclasses.replace(COUNTDOWN, tests=("test",), k=4, budgets=(1, 2), learning_rates=(1e-4, 3e-4), seeds=(1, 2))
 
 
 def test_figures_by_hand() -> None:
@@ -32,27 +39,6 @@ def test_a_problem_with_too_few_judged_samples_is_left_out_of_all() -> None:
     assert over_seeds_and_problems([[np.stack([most, other])], [np.stack([most, other])]], difference).value == 0.5
 
 
-def test_what_is_measured_on_a_half_was_chosen_on_the_other() -> None:
-    def results(rloop: list[int], vanilla: list[int]) -> dict[str, Any]:
-        policies = [{"name": f"{kind}-1", "kind": kind} for kind in ("rloop", "vanilla")]
-        problems = {
-            f"{kind}-1": {"t": {"samples": [10] * 4, "correct": correct}}
-            for kind, correct in (("rloop", rloop), ("vanilla", vanilla))
-        }
-        return {"summary": {"policies": policies}, "problems": problems}
-
-    # RLoop is best at the low rate on problems 0 and 2, and at the high one on 1 and 3; vanilla RL always at the low.
-    low, high = results([9, 1, 9, 1], [5, 5, 5, 5]), results([2, 8, 2, 8], [4, 4, 4, 4])
-    found = {Run("A", seed, rate): r for seed in (1, 2) for rate, r in ((1e-4, low), (3e-4, high))}
-    grid = Grid((1e-4, 3e-4), (1,), {"A": (1, 2)}, controls=False, variants=False)
-    assert choose_by_half(found, grid, ["t"]) == [
-        [1e-4, 1e-4],
-        [3e-4, 1e-4],
-    ]
-    for run in cross_fitted(found, grid, ["t"], "A", 1):
-        assert run[0] == pytest.approx(np.array([[0.2, 0.1, 0.2, 0.1], [0.5, 0.5, 0.5, 0.5]]))
-
-
 def test_intervals_take_seeds_and_problems_into_account() -> None:
     """Five seeds that differ as much as problems do: the difference's intervals have about the promised coverage."""
     rng = np.random.default_rng(0)
@@ -69,64 +55,105 @@ def test_intervals_take_seeds_and_problems_into_account() -> None:
     assert 39 <= covered <= 48
 
 
-def test_a_run_with_other_settings_is_made_again(tmp_path: Path) -> None:
-    run = Run("A", 1, 3e-4)
-    write_json(tmp_path / "results" / f"{run.name}.json", {"settings": run.settings(), "summary": {}})
-    assert results_of(run, tmp_path)
-    assert results_of(Run("A", 1, 3e-4, ("rl.steps=2",)), tmp_path) is None
-    assert results_of(Run("A", 2, 3e-4), tmp_path) is None
+def finished(folder: Path, run: Run, study: Study = STUDY, **dev: list[int]) -> None:
+    """Writes a result file: each kind of policy has as many correct ones of 10 samples on dev, by iteration."""
+    problems: dict[str, Any] = {"base": {name: {"samples": 10, "correct": [1, 2]} for name in ("dev", "test")}}
+    for kind, correct in dev.items():
+        for number, count in enumerate(correct, 1):
+            of_test = [count - 1, count - 1 + run.seed % 2]
+            tables = {"dev": [count, count], "test": of_test}
+            problems[f"{kind}-{number}"] = {n: {"samples": 10, "correct": c} for n, c in tables.items()}
+    found = {"run": dataclasses.asdict(run), "settings": run.settings(study), "problems": problems, "hours": 0.1}
+    write_json(folder / f"{run.name}.json", {**found, "iterations": len(next(iter(dev.values())))})
 
 
-def test_the_learning_rate_is_chosen_on_the_development_set_for_each_method(tmp_path: Path) -> None:
-    def results(run: Run, vanilla: float, rloop: float) -> dict[str, Any]:
-        policies = [
-            {"name": f"{kind}-1", "kind": kind, "evaluations": [{"benchmark": "dev", "avg": avg}]}
-            for kind, avg in (("vanilla", vanilla), ("rloop", rloop))
-        ]
-        return {"settings": run.settings(), "summary": {"policies": policies}}
+def test_rate_and_checkpoint_are_chosen_on_the_development_set_within_the_budget(tmp_path: Path) -> None:
+    finished(tmp_path, Run("countdown", "A", 1, 1e-4), vanilla=[3, 2], rloop=[3, 4])
+    finished(tmp_path, Run("countdown", "A", 1, 3e-4), vanilla=[5, 1], rloop=[2, 6])
+    finished(tmp_path, Run("countdown", "A", 2, 1e-4), vanilla=[9, 9], rloop=[9, 9])  # not the first seed
+    results = read_results(tmp_path, STUDY)
+    assert choose(results, STUDY, VANILLA, 2) == Policy(VANILLA, 3e-4, 2)
+    assert choose(results, STUDY, AS_PUBLISHED, 1) == Policy(AS_PUBLISHED, 1e-4, 1)
+    assert choose(results, STUDY, AS_PUBLISHED, 2) == Policy(AS_PUBLISHED, 3e-4, 2)
+    assert chosen_rates(results, STUDY, [VANILLA]) == {3e-4}
+    assert [(run.base, run.seed) for run in further_runs(STUDY, {3e-4})] == [("A", 1), ("A", 2), ("B", 1), ("B", 2)]
+    found = results[Run("countdown", "A", 1, 3e-4)]
+    assert Policy(VANILLA, 3e-4, 2).of(found, STUDY) == "vanilla-1", "stopped early"
+    assert Policy(VANILLA, 3e-4, 2, last=True).of(found, STUDY) == "vanilla-2"
 
-    runs = [Run("A", seed, rate) for seed in (1, 2) for rate in (1e-4, 3e-4)]
-    for run, figures in zip(runs, ((0.5, 0.3), (0.2, 0.4), (0.3, 0.4), (0.4, 0.5)), strict=True):
-        write_json(tmp_path / "results" / f"{run.name}.json", results(run, *figures))
-    assert choose(runs, tmp_path) == {"vanilla": 1e-4, "rloop": 3e-4}
+
+def test_only_runs_that_have_reached_the_budget_are_compared(tmp_path: Path) -> None:
+    finished(tmp_path, Run("countdown", "A", 1, 1e-4), vanilla=[3, 2], rloop=[3, 4])
+    finished(tmp_path, Run("countdown", "A", 2, 1e-4), vanilla=[3], rloop=[5])
+    results = read_results(tmp_path, STUDY)
+    of_both = compare(results, STUDY, "A", Policy(AS_PUBLISHED, 1e-4, 1), Policy(VANILLA, 1e-4, 1))
+    of_one = compare(results, STUDY, "A", Policy(AS_PUBLISHED, 1e-4, 2), Policy(VANILLA, 1e-4, 2))
+    assert of_both and (of_both.seeds, of_both.won[1], of_both.absolute[1].value) == (2, 1, pytest.approx(0.1))
+    assert of_one and (of_one.seeds, of_one.absolute[1].value) == (1, pytest.approx(0.1))
+    assert compare(results, STUDY, "B", Policy(AS_PUBLISHED, 1e-4, 1), None) is None
+
+
+def test_results_of_other_settings_are_left_out(tmp_path: Path) -> None:
+    run = Run("countdown", "A", 1, 3e-4, ALL_EXPERTS)
+    finished(tmp_path, run, rloop=[3, 4])
+    assert list(read_results(tmp_path, STUDY)) == [run]
+    assert not read_results(tmp_path, dataclasses.replace(STUDY, changes=("rl.steps=2",)))
+    assert not read_results(tmp_path, dataclasses.replace(STUDY, name="count"))
+
+
+def test_the_page_comes_out_of_the_committed_results(tmp_path: Path) -> None:
+    results = ROOT / "reproduction" / "results"
+    write_document(tmp_path / "reproduction.md", results, list(STUDIES.values()))
+    assert (tmp_path / "reproduction.md").read_text() == (ROOT / "docs" / "reproduction.md").read_text()
+    used = {run.name for study in STUDIES.values() for run in read_results(results, study)}
+    assert {file.stem for file in results.glob("*.json")} == used, "a result file has other settings than its study"
+    for file in results.glob("*.json"):
+        found = read_json(file)
+        for policy in found["problems"]:
+            for benchmark, table in counts(found, policy).items():
+                pairs = zip(table["samples"], table["correct"], strict=True)
+                assert all(0 <= correct <= samples for samples, correct in pairs), (file.name, policy, benchmark)
 
 
 @pytest.mark.slow
 def test_the_comparison_in_a_reduced_size(tmp_path: Path) -> None:
     changes = (
-        "iterations=1",
         "rl.steps=4",
-        "rl.snapshot_every=2",
         "rl.prompts_per_step=8",
         "rl.group_size=8",
         "filter.max_success_rate=1.0",
         "rft.epochs=1",
-        "eval.samples=32",
-        "eval.curve_samples=4",
-        "eval.curve_problems=5",
         "data.benchmarks={dev: 'countdown://dev?count=8', test: 'countdown://test?count=8&seed=3', "
         "four: 'countdown://test?numbers=4&count=8', large: 'countdown://test?low=10&high=20&count=8'}",
     )
-    grid = Grid((3e-4,), (1,), {"A": (1,)}, controls=False, variants=True, changes=changes)
-    document = tmp_path / "docs" / "reproduction.md"
-    reproduce(grid, tmp_path / "runs", document, jobs=1)
+    study = dataclasses.replace(
+        COUNTDOWN,
+        bases={"A": COUNTDOWN.bases["A"]},
+        budgets=(1, 2),
+        learning_rates=(3e-4,),
+        seeds=(1,),
+        changes=changes,
+    )
+    study = dataclasses.replace(study, steps=4, ablations=1)
+    run_study(study, tmp_path, jobs=2)
+    document = tmp_path / "reproduction.md"
+    write_document(document, tmp_path / "results", [study])
     text = document.read_text()
     for words in (
-        "RLoop, all experts, 0.0003",
+        "| 8 | RLoop, all experts, 0.0003 |",
         "`experts_from=all`",
-        "RLoop, all experts, over vanilla RL, tuned",
-        "vanilla RL, 0.0003",
-        "RLoop, 0.0003",
-        "same learning rate",
-        "reached",
-        "RFT takes",
+        "| A | 8 | RLoop over vanilla RL | 0.0003 |",
+        "RFT from the explored policy",
+        "easy problems too",
     ):
         assert words in text, words
-    assert "of the planned" not in text and "nan" not in text
-    assert all(
-        (tmp_path / "docs" / "reproduction" / name).stat().st_size > 5000 for name in ("plane.svg", "course.svg")
-    )
-    made = (tmp_path / "runs" / "results" / "A-seed1-lr0.0003.json").stat().st_mtime
-    reproduce(grid, tmp_path / "runs", document, jobs=1)
-    assert (tmp_path / "runs" / "results" / "A-seed1-lr0.0003.json").stat().st_mtime == made, "nothing is made twice"
-    assert document.read_text() == text
+    assert "nan" not in text and "not run" not in text
+    assert (tmp_path / "reproduction" / "countdown-A.svg").stat().st_size > 5000
+    one = read_json(tmp_path / "results" / "countdown-A-seed1-lr0.0003.json")
+    assert one["iterations"] == 2 and set(one["problems"]) == {"base", "vanilla-1", "vanilla-2", "rloop-1", "rloop-2"}
+    assert len(one["reward"]["vanilla"]) == len(one["seconds"]["rft"]) == 2
+    made = {file: file.stat().st_mtime_ns for file in (tmp_path / "results").iterdir()}
+    assert len(made) == 5
+    run_study(study, tmp_path, jobs=2)
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "results").iterdir()} == made, "nothing is made twice"
+    assert not re.search(r"\$\{?\w", text), "a figure that the remarks quote is missing"
