@@ -1,7 +1,8 @@
 """Finds training problems that are also in a benchmark: the same text after normalising, or nearly the same.
 
 Nearly the same means many shared word n-grams and the same numbers. Without the numbers, problems from one template
-(`State the final answer to ...: 46 + 56`) would count as one.
+(`State the final answer to ...: 46 + 56`) would count as one. N-grams of few different words, such as the open and
+blocked cells of a grid, coincide by chance and do not count.
 """
 
 import dataclasses
@@ -10,11 +11,24 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
+from typing import TypeVar
 
 from components.data_preparation.text import normalise
 
 _WORD = re.compile(r"\w+")
 _COMMON_FROM = 8  # texts
+_Part = TypeVar("_Part", int, str)  # an n-gram or a word
+# Share of a shared n-gram's words, on average, that must be different and not those of the instructions. N-grams of two
+# or three kinds of cells coincide by chance among some hundred grids; in prose, half of the words differ.
+_TELLING_SHARE = 0.35
+
+
+@dataclass(frozen=True)
+class Common:
+    """What most texts of a source share, such as instructions: it does not indicate a copy."""
+
+    ngrams: Set[int] = frozenset()
+    words: Set[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -36,7 +50,7 @@ class OverlapIndex:
     """
 
     def __init__(self, ngram_words: int, share: float) -> None:
-        self._words, self._share = ngram_words, share
+        self._length, self._share = ngram_words, share
         self._exact: dict[str, tuple[str, str]] = {}
         self._owners: defaultdict[int, set[int]] = defaultdict(set)  # n-gram hash -> benchmark problems
         # benchmark, row, n-grams, numbers
@@ -52,20 +66,20 @@ class OverlapIndex:
         self._problems.append((benchmark, row, ngrams, _numbers(text)))
         self._common = {}
 
-    def common_ngrams(self, texts: Sequence[str]) -> set[int]:
-        """The n-grams that most of a source's texts share, such as instructions: they do not indicate a copy."""
-        return _common([self._ngrams(text) for text in texts])
+    def in_common(self, texts: Sequence[str]) -> Common:
+        """What most of a source's texts share."""
+        return Common(_common([self._ngrams(text) for text in texts]), _common([set(_words(text)) for text in texts]))
 
-    def find(self, text: str, common: Set[int] = frozenset()) -> Overlap | None:
+    def find(self, text: str, common: Common = Common()) -> Overlap | None:
         """The benchmark problem that a text repeats; None if there is none.
 
         Args:
             text: of a training problem.
-            common: n-grams that most texts of the problem's source share.
+            common: what most texts of the problem's source share.
         """
         if found := self._exact.get(normalise(text)):
             return Overlap(*found, kind="exact", share=1.0)
-        ngrams = self._ngrams(text) - common
+        ngrams = self._ngrams(text) - common.ngrams
         shared: Counter[int] = Counter()
         for ngram in ngrams:
             shared.update(self._owners.get(ngram, ()))
@@ -76,8 +90,13 @@ class OverlapIndex:
             left_out = self._common_of(benchmark)
             if left_out:
                 count -= len(ngrams & theirs & left_out)
-            share = count / max(1, min(len(ngrams - left_out), len(theirs - common - left_out)))
-            if share >= self._share and (best is None or share > best.share) and _same_numbers(own, numbers):
+            share = count / max(1, min(len(ngrams - left_out), len(theirs - common.ngrams - left_out)))
+            if (
+                share >= self._share
+                and (best is None or share > best.share)
+                and _same_numbers(own, numbers)
+                and self._telling_share(text, ngrams & theirs - left_out, common.words) >= _TELLING_SHARE
+            ):
                 best = Overlap(benchmark, row, kind="ngram", share=share)
         return best and dataclasses.replace(best, share=round(best.share, 3))
 
@@ -87,16 +106,28 @@ class OverlapIndex:
         return self._common[benchmark]
 
     def _ngrams(self, text: str) -> set[int]:
-        words = _WORD.findall(unicodedata.normalize("NFKC", text).lower())
-        return {hash(tuple(words[i : i + self._words])) for i in range(len(words) - self._words + 1)}
+        return {hash(words) for words in self._windows(text)}
+
+    def _windows(self, text: str) -> list[tuple[str, ...]]:
+        words = _words(text)
+        return [tuple(words[i : i + self._length]) for i in range(len(words) - self._length + 1)]
+
+    def _telling_share(self, text: str, ngrams: Set[int], instructions: Set[str]) -> float:
+        """Share of the words of some of a text's n-grams, on average, that are different and no instructions."""
+        telling = [len(set(words) - instructions) for words in self._windows(text) if hash(words) in ngrams]
+        return sum(telling) / len(telling) / self._length
 
 
-def _common(texts: Sequence[set[int]]) -> set[int]:
-    """The n-grams in more than half of the texts; none for fewer than eight texts, which say too little."""
+def _words(text: str) -> list[str]:
+    return _WORD.findall(unicodedata.normalize("NFKC", text).lower())
+
+
+def _common(texts: Sequence[set[_Part]]) -> set[_Part]:
+    """The n-grams or words in more than half of the texts; none for fewer than eight texts, which say too little."""
     if len(texts) < _COMMON_FROM:
         return set()
-    counts = Counter(ngram for ngrams in texts for ngram in ngrams)
-    return {ngram for ngram, count in counts.items() if count > len(texts) / 2}
+    counts = Counter(part for parts in texts for part in parts)
+    return {part for part, count in counts.items() if count > len(texts) / 2}
 
 
 def _numbers(text: str) -> Counter[str]:

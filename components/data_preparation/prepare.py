@@ -135,7 +135,7 @@ def _prepare_training(sources: list[Source], cleaner: Cleaner, index: OverlapInd
         for number, source in enumerate(sources):
             report = SourceReport("train", source.name or source_name(source.uri), source.uri)
             for batch in batches(cleaner.clean(source, f"data.train.{number}", report, seen), BATCH):
-                common = index.common_ngrams([problem.text for problem in batch])
+                common = index.in_common([problem.text for problem in batch])
                 for problem in batch:
                     if overlap := index.find(problem.text, common):
                         report.add_overlap(problem.where, overlap)

@@ -59,7 +59,7 @@ def test_instructions_that_problems_share_are_no_sign_of_a_copy(benchmark_has_th
         before = INSTRUCTIONS if benchmark_has_them == "all" or number == 0 else ""
         index.add("test", f"row {number}", f"{before}What is the square of the {number}th prime, less one?")
     train = [INSTRUCTIONS + question(number) for number in range(26)]
-    common = index.common_ngrams(train)
+    common = index.in_common(train)
     assert [text for text in train if index.find(text, common)] == []
     copy = f"{INSTRUCTIONS}What is the square of the 7th prime, less one?"
     found = index.find(copy.replace("less one", "minus one"), common)
@@ -73,17 +73,32 @@ def test_a_copy_behind_shared_instructions_is_found() -> None:
     index.add("test", "row 99", INSTRUCTIONS + PROBLEM)
     train = [INSTRUCTIONS + text.replace("?", "!") for text in map(question, range(100, 126))]
     train.append("Read the text and answer. " + PROBLEM.replace("Every morning", "Each day"))
-    common = index.common_ngrams(train)
+    common = index.in_common(train)
     assert [text for text in train[:-1] if index.find(text, common)] == []
     found = index.find(train[-1], common)
     assert found and found.row == "row 99" and found.kind == "ngram"
+
+
+@pytest.mark.parametrize("task", ["shortest_path", "game_of_life", "rotten_oranges", "largest_island", "n_queens"])
+def test_grids_coincide_only_by_chance(task: str) -> None:
+    import reasoning_gym
+
+    texts = [str(entry["question"]) for entry in reasoning_gym.create_dataset(task, size=300, seed=1)]
+    index = OverlapIndex(10, 0.5)
+    for number, text in enumerate(texts[:150]):
+        index.add("dev", str(number), text)
+    common = index.in_common(texts[150:])
+    found = [index.find(text, common) for text in texts[150:] if text not in texts[:150]]
+    assert len(found) > 75 and not any(found)
+    copied = index.find(texts[3].replace("\n", "  \n"), common)
+    assert copied and (copied.row, copied.kind) == ("3", "exact")
 
 
 def test_of_few_problems_nothing_is_common() -> None:
     index = OverlapIndex(ngram_words=10, share=0.5)
     index.add("test", "row 0", PROBLEM)
     copies = [PROBLEM.replace("Every morning", day) for day in ("Each day", "On Mondays", "Every noon")]
-    common = index.common_ngrams(copies)
+    common = index.in_common(copies)
     assert all(index.find(text, common) for text in copies)
 
 
