@@ -10,7 +10,7 @@ from typing import Any
 from components.shared.stage import whole_file
 from reproduction.comparison import Comparison, by_test, compare, estimate
 from reproduction.figures import draw_budgets
-from reproduction.grid import ROOT, VARIANTS, Study
+from reproduction.grid import ROOT, VARIANTS, Run, Study
 from reproduction.methods import (
     ABLATED,
     AS_PUBLISHED,
@@ -21,6 +21,7 @@ from reproduction.methods import (
     Policy,
     averages_by_rate,
     choose,
+    development_average,
 )
 from reproduction.results import Results, read_results
 
@@ -72,6 +73,7 @@ def _study(results: Results, study: Study, path: Path, quoted: dict[str, str]) -
             f"![Average and pass@{study.k} over RL steps]({path.stem}/{name})\n\n"
             f"Mean of the test sets over RL steps{f', base policy {base}' if several else ''}, with 95 % bands."
         )
+    parts += ["### Training reward and held-out average", _rewards(results, study)]
     if ablations := _ablations(results, study, quoted):
         parts += ["### What drives it", ablations]
     parts += ["### Cost", _cost(results, study)]
@@ -207,6 +209,30 @@ def _quote(quoted: dict[str, str], name: str, found: Comparison) -> None:
     """Keeps a comparison's differences for the remarks, as NAME_avg and NAME_pass."""
     for tries, figure in zip(found.absolute, ("avg", "pass"), strict=True):
         quoted[f"{name}_{figure}"] = found.absolute[tries].signed
+
+
+def _rewards(results: Results, study: Study) -> str:
+    """Returns the table of the mean training reward of RL beside the average on the development set."""
+    base, rows = next(iter(study.bases)), []
+    for rate in study.learning_rates:
+        for method, key in ((VANILLA, "vanilla"), (AS_PUBLISHED, "explored")):
+            found = results.get(Run(study.name, base, study.seeds[0], rate, method.variant))
+            budgets = [budget for budget in study.budgets if found and found["iterations"] >= budget]
+            if found and budgets:
+                cells = [
+                    f"{found['reward'][key][n - 1]:.2f} / {development_average(found, f'{method.kind}-{n}', study):.2f}"
+                    if n in budgets
+                    else ""
+                    for n in study.budgets
+                ]
+                rows.append([f"{rate:g}", method.label, *cells])
+    headers = ["learning rate", "method", *(f"{budget * study.steps} RL steps" for budget in study.budgets)]
+    note = (
+        f"Mean reward on the training problems over the last {study.steps} RL steps (RLoop: of that iteration's "
+        "exploration) / avg@n of the policy after them on the development set, first seed of the first base policy. "
+        "Where the first is well above the second, training problems are known by heart."
+    )
+    return f"{note}\n\n{_table(headers, rows)}"
 
 
 def _ablations(results: Results, study: Study, quoted: dict[str, str]) -> str:

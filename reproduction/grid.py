@@ -1,23 +1,25 @@
 """The studies of docs/reproduction.md and the pipeline runs that each consists of."""
 
+import dataclasses
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 # RLoop as the paper has it, and what is varied: by name, the recipe keys that differ.
 RLOOP, ALL_EXPERTS, NO_RL, FROM_EXPLORED, EASY_TOO = "", "all-experts", "no-rl", "from-explored", "easy-too"
+TWO_EPOCHS = "two-epochs"
 VARIANTS: dict[str, tuple[str, ...]] = {
     RLOOP: (),
     ALL_EXPERTS: ("experts_from=all", "rft_from=base"),
     NO_RL: ("rl.learning_rate=0.0",),
     FROM_EXPLORED: ("rft_from=explored",),
     EASY_TOO: ("filter.max_success_rate=1.0",),
+    TWO_EPOCHS: ("rft.epochs=2.0",),
 }
-ABLATIONS = (NO_RL, FROM_EXPLORED, EASY_TOO)
+ABLATIONS = (NO_RL, FROM_EXPLORED, EASY_TOO, TWO_EPOCHS)
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Study:
     """A task with its policies, and how methods are compared on it."""
 
@@ -48,6 +50,19 @@ COUNTDOWN = Study(
     seeds=(1, 2, 3),
     ablations=12,
 )
+COUNTDOWN_WIDE = dataclasses.replace(
+    COUNTDOWN,
+    name="countdown-wide",
+    bases={"A": COUNTDOWN.bases["A"]},
+    budgets=(3, 6, 12),
+    learning_rates=(1e-4, 3e-4),
+    ablations=0,
+    changes=(
+        "data.train=[countdown://train?numbers=3&low=1&high=9&count=560&seed=1, "
+        "countdown://train?numbers=4&low=1&high=9&count=1150&seed=1, "
+        "countdown://train?numbers=3&low=10&high=20&count=490&seed=1]",
+    ),
+)
 SHORTEST_PATH = Study(
     name="shortest-path",
     recipe="shortest-path.yaml",
@@ -73,22 +88,19 @@ SMOLLM2 = Study(
     seeds=(1, 2, 3),
     changes=("eval.samples=8", "eval.pass_at=[1,4,8]"),
 )
-STUDIES = {study.name: study for study in (COUNTDOWN, SHORTEST_PATH, SMOLLM2)}
-SHORT = Study(
+STUDIES = {study.name: study for study in (COUNTDOWN, COUNTDOWN_WIDE, SHORTEST_PATH, SMOLLM2)}
+SHORT = dataclasses.replace(
+    COUNTDOWN,
     name="countdown-short",
-    recipe="reproduction.yaml",
-    bases={"A": "recipes/tiny/countdown"},
-    development="dev",
-    tests=("test", "four", "large"),
-    k=32,
-    steps=40,
+    bases={"A": COUNTDOWN.bases["A"]},
     budgets=(1, 3),
     learning_rates=(1e-4, 3e-4),
     seeds=(1,),
+    ablations=0,
 )
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Run:
     """One pipeline run; one of RLoop as the paper has it has vanilla RL beside it, for as many steps."""
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from launch.analysis.seeds import values
-from reproduction.grid import ALL_EXPERTS, EASY_TOO, FROM_EXPLORED, NO_RL, RLOOP, Run, Study
+from reproduction.grid import ALL_EXPERTS, EASY_TOO, FROM_EXPLORED, NO_RL, RLOOP, TWO_EPOCHS, Run, Study
 from reproduction.results import Results, counts
 
 
@@ -28,6 +28,7 @@ ABLATED = (
     Method("without RL: learning rate 0", "rloop", NO_RL),
     Method("RFT from the explored policy", "rloop", FROM_EXPLORED),
     Method("easy problems too", "rloop", EASY_TOO),
+    Method("2 epochs of RFT instead of 6", "rloop", TWO_EPOCHS),
 )
 
 
