@@ -58,9 +58,9 @@ COUNTDOWN_WIDE = dataclasses.replace(
     learning_rates=(1e-4, 3e-4),
     ablations=0,
     changes=(
-        "data.train=[countdown://train?numbers=3&low=1&high=9&count=560&seed=1, "
-        "countdown://train?numbers=4&low=1&high=9&count=1150&seed=1, "
-        "countdown://train?numbers=3&low=10&high=20&count=490&seed=1]",
+        "data.train=['countdown://train?numbers=3&low=1&high=9&count=560&seed=1', "
+        "'countdown://train?numbers=4&low=1&high=9&count=1150&seed=1', "
+        "'countdown://train?numbers=3&low=10&high=20&count=490&seed=1']",
     ),
 )
 SHORTEST_PATH = Study(
