@@ -1,8 +1,11 @@
 """The conclusions of a run: what happened, whether it was worth it, which policy to take, what to try next."""
 
+from statistics import fmean
 from typing import Any
 
 from components.report.analysis import benchmark_label
+
+_MEMORISED = 0.1  # growth of the lead of training reward over the held-out average; noise is 0.03 for 160 prompts
 
 
 def advice(summary: dict[str, Any]) -> list[str]:
@@ -15,6 +18,7 @@ def advice(summary: dict[str, Any]) -> list[str]:
     return [
         *_overfitting(summary),
         *_worth(summary),
+        *_memorised(summary),
         f"Take {summary['chosen_policy']}, the best policy on {benchmark}. Since {benchmark} selected it, quote its "
         "results on the other benchmarks.",
         *_next(summary),
@@ -66,6 +70,30 @@ def _worth(summary: dict[str, Any]) -> list[str]:
             + "."
         )
     return said
+
+
+def _memorised(summary: dict[str, Any]) -> list[str]:
+    """Whether training problems are learned by heart: the policy does ever better on them than on held-out ones."""
+    first, last = summary["iterations"][0], summary["iterations"][-1]
+    if last is first:
+        return []
+    (reward, avg), (first_reward, first_avg) = (_at_the_beginning(summary, it) for it in (last, first))
+    if (reward - avg) - (first_reward - first_avg) <= _MEMORISED:
+        return []
+    return [
+        f"Training problems are being learned by heart: at the beginning of iteration {last['iteration']}, "
+        f"{reward:.2f} of the samples on them were correct, {avg:.2f} on {summary['chosen_by']['benchmark']}; in "
+        f"iteration {first['iteration']}, {first_reward:.2f} and {first_avg:.2f}. Use more training problems, fewer "
+        "rft.epochs, or fewer iterations."
+    ]
+
+
+def _at_the_beginning(summary: dict[str, Any], iteration: dict[str, Any]) -> tuple[float, float]:
+    """Mean reward of the first quarter of an iteration's RL steps, and the held-out average of its initial policy."""
+    rewards = [row["reward"] for row in iteration["exploration"]]
+    number = iteration["iteration"] - 1
+    initial = f"rloop-{number}" if number else "base"
+    return fmean(rewards[: max(1, len(rewards) // 4)]), _scores(summary, initial, summary["chosen_by"]["benchmark"])[0]
 
 
 def _difference(c: dict[str, Any]) -> str:

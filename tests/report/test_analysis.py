@@ -1,5 +1,7 @@
 """The report's analyses on hand-made cases."""
 
+from typing import Any
+
 from components.report.advice import advice
 from components.report.analysis import compare_policies, forgetting, lost
 
@@ -88,3 +90,44 @@ def test_advice_names_what_the_figures_say() -> None:
         "--with-vanilla-rl",
     ):
         assert words in text, words
+
+
+def test_it_is_said_when_training_problems_are_learned_by_heart() -> None:
+    def summary(*rewards: float) -> dict[str, Any]:
+        def policy(name: str, avg: float) -> dict[str, Any]:
+            return {
+                "name": name,
+                "kind": name,
+                "evaluations": [{"benchmark": "b", "avg": avg, "pass_at_k": {"8": 0.8}}],
+            }
+
+        numbers = range(1, len(rewards) + 1)
+        return {
+            "chosen_policy": "rloop-1",
+            "chosen_by": {"benchmark": "b"},
+            "policies": [
+                policy("base", 0.2),
+                *(policy(f"{k}-{i}", 0.3) for i in numbers for k in ("explored", "rloop")),
+            ],
+            "comparisons": [],
+            "iterations": [
+                # What RL reaches later in the iteration does not count: its initial policy is compared.
+                {
+                    "iteration": i,
+                    "exploration": [{"reward": r} for r in (reward, 0.9, 0.9, 0.9)],
+                    "filtering": {"problems": 9},
+                    "harvesting": {"problems": 10},
+                }
+                for i, reward in zip(numbers, rewards, strict=True)
+            ],
+        }
+
+    def said(*rewards: float) -> list[str]:
+        return [sentence for sentence in advice(summary(*rewards)) if "by heart" in sentence]
+
+    assert not said(0.4), "problems may be easier than the benchmark"
+    assert not said(0.4, 0.55), "what the policy has learned shows on the benchmark too"
+    (sentence,) = said(0.2, 0.3, 0.45)
+    assert (
+        "of iteration 3, 0.45 of the samples on them were correct, 0.30 on b; in iteration 1, 0.20 and 0.20" in sentence
+    )
