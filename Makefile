@@ -99,10 +99,11 @@ lock: $(READY) ## Pin the images' packages again, after changing pyproject.toml 
 docs: $(READY) ## Generate docs/parameters.md from the definitions of the recipe keys
 	@$(BIN)/python docs/make_parameters.py
 
-base-policy: $(READY) ## Train the tiny base policies again; the results are committed (20 minutes)
+base-policy: $(READY) ## Train the tiny base policies again; the results are committed (30 minutes)
 	@$(BIN)/python recipes/tiny/make_base_policy.py countdown
 	@$(BIN)/python recipes/tiny/make_base_policy.py countdown --seed 2 --output recipes/tiny/countdown-2
 	@$(BIN)/python recipes/tiny/make_base_policy.py arithmetic
+	@$(BIN)/python recipes/tiny/make_base_policy.py shortest_path
 
 clean: ## Remove the environments, runs, builds and caches
 	rm -rf .venv .venv-vllm .venv-gpu runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -49,7 +49,7 @@ def local(tmp_path: Path) -> Path:
 # what no pod can see
 
 
-@pytest.mark.parametrize("name", ["laptop", "arithmetic", "qwen2.5-1.5b", "qwen2.5-math-7b"])
+@pytest.mark.parametrize("name", ["laptop", "arithmetic", "shortest-path", "qwen2.5-1.5b", "qwen2.5-math-7b"])
 def test_these_recipes_can_run_on_a_cluster_as_they_are(name: str) -> None:
     require_visible(load_recipe(ROOT / "recipes" / f"{name}.yaml"))
 

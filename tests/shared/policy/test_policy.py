@@ -19,7 +19,7 @@ def broken(tmp_path: Path, tiny_policy: Path) -> Path:
     return Path(shutil.copytree(tiny_policy, tmp_path / "policy"))
 
 
-@pytest.mark.parametrize("task", ["countdown", "arithmetic"])
+@pytest.mark.parametrize("task", ["countdown", "countdown-2", "arithmetic", "shortest_path"])
 def test_a_committed_policy_is_one_and_loads_as_what_was_saved(task: str, tiny_policy: Path, tmp_path: Path) -> None:
     policy = tiny_policy.parent / task
     check_policy(policy, str(policy))
