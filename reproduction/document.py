@@ -1,5 +1,6 @@
 """Writes docs/reproduction.md: the plan, what was run, tables with intervals, figures, and remarks."""
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -174,10 +175,8 @@ def _differences(
                     rates = dict.fromkeys(f"{policy.rate:g}" for policy in pair)
                     label = f"{one.label} over {other.label}"
                     rows.append([base, budget * study.steps, label, " / ".join(rates), *_cells(found, study.k)])
-                    if chosen:
-                        _quote(
-                            quoted, f"{study.name}_{base}_{budget * study.steps}_{_short(one)}_{_short(other)}", found
-                        )
+                    name = f"{study.name} {base} {budget * study.steps} {_short(one)} {_short(other)}"
+                    _quote(quoted, name if chosen else f"{name} {pair[0].rate:g}", found)
     headers = ["base", "RL steps", "", "learning rate", "avg@n", "seeds won", f"pass@{study.k}", "seeds won"]
     return _table(headers, rows) if rows else "No pair of runs has finished yet."
 
@@ -202,11 +201,12 @@ def _cells(found: Comparison, k: int) -> list[str]:
 
 
 def _short(method: Method) -> str:
-    return (method.variant or method.kind).replace("-", "_")
+    return method.variant or method.kind
 
 
 def _quote(quoted: dict[str, str], name: str, found: Comparison) -> None:
-    """Keeps a comparison's differences for the remarks, as NAME_avg and NAME_pass."""
+    """Keeps a comparison's differences for the remarks, which quote them as ${NAME_avg} and ${NAME_pass}."""
+    name = re.sub(r"\W", "_", name)
     for tries, figure in zip(found.absolute, ("avg", "pass"), strict=True):
         quoted[f"{name}_{figure}"] = found.absolute[tries].signed
 
@@ -249,7 +249,7 @@ def _ablations(results: Results, study: Study, quoted: dict[str, str]) -> str:
             rows.append(
                 [method.label, of_it[0][0], *_cells(found, study.k)[:2], of_it[1][0], *_cells(found, study.k)[2:]]
             )
-            _quote(quoted, f"{study.name}_{_short(method)}", found)
+            _quote(quoted, f"{study.name} {_short(method)}", found)
     if not rows:
         return ""
     note = (
