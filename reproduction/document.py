@@ -29,20 +29,22 @@ from reproduction.results import Results, read_results
 _PAIRS = ((AS_PUBLISHED, VANILLA), (WITH_ALL_EXPERTS, VANILLA), (WITH_ALL_EXPERTS, AS_PUBLISHED))
 
 
-def write_document(path: Path, folder: Path, studies: Sequence[Study]) -> None:
+def write_document(path: Path, folder: Path, studies: Sequence[Study], remarks: bool = False) -> None:
     """Writes the document and, in a folder beside it, its figures.
 
     Args:
         path: Markdown file to write.
         folder: folder of the result files.
         studies: the studies to report; those without a result are left out.
+        remarks: whether to add the remarks, which are about the committed results and quote them.
     """
     parts = [_read("introduction.md"), _read("plan.md")]
     quoted: dict[str, str] = {}
     for study in studies:
         if results := read_results(folder, study):
             parts.append(_study(results, study, path, quoted))
-    parts.append(Template(_read("remarks.md")).substitute(quoted) if quoted else "No run has finished yet.")
+    if remarks:
+        parts.append(Template(_read("remarks.md")).substitute(quoted))
     with whole_file(path) as temporary:
         temporary.write_text("\n\n".join(parts) + "\n")
 

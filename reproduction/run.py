@@ -40,7 +40,8 @@ from reproduction.results import execute, read_results
 def main(studies: tuple[str, ...], short: bool, jobs: int, output: Path | None, write_only: bool) -> None:
     """Compare RLoop with vanilla RL in STUDIES (all that need no vLLM, if omitted) and write what was found."""
     if write_only:
-        write_document(ROOT / "docs" / "reproduction.md", ROOT / "reproduction" / "results", list(STUDIES.values()))
+        page, results = ROOT / "docs" / "reproduction.md", ROOT / "reproduction" / "results"
+        write_document(page, results, list(STUDIES.values()), remarks=True)
         return
     output = (output or ROOT / "runs" / ("reproduction-short" if short else "reproduction")).resolve()
     chosen = [SHORT] if short else [STUDIES[name] for name in studies or ("countdown", "shortest-path")]
