@@ -38,7 +38,7 @@ def write_document(path: Path, folder: Path, studies: Sequence[Study], remarks: 
         studies: the studies to report; those without a result are left out.
         remarks: whether to add the remarks, which are about the committed results and quote them.
     """
-    parts = [_read("introduction.md"), _read("plan.md")]
+    parts = [_read("introduction.md") if remarks else "# RLoop beside vanilla RL", _read("plan.md")]
     quoted: dict[str, str] = {}
     for study in studies:
         if results := read_results(folder, study):
