@@ -34,6 +34,8 @@ def draw_budgets(path: Path, results: Results, study: Study, base: str) -> None:
                 last = {n: Policy(method, rate, n, last=True) for n in _points(study.budgets)}
                 _draw(axis, results, study, base, k, last)
         of_row[0].set_ylabel("avg@n" if k == 1 else f"pass@{k}")
+    for axis in axes:
+        axis.set_xlim(0, _points(study.budgets)[-1] * study.steps)
     titles = ["chosen on the development set", *(f"last policy, learning rate {rate:g}" for rate in rates)]
     for axis, title in zip(axes, titles, strict=False):
         axis.set_title(title, fontsize=9)
