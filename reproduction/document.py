@@ -77,7 +77,7 @@ def _study(results: Results, study: Study, path: Path, quoted: dict[str, str]) -
             f"Mean of the test sets over RL steps{f', base policy {base}' if several else ''}, with 95 % bands."
         )
     parts += ["### Training reward and held-out average", _rewards(results, study)]
-    if ablations := _ablations(results, study, quoted):
+    if study.ablation_iterations and (ablations := _ablations(results, study, quoted)):
         parts += ["### What drives it", ablations]
     parts += ["### Cost", _cost(results, study)]
     return "\n\n".join(parts)
@@ -238,27 +238,31 @@ def _rewards(results: Results, study: Study) -> str:
 
 
 def _ablations(results: Results, study: Study, quoted: dict[str, str]) -> str:
-    """Returns the table of RLoop with one part changed, against RLoop with the same number of iterations."""
-    whole = choose(results, study, AS_PUBLISHED, study.ablations) if study.ablations else None
-    if whole is None:
-        return ""
+    """Returns the table of RLoop with one part changed, against RLoop as it is and against vanilla RL."""
+    whole = Policy(AS_PUBLISHED, study.ablation_rate, study.ablation_iterations)
+    vanilla = choose(results, study, VANILLA, study.ablation_iterations)
     base, rows = next(iter(study.bases)), []
-    for method in ABLATED:
+    for method in (AS_PUBLISHED, *ABLATED):
         changed = replace(whole, method=method)
-        found = compare(results, study, base, changed, whole)
-        of_it = [estimate(results, study, base, changed, k) for k in (1, study.k)]
-        if found and of_it[0] and of_it[1]:
-            rows.append(
-                [method.label, of_it[0][0], *_cells(found, study.k)[:2], of_it[1][0], *_cells(found, study.k)[2:]]
-            )
-            _quote(quoted, f"{study.name} {_short(method)}", found)
-    if not rows:
+        estimates = [estimate(results, study, base, changed, k) for k in (1, study.k)]
+        if not (vanilla and estimates[0] and estimates[1]):
+            continue
+        cells = [str(found[0]) for found in estimates if found]
+        for name, other in (("rloop", whole), ("vanilla", vanilla)):
+            found = compare(results, study, base, changed, other) if changed != other else None
+            cells += [found.absolute[k].signed if found else "" for k in (1, study.k)]
+            if found:
+                _quote(quoted, f"{study.name} {_short(method)} {name}", found)
+        rows.append([method.label, *cells, estimates[0][1]])
+    if len(rows) < 2 or vanilla is None:
         return ""
+    most = f"pass@{study.k}"
     note = (
-        f"After {study.ablations * study.steps} RL steps on base policy {base}, learning rate {whole.rate:g} (without "
-        "RL: 0), the checkpoint that is best on the development set; differences from RLoop as the paper has it."
+        f"After {study.ablation_iterations * study.steps} RL steps on base policy {base}, learning rate {whole.rate:g} "
+        "(without RL: 0), the checkpoint that is best on the development set, over RLoop as the paper has it and over "
+        f"vanilla RL at its chosen learning rate, {vanilla.rate:g}."
     )
-    headers = ["", "avg@n", "difference", "seeds ahead", f"pass@{study.k}", "difference", "seeds ahead"]
+    headers = ["", "avg@n", most, "over RLoop: avg@n", most, "over vanilla RL: avg@n", most, "seeds"]
     return f"{note}\n\n{_table(headers, rows)}"
 
 

@@ -33,7 +33,8 @@ class Study:
     budgets: tuple[int, ...]  # numbers of iterations after which the methods are compared
     learning_rates: tuple[float, ...]  # of RL; each runs with the first seed
     seeds: tuple[int, ...]  # of learning rates that were chosen at some budget
-    ablations: int = 0  # number of iterations after which ABLATIONS are compared; 0: they are not run
+    ablation_iterations: int = 0  # after which ABLATIONS are compared; 0: they are not run
+    ablation_rate: float = 3e-4  # their learning rate of RL: the one at which RL changes the policy most
     changes: tuple[str, ...] = ()  # recipe overrides, for smaller runs
 
 
@@ -48,7 +49,7 @@ COUNTDOWN = Study(
     budgets=(3, 6, 12, 24),
     learning_rates=(3e-5, 1e-4, 3e-4),
     seeds=(1, 2, 3),
-    ablations=12,
+    ablation_iterations=12,
 )
 COUNTDOWN_WIDE = dataclasses.replace(
     COUNTDOWN,
@@ -56,7 +57,7 @@ COUNTDOWN_WIDE = dataclasses.replace(
     bases={"A": COUNTDOWN.bases["A"]},
     budgets=(3, 6, 12),
     learning_rates=(1e-4, 3e-4),
-    ablations=0,
+    ablation_iterations=0,
     changes=(
         "data.train=['countdown://train?numbers=3&low=1&high=9&count=560&seed=1', "
         "'countdown://train?numbers=4&low=1&high=9&count=1150&seed=1', "
@@ -96,7 +97,7 @@ SHORT = dataclasses.replace(
     budgets=(1, 3),
     learning_rates=(1e-4, 3e-4),
     seeds=(1,),
-    ablations=0,
+    ablation_iterations=0,
 )
 
 

@@ -27,7 +27,7 @@ from reproduction.grid import (
     further_runs,
     tuning_runs,
 )
-from reproduction.methods import AS_PUBLISHED, VANILLA, WITH_ALL_EXPERTS, choose, chosen_rates
+from reproduction.methods import AS_PUBLISHED, VANILLA, WITH_ALL_EXPERTS, chosen_rates
 from reproduction.results import execute, read_results
 
 
@@ -74,11 +74,11 @@ def run_study(study: Study, output: Path, jobs: int) -> None:
     if ALL_EXPERTS in variants:
         rates = chosen_rates(found, study, [WITH_ALL_EXPERTS])
         run_all(further_runs(study, rates, ALL_EXPERTS), study, max(study.budgets), output, jobs)
-    policy = choose(found, study, AS_PUBLISHED, study.ablations) if study.ablations else None
-    if policy:
-        base = next(iter(study.bases))
-        ablations = [Run(study.name, base, seed, policy.rate, variant) for variant in ABLATIONS for seed in study.seeds]
-        run_all(ablations, study, study.ablations, output, jobs)
+    if study.ablation_iterations:
+        base, rate = next(iter(study.bases)), study.ablation_rate
+        whole = [Run(study.name, base, seed, rate) for seed in study.seeds]
+        ablations = [Run(study.name, base, seed, rate, variant) for variant in ABLATIONS for seed in study.seeds]
+        run_all([*whole, *ablations], study, study.ablation_iterations, output, jobs)
 
 
 def run_all(runs: Iterable[Run], study: Study, iterations: int, output: Path, jobs: int) -> None:

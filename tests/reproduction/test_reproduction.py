@@ -134,7 +134,7 @@ def test_the_comparison_in_a_reduced_size(tmp_path: Path, monkeypatch: pytest.Mo
         seeds=(1,),
         changes=changes,
     )
-    study = dataclasses.replace(study, steps=4, ablations=1)
+    study = dataclasses.replace(study, steps=4, ablation_iterations=1)
     run_study(study, tmp_path, jobs=2)
     document = tmp_path / "reproduction.md"
     write_document(document, tmp_path / "results", [study])
