@@ -12,7 +12,7 @@ from kfp.local.orchestrator import task_executor
 from launch.local import cache as local_cache
 
 
-@dsl.component(base_image="none", install_kfp_package=False)
+@dsl.component(base_image="python:3.11", install_kfp_package=False)
 def make(counter: str, folder: dsl.Output[dsl.Dataset], progress: str):
     from pathlib import Path
 
@@ -23,7 +23,7 @@ def make(counter: str, folder: dsl.Output[dsl.Dataset], progress: str):
         file.write("x")
 
 
-@dsl.component(base_image="none", install_kfp_package=False)
+@dsl.component(base_image="python:3.11", install_kfp_package=False)
 def read(counter: str, folder: dsl.Input[dsl.Dataset], text: dsl.Output[dsl.Artifact]):
     from pathlib import Path
 
