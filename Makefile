@@ -69,7 +69,7 @@ smollm2: $(VLLM_READY) $(SMOLLM2) ## Run the loop with SmolLM2-135M and vLLM, on
 reproduce: $(READY) ## Run the comparisons of docs/reproduction.md again, in runs/reproduction: STUDIES="countdown shortest-path" (16 hours)
 	@$(BIN)/python -m reproduction.run $(STUDIES)
 
-reproduce-short: $(READY) ## Compare RLoop with vanilla RL up to 120 RL steps, in runs/reproduction-short (15 minutes)
+reproduce-short: $(READY) ## Compare RLoop with vanilla RL up to 120 RL steps, in runs/reproduction-short (10 minutes)
 	@$(BIN)/python -m reproduction.run --short
 
 reproduce-smollm2: $(VLLM_READY) $(SMOLLM2) ## Compare RLoop with vanilla RL on SmolLM2-135M, on the CPU (3 hours)

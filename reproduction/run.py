@@ -33,7 +33,7 @@ from reproduction.results import execute, read_results
 
 @click.command()
 @click.argument("studies", nargs=-1, type=click.Choice(list(STUDIES)))
-@click.option("--short", is_flag=True, help="Compare on Countdown alone, up to 120 RL steps: about 15 minutes.")
+@click.option("--short", is_flag=True, help="Compare on Countdown alone, up to 120 RL steps: about 10 minutes.")
 @click.option("--jobs", type=click.IntRange(1), default=os.cpu_count() or 1, show_default="one per core")
 @click.option("--output", type=click.Path(path_type=Path), help="Folder of the runs (default: runs/reproduction).")
 @click.option("--write-only", is_flag=True, help="Write docs/reproduction.md from the committed results; run nothing.")
