@@ -1,6 +1,5 @@
 """The documentation says what the code does: links, paths, commands, make targets, recipe keys, and facts."""
 
-import importlib.util
 import re
 import shlex
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from launch.compiled import read_compiled
 from launch.kubeflow.workflow_size import workflow_size
 from launch.recipe import Recipe, load_recipe
 from pipeline import compile_pipeline, main
+from tests.scripts import import_script
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -34,11 +34,7 @@ every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.re
 
 
 def make_parameters() -> ModuleType:
-    specification = importlib.util.spec_from_file_location("make_parameters", DOCS / "make_parameters.py")
-    assert specification and specification.loader
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+    return import_script(DOCS / "make_parameters.py")
 
 
 def blocks(page: Path, *languages: str) -> list[str]:

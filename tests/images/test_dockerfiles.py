@@ -1,6 +1,5 @@
 """What the Dockerfiles and the families' requirements guarantee; tests/end_to_end/test_docker.py builds them."""
 
-import importlib.util
 import os
 import re
 import subprocess
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 
 from launch import images
+from tests.scripts import import_script
 
 FAMILIES = sorted({images.family(stage, variant) for stage in images.STAGES for variant in images.VARIANTS})
 DOCKERFILES = sorted((images.ROOT / "images").glob("*.Dockerfile"))
@@ -64,11 +64,7 @@ def test_a_stage_gets_its_own_code_and_the_shared_code(stage: str) -> None:
 
 @pytest.fixture(scope="module")
 def build() -> Any:
-    specification = importlib.util.spec_from_file_location("build", images.ROOT / "images" / "build.py")
-    assert specification and specification.loader
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+    return import_script(images.ROOT / "images" / "build.py")
 
 
 @pytest.mark.parametrize("stage", images.STAGES)

@@ -2,7 +2,6 @@
 
 import copy
 import functools
-import importlib.util
 import json
 import os
 import re
@@ -19,6 +18,7 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 
 from pipeline import main
 from tests.manifests.kfp_objects import built
+from tests.scripts import import_script
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MANIFESTS = ROOT / "manifests"
@@ -393,11 +393,7 @@ def test_node_pools_have_one_name_everywhere() -> None:
 
 
 def _generate() -> Any:
-    spec = importlib.util.spec_from_file_location("generate", MANIFESTS / "overlays/gitops/generate.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return import_script(MANIFESTS / "overlays/gitops/generate.py")
 
 
 def test_a_compiled_pipeline_becomes_a_pipeline_version(tmp_path: Path) -> None:

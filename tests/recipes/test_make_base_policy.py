@@ -1,6 +1,5 @@
 """The demonstrations that the tiny base policies learn from."""
 
-import importlib.util
 import json
 import random
 from pathlib import Path
@@ -11,17 +10,14 @@ import pytest
 from components.shared.data.sources import Source
 from components.shared.grading import GradingSettings
 from components.shared.grading.verifiers import verdict
+from tests.scripts import import_script
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
 def making() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_base_policy", ROOT / "recipes/tiny/make_base_policy.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return import_script(ROOT / "recipes/tiny/make_base_policy.py")
 
 
 def test_a_random_shortest_path_is_right_by_the_tasks_own_scorer(making: ModuleType) -> None:
