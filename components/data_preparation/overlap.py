@@ -79,7 +79,8 @@ class OverlapIndex:
         """
         if found := self._exact.get(normalise(text)):
             return Overlap(*found, kind="exact", share=1.0)
-        ngrams = self._ngrams(text) - common.ngrams
+        windows = self._windows(text)
+        ngrams = {hash(words) for words in windows} - common.ngrams
         shared: Counter[int] = Counter()
         for ngram in ngrams:
             shared.update(self._owners.get(ngram, ()))
@@ -95,7 +96,7 @@ class OverlapIndex:
                 share >= self._share
                 and (best is None or share > best.share)
                 and _same_numbers(own, numbers)
-                and self._telling_share(text, ngrams & theirs - left_out, common.words) >= _TELLING_SHARE
+                and self._telling_share(windows, ngrams & theirs - left_out, common.words) >= _TELLING_SHARE
             ):
                 best = Overlap(benchmark, row, kind="ngram", share=share)
         return best and dataclasses.replace(best, share=round(best.share, 3))
@@ -112,9 +113,9 @@ class OverlapIndex:
         words = _words(text)
         return [tuple(words[i : i + self._length]) for i in range(len(words) - self._length + 1)]
 
-    def _telling_share(self, text: str, ngrams: Set[int], instructions: Set[str]) -> float:
+    def _telling_share(self, windows: list[tuple[str, ...]], ngrams: Set[int], instructions: Set[str]) -> float:
         """Share of the words of some of a text's n-grams, on average, that are different and no instructions."""
-        telling = [len(set(words) - instructions) for words in self._windows(text) if hash(words) in ngrams]
+        telling = [len(set(words) - instructions) for words in windows if hash(words) in ngrams]
         return sum(telling) / len(telling) / self._length
 
 
