@@ -5,7 +5,7 @@ from statistics import fmean
 
 import numpy as np
 
-from launch.analysis.seeds import Estimate, average, difference, over_seeds_and_problems, relative
+from launch.analysis.seeds import Estimate, average, difference, over_seeds_and_problems
 from reproduction.grid import Study
 from reproduction.methods import Policy, figures_by_seed
 from reproduction.results import Results
@@ -16,7 +16,6 @@ class Comparison:
     """How two policies differ, by k: k = 1 is avg@n."""
 
     absolute: dict[int, Estimate]
-    relative: dict[int, Estimate]
     won: dict[int, int]  # seeds for which the first is better
     seeds: int
 
@@ -31,16 +30,15 @@ def compare(results: Results, study: Study, base: str, one: Policy, other: Polic
         one: the first policy.
         other: the second policy; None for the base policy.
     """
-    absolute, shares, won = {}, {}, {}
+    absolute, won = {}, {}
     runs: list[list[np.ndarray]] = []
     for k in (1, study.k):
         runs = figures_by_seed(results, study, base, [one, other], k)
         if not runs:
             return None
         absolute[k] = over_seeds_and_problems(runs, difference)
-        shares[k] = over_seeds_and_problems(runs, relative)
         won[k] = sum(difference([np.nanmean(a, axis=1) for a in run]) > 0 for run in runs)
-    return Comparison(absolute, shares, won, len(runs))
+    return Comparison(absolute, won, len(runs))
 
 
 def estimate(results: Results, study: Study, base: str, policy: Policy | None, k: int) -> tuple[Estimate, int] | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -54,20 +55,24 @@ def over_seeds_and_problems(
             benchmark. For example the difference between two policies.
         seed: seed of the bootstrap.
     """
-    rng = np.random.default_rng(seed)
     known = [~np.isnan(np.stack(of_runs)).any(axis=(0, 1)) for of_runs in zip(*runs, strict=True)]
     tables = [np.stack(of_runs)[:, :, keep] for of_runs, keep in zip(zip(*runs, strict=True), known, strict=True)]
     # How often each resample draws a seed and a problem, as shares: means are then products of matrices.
-    seeds = _draws(rng, len(runs))
-    means = [np.einsum("rs,spn,rn->rp", seeds, table, _draws(rng, table.shape[2]), optimize=True) for table in tables]
+    seeds, *problems = _draws(seed, (len(runs), *(table.shape[2] for table in tables)))
+    means = [
+        np.einsum("rs,spn,rn->rp", seeds, table, share, optimize=True)
+        for table, share in zip(tables, problems, strict=True)
+    ]
     drawn = [figure([of_benchmark[number] for of_benchmark in means]) for number in range(_RESAMPLES)]
     low, high = np.quantile(drawn, [0.025, 0.975])
     return Estimate(figure([table.mean(axis=(0, 2)) for table in tables]), float(low), float(high))
 
 
-def _draws(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Draws `count` things with replacement; returns the share of each, of shape (resamples, count)."""
-    return rng.multinomial(count, np.full(count, 1 / count), size=_RESAMPLES) / count
+@lru_cache(maxsize=2)  # figures of the same runs share the draw, which takes longer than the figures
+def _draws(seed: int, counts: tuple[int, ...]) -> list[np.ndarray]:
+    """Draws as many of several things as there are, with replacement; returns shares of shape (resamples, count)."""
+    rng = np.random.default_rng(seed)
+    return [rng.multinomial(count, np.full(count, 1 / count), size=_RESAMPLES) / count for count in counts]
 
 
 def difference(of_benchmarks: list[np.ndarray]) -> float:
