@@ -16,7 +16,6 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     EASY_TOO: ("filter.max_success_rate=1.0",),
     TWO_EPOCHS: ("rft.epochs=2.0",),
 }
-ABLATIONS = (NO_RL, FROM_EXPLORED, EASY_TOO, TWO_EPOCHS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +32,8 @@ class Study:
     budgets: tuple[int, ...]  # numbers of iterations after which the methods are compared
     learning_rates: tuple[float, ...]  # of RL; each runs with the first seed
     seeds: tuple[int, ...]  # of learning rates that were chosen at some budget
-    ablation_iterations: int = 0  # after which ABLATIONS are compared; 0: they are not run
+    variants: tuple[str, ...] = (RLOOP, ALL_EXPERTS)  # whose learning rates are chosen
+    ablation_iterations: int = 0  # after which the ablations are compared; 0: they are not run
     ablation_rate: float = 3e-4  # their learning rate of RL: the one at which RL changes the policy most
     changes: tuple[str, ...] = ()  # recipe overrides, for smaller runs
 
@@ -87,6 +87,7 @@ SMOLLM2 = Study(
     budgets=(3,),
     learning_rates=(2e-5,),
     seeds=(1, 2, 3),
+    variants=(RLOOP,),
     changes=("eval.samples=8", "eval.pass_at=[1,4,8]"),
 )
 STUDIES = {study.name: study for study in (COUNTDOWN, COUNTDOWN_WIDE, SHORTEST_PATH, SMOLLM2)}

@@ -16,9 +16,6 @@ import click
 
 from reproduction.document import write_document
 from reproduction.grid import (
-    ABLATIONS,
-    ALL_EXPERTS,
-    RLOOP,
     ROOT,
     SHORT,
     STUDIES,
@@ -27,7 +24,7 @@ from reproduction.grid import (
     further_runs,
     tuning_runs,
 )
-from reproduction.methods import AS_PUBLISHED, VANILLA, WITH_ALL_EXPERTS, chosen_rates
+from reproduction.methods import ABLATED, METHODS, chosen_rates
 from reproduction.results import execute, read_results
 
 
@@ -59,25 +56,16 @@ def run_study(study: Study, output: Path, jobs: int) -> None:
         output: folder of the runs, with their result files in `results`.
         jobs: number of parallel runs.
     """
-    results = output / "results"
-    variants = (RLOOP,) if study.name == "smollm2" else (RLOOP, ALL_EXPERTS)
-    for variant in variants:
+    for variant in study.variants:
         run_all(tuning_runs(study, variant), study, max(study.budgets), output, jobs)
-    found = read_results(results, study)
-    run_all(
-        further_runs(study, chosen_rates(found, study, [VANILLA, AS_PUBLISHED])),
-        study,
-        max(study.budgets),
-        output,
-        jobs,
-    )
-    if ALL_EXPERTS in variants:
-        rates = chosen_rates(found, study, [WITH_ALL_EXPERTS])
-        run_all(further_runs(study, rates, ALL_EXPERTS), study, max(study.budgets), output, jobs)
+    found = read_results(output / "results", study)
+    for variant in study.variants:
+        rates = chosen_rates(found, study, [method for method in METHODS if method.variant == variant])
+        run_all(further_runs(study, rates, variant), study, max(study.budgets), output, jobs)
     if study.ablation_iterations:
         base, rate = next(iter(study.bases)), study.ablation_rate
         whole = [Run(study.name, base, seed, rate) for seed in study.seeds]
-        ablations = [Run(study.name, base, seed, rate, variant) for variant in ABLATIONS for seed in study.seeds]
+        ablations = [Run(study.name, base, seed, rate, method.variant) for method in ABLATED for seed in study.seeds]
         run_all([*whole, *ablations], study, study.ablation_iterations, output, jobs)
 
 
