@@ -18,6 +18,7 @@ from reproduction.methods import (
     METHODS,
     VANILLA,
     WITH_ALL_EXPERTS,
+    WITH_TWO_EPOCHS,
     Method,
     Policy,
     averages_by_rate,
@@ -26,7 +27,13 @@ from reproduction.methods import (
 )
 from reproduction.results import Results, read_results
 
-_PAIRS = ((AS_PUBLISHED, VANILLA), (WITH_ALL_EXPERTS, VANILLA), (WITH_ALL_EXPERTS, AS_PUBLISHED))
+_PAIRS = (
+    (AS_PUBLISHED, VANILLA),
+    (WITH_ALL_EXPERTS, VANILLA),
+    (WITH_TWO_EPOCHS, VANILLA),
+    (WITH_ALL_EXPERTS, AS_PUBLISHED),
+    (WITH_TWO_EPOCHS, AS_PUBLISHED),
+)
 
 
 def write_document(path: Path, folder: Path, studies: Sequence[Study], remarks: bool = False) -> None:
@@ -65,10 +72,8 @@ def _study(results: Results, study: Study, path: Path, quoted: dict[str, str]) -
         parts += [f"Base policy {base}:"] if several else []
         parts.append(_policies(results, study, base))
     parts += ["Differences, chosen on the development set:", _differences(results, study, bases, quoted, chosen=True)]
-    parts += [
-        "The same with the last policies, at the same learning rates:",
-        _differences(results, study, bases, quoted, chosen=False),
-    ]
+    last = _differences(results, study, bases, quoted, chosen=False)
+    parts.append(f"<details><summary>The last policies, at equal learning rates</summary>\n\n{last}\n\n</details>")
     for base in bases:
         name = f"{study.name}-{base}.svg"
         draw_budgets(path.parent / path.stem / name, results, study, base)
@@ -217,7 +222,8 @@ def _rewards(results: Results, study: Study) -> str:
     """Returns the table of the mean training reward of RL beside the average on the development set."""
     base, rows = next(iter(study.bases)), []
     for rate in study.learning_rates:
-        for method, key in ((VANILLA, "vanilla"), (AS_PUBLISHED, "explored")):
+        for method in METHODS:
+            key = "vanilla" if method == VANILLA else "explored"
             found = results.get(Run(study.name, base, study.seeds[0], rate, method.variant))
             budgets = [budget for budget in study.budgets if found and found["iterations"] >= budget]
             if found and budgets:
@@ -269,8 +275,8 @@ def _ablations(results: Results, study: Study, quoted: dict[str, str]) -> str:
 def _cost(results: Results, study: Study) -> str:
     """Returns what RFT costs beside RL, and how the experts of all iterations grow."""
     rows = []
-    for variant in dict.fromkeys(run.variant for run in results if run.variant in ("", WITH_ALL_EXPERTS.variant)):
-        of_variant = [found for run, found in results.items() if run.variant == variant]
+    for method in (AS_PUBLISHED, WITH_ALL_EXPERTS, WITH_TWO_EPOCHS):
+        of_variant = [found for run, found in results.items() if run.variant == method.variant]
         for budget in study.budgets:
             reached = [found for found in of_variant if found["iterations"] >= budget]
             if reached:
@@ -279,9 +285,8 @@ def _cost(results: Results, study: Study) -> str:
                     median(sum(found["seconds"][stage][:budget]) for found in reached) for stage in ("rl", "rft")
                 )
                 experts = fmean(found["experts"][budget - 1] for found in reached)
-                label = WITH_ALL_EXPERTS.label if variant else AS_PUBLISHED.label
                 rows.append(
-                    [label, budget * study.steps, f"{rl:.0f}", f"{rft:.0f}", f"{rft / rl:.2f}", f"{experts:.0f}"]
+                    [method.label, budget * study.steps, f"{rl:.0f}", f"{rft:.0f}", f"{rft / rl:.2f}", f"{experts:.0f}"]
                 )
     note = (
         "Seconds on one core, medians over runs. At equal RL steps, RLoop takes longer than vanilla RL by the time of "

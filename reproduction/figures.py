@@ -8,11 +8,16 @@ from components.report.figures import COLOURS
 from components.shared.reporting import page
 from components.shared.stage import whole_file
 from reproduction.comparison import estimate
-from reproduction.grid import ALL_EXPERTS, Study
+from reproduction.grid import ALL_EXPERTS, TWO_EPOCHS, Study
 from reproduction.methods import METHODS, Policy, choose
 from reproduction.results import Results
 
-_STYLES = {"vanilla": (COLOURS["vanilla"], "-"), "rloop": (COLOURS["rloop"], "-"), ALL_EXPERTS: ("#b45309", "--")}
+_STYLES = {
+    "vanilla": (COLOURS["vanilla"], "-"),
+    "rloop": (COLOURS["rloop"], "-"),
+    ALL_EXPERTS: ("#b45309", "--"),
+    TWO_EPOCHS: ("#7c3aed", ":"),
+}
 
 
 def draw_budgets(path: Path, results: Results, study: Study, base: str) -> None:

@@ -32,7 +32,7 @@ class Study:
     budgets: tuple[int, ...]  # numbers of iterations after which the methods are compared
     learning_rates: tuple[float, ...]  # of RL; each runs with the first seed
     seeds: tuple[int, ...]  # of learning rates that were chosen at some budget
-    variants: tuple[str, ...] = (RLOOP, ALL_EXPERTS)  # whose learning rates are chosen
+    variants: tuple[str, ...] = (RLOOP, ALL_EXPERTS, TWO_EPOCHS)  # whose learning rates are chosen
     ablation_iterations: int = 0  # after which the ablations are compared; 0: they are not run
     ablation_rate: float = 3e-4  # their learning rate of RL: the one at which RL changes the policy most
     changes: tuple[str, ...] = ()  # recipe overrides, for smaller runs
@@ -98,6 +98,7 @@ SHORT = dataclasses.replace(
     budgets=(1, 3),
     learning_rates=(1e-4, 3e-4),
     seeds=(1,),
+    variants=(RLOOP, ALL_EXPERTS),
     ablation_iterations=0,
 )
 

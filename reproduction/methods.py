@@ -23,12 +23,12 @@ class Method:
 VANILLA = Method("vanilla RL", "vanilla", RLOOP)
 AS_PUBLISHED = Method("RLoop", "rloop", RLOOP)
 WITH_ALL_EXPERTS = Method("RLoop, all experts", "rloop", ALL_EXPERTS)
-METHODS = (VANILLA, AS_PUBLISHED, WITH_ALL_EXPERTS)
+WITH_TWO_EPOCHS = Method("RLoop, 2 epochs of RFT", "rloop", TWO_EPOCHS)
+METHODS = (VANILLA, AS_PUBLISHED, WITH_ALL_EXPERTS, WITH_TWO_EPOCHS)
 ABLATED = (
     Method("without RL: learning rate 0", "rloop", NO_RL),
     Method("RFT from the explored policy", "rloop", FROM_EXPLORED),
     Method("easy problems too", "rloop", EASY_TOO),
-    Method("2 epochs of RFT instead of 6", "rloop", TWO_EPOCHS),
 )
 
 

@@ -11,7 +11,7 @@ from components.shared.stage import read_json, write_json
 from launch.analysis.seeds import average, difference, over_seeds_and_problems, relative, values
 from reproduction.comparison import compare
 from reproduction.document import write_document
-from reproduction.grid import ALL_EXPERTS, COUNTDOWN, FROM_EXPLORED, ROOT, STUDIES, Run, Study, further_runs
+from reproduction.grid import ALL_EXPERTS, COUNTDOWN, FROM_EXPLORED, RLOOP, ROOT, STUDIES, Run, Study, further_runs
 from reproduction.methods import ABLATED, AS_PUBLISHED, VANILLA, Policy, choose, chosen_rates
 from reproduction.results import counts, read_results
 from reproduction.run import run_study
@@ -133,6 +133,7 @@ def test_the_comparison_in_a_reduced_size(tmp_path: Path, monkeypatch: pytest.Mo
         budgets=(1, 2),
         learning_rates=(3e-4,),
         seeds=(1,),
+        variants=(RLOOP, ALL_EXPERTS),
         changes=changes,
     )
     study = dataclasses.replace(study, steps=4, ablation_iterations=1)
