@@ -28,11 +28,6 @@ class Estimate:
         """The estimate formatted as a difference."""
         return f"{self.value:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
 
-    @property
-    def percent(self) -> str:
-        """The estimate formatted as a relative difference, in percent."""
-        return f"{100 * self.value:+.0f} % [{100 * self.low:+.0f}, {100 * self.high:+.0f}]"
-
 
 def values(counts: Counts, benchmark: str, k: int) -> np.ndarray:
     """Returns pass@k per problem of a benchmark; k = 1 gives avg@n; NaN if fewer than k samples could be judged."""
@@ -79,12 +74,6 @@ def difference(of_benchmarks: list[np.ndarray]) -> float:
     """Returns the first policy minus the second, averaged over benchmarks."""
     mean = np.mean(of_benchmarks, axis=0)
     return float(mean[0] - mean[1])
-
-
-def relative(of_benchmarks: list[np.ndarray]) -> float:
-    """Returns the difference between the first policy and the second, relative to the second."""
-    mean = np.mean(of_benchmarks, axis=0)
-    return float((mean[0] - mean[1]) / mean[1]) if mean[1] else float("nan")
 
 
 def average(of_benchmarks: list[np.ndarray]) -> float:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from components.shared.stage import read_json, write_json
-from launch.analysis.seeds import average, difference, over_seeds_and_problems, relative, values
+from launch.analysis.seeds import average, difference, over_seeds_and_problems, values
 from reproduction.comparison import compare
 from reproduction.document import write_document
 from reproduction.grid import ALL_EXPERTS, COUNTDOWN, FROM_EXPLORED, RLOOP, ROOT, STUDIES, Run, Study, further_runs
@@ -27,7 +27,6 @@ def test_figures_by_hand() -> None:
     runs = [[small, large], [small + 0.1, large]]
     assert over_seeds_and_problems(runs, average).value == pytest.approx((0.55 + 0.2) / 2)
     assert over_seeds_and_problems(runs, difference).value == pytest.approx((0.25 + 0.0) / 2)
-    assert over_seeds_and_problems(runs, relative).value == pytest.approx(0.125 / ((0.3 + 0.2) / 2))
 
 
 def test_a_problem_with_too_few_judged_samples_is_left_out_of_all() -> None:
