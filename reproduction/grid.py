@@ -32,6 +32,7 @@ class Study:
     budgets: tuple[int, ...]  # numbers of iterations after which the methods are compared
     learning_rates: tuple[float, ...]  # of RL; each runs with the first seed
     seeds: tuple[int, ...]  # of learning rates that were chosen at some budget
+    further_iterations: int  # up to which the other seeds and base policies run, at the learning rates chosen so far
     variants: tuple[str, ...] = (RLOOP, ALL_EXPERTS, TWO_EPOCHS)  # whose learning rates are chosen
     ablation_iterations: int = 0  # after which the ablations are compared; 0: they are not run
     ablation_rate: float = 3e-4  # their learning rate of RL: the one at which RL changes the policy most
@@ -49,6 +50,7 @@ COUNTDOWN = Study(
     budgets=(3, 6, 12, 24),
     learning_rates=(3e-5, 1e-4, 3e-4),
     seeds=(1, 2, 3),
+    further_iterations=12,
     ablation_iterations=12,
 )
 COUNTDOWN_WIDE = dataclasses.replace(
@@ -75,6 +77,7 @@ SHORTEST_PATH = Study(
     budgets=(3, 6),
     learning_rates=(1e-4,),
     seeds=(1, 2, 3),
+    further_iterations=6,
 )
 SMOLLM2 = Study(
     name="smollm2",
@@ -87,6 +90,7 @@ SMOLLM2 = Study(
     budgets=(3,),
     learning_rates=(2e-5,),
     seeds=(1, 2, 3),
+    further_iterations=3,
     variants=(RLOOP,),
     changes=("eval.samples=8", "eval.pass_at=[1,4,8]"),
 )
@@ -98,6 +102,7 @@ SHORT = dataclasses.replace(
     budgets=(1, 3),
     learning_rates=(1e-4, 3e-4),
     seeds=(1,),
+    further_iterations=3,
     variants=(RLOOP, ALL_EXPERTS),
     ablation_iterations=0,
 )

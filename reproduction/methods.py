@@ -73,8 +73,9 @@ def choose(results: Results, study: Study, method: Method, budget: int) -> Polic
 
 
 def chosen_rates(results: Results, study: Study, methods: Iterable[Method]) -> set[float]:
-    """Returns the learning rates that one of the methods has chosen at some budget."""
-    found = (choose(results, study, method, budget) for method in methods for budget in study.budgets)
+    """Returns the learning rates that one of the methods has chosen at a budget of the other seeds' runs."""
+    budgets = [budget for budget in study.budgets if budget <= study.further_iterations]
+    found = (choose(results, study, method, budget) for method in methods for budget in budgets)
     return {policy.rate for policy in found if policy}
 
 

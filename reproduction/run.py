@@ -61,7 +61,7 @@ def run_study(study: Study, output: Path, jobs: int) -> None:
     found = read_results(output / "results", study)
     for variant in study.variants:
         rates = chosen_rates(found, study, [method for method in METHODS if method.variant == variant])
-        run_all(further_runs(study, rates, variant), study, max(study.budgets), output, jobs)
+        run_all(further_runs(study, rates, variant), study, study.further_iterations, output, jobs)
     if study.ablation_iterations:
         base, rate = next(iter(study.bases)), study.ablation_rate
         whole = [Run(study.name, base, seed, rate) for seed in study.seeds]

@@ -73,7 +73,8 @@ def test_rate_and_checkpoint_are_chosen_on_the_development_set_within_the_budget
     assert choose(results, STUDY, VANILLA, 2) == Policy(VANILLA, 3e-4, 2)
     assert choose(results, STUDY, AS_PUBLISHED, 1) == Policy(AS_PUBLISHED, 1e-4, 1)
     assert choose(results, STUDY, AS_PUBLISHED, 2) == Policy(AS_PUBLISHED, 3e-4, 2)
-    assert chosen_rates(results, STUDY, [VANILLA]) == {3e-4}
+    assert chosen_rates(results, STUDY, [AS_PUBLISHED]) == {1e-4, 3e-4}
+    assert chosen_rates(results, dataclasses.replace(STUDY, further_iterations=1), [AS_PUBLISHED]) == {1e-4}
     assert [(run.base, run.seed) for run in further_runs(STUDY, {3e-4})] == [("A", 1), ("A", 2), ("B", 1), ("B", 2)]
     found = results[Run("countdown", "A", 1, 3e-4)]
     assert Policy(VANILLA, 3e-4, 2).of(found, STUDY) == "vanilla-1", "stopped early"
@@ -132,6 +133,7 @@ def test_the_comparison_in_a_reduced_size(tmp_path: Path, monkeypatch: pytest.Mo
         budgets=(1, 2),
         learning_rates=(3e-4,),
         seeds=(1,),
+        further_iterations=2,
         variants=(RLOOP, ALL_EXPERTS),
         changes=changes,
     )
