@@ -26,7 +26,8 @@ def draw_budgets(path: Path, results: Results, study: Study, base: str) -> None:
     The first column shows what each method yields within that many steps: learning rate and checkpoint chosen on the
     development set. The other columns show the last policies at each learning rate.
     """
-    rates = [r for r in study.learning_rates if any((run.base, run.learning_rate) == (base, r) for run in results)]
+    of_base = {run: found["iterations"] for run, found in results.items() if run.base == base}
+    rates = [r for r in study.learning_rates if any(run.learning_rate == r for run in of_base)]
     drawing, axes = page.new_figure(3.2 * (1 + len(rates)), 6, rows=2, columns=1 + len(rates))
     for row, k in enumerate((1, study.k)):
         of_row = axes[row * (1 + len(rates)) :][: 1 + len(rates)]
@@ -40,7 +41,7 @@ def draw_budgets(path: Path, results: Results, study: Study, base: str) -> None:
                 _draw(axis, results, study, base, k, last)
         of_row[0].set_ylabel("avg@n" if k == 1 else f"pass@{k}")
     for axis in axes:
-        axis.set_xlim(0, _points(study.budgets)[-1] * study.steps)
+        axis.set_xlim(0, max(of_base.values()) * study.steps)
     titles = ["chosen on the development set", *(f"last policy, learning rate {rate:g}" for rate in rates)]
     for axis, title in zip(axes, titles, strict=False):
         axis.set_title(title, fontsize=9)
