@@ -24,6 +24,7 @@ from reproduction.methods import (
     averages_by_rate,
     choose,
     development_average,
+    planned_runs,
 )
 from reproduction.results import Results, read_results
 
@@ -64,7 +65,7 @@ def _study(results: Results, study: Study, path: Path, quoted: dict[str, str]) -
     """Returns a study's section; adds the figures that the remarks may quote."""
     bases = [base for base in study.bases if any(run.base == base for run in results)]
     several = len(bases) > 1
-    parts = [_read(f"{study.name.removesuffix('-short')}.md"), _runs(results)]
+    parts = [_read(f"{study.name.removesuffix('-short')}.md"), _runs(results, study)]
     if len(study.learning_rates) > 1:
         parts += ["### Choosing the learning rate", _tuning(results, study)]
     parts.append("### Results")
@@ -93,14 +94,16 @@ def _table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return "\n".join([lines[0], "|" + "---|" * len(headers), *lines[1:]])
 
 
-def _runs(results: Results) -> str:
-    """Returns what was run: runs of each kind, their seeds and how far they got."""
+def _runs(results: Results, study: Study) -> str:
+    """Returns what was run, and what is planned: runs of each kind, how far each seed got, and hours."""
+    planned = planned_runs(results, study)
     rows: dict[tuple[str, float, str], list[str]] = {}
     hours: dict[tuple[str, float, str], float] = {}
-    for run, found in sorted(results.items(), key=lambda item: (item[0].base, item[0].variant, item[0].seed)):
+    for run in sorted({*planned, *results}, key=lambda run: run.seed):
         key = (run.base, run.learning_rate, run.variant)
-        rows.setdefault(key, []).append(f"{run.seed} ({found['iterations']})")
-        hours[key] = hours.get(key, 0.0) + found["hours"]
+        done = results[run]["iterations"] if run in results else 0
+        rows.setdefault(key, []).append(f"{run.seed}: {done} of {planned.get(run, done)}")
+        hours[key] = hours.get(key, 0.0) + (results[run]["hours"] if run in results else 0.0)
     lines = [
         (
             base,
@@ -112,7 +115,13 @@ def _runs(results: Results) -> str:
         for base, rate, variant in sorted(rows)
     ]
     total = f"{sum(hours.values()):.1f}"
-    headers = ["base policy", "run", "RL learning rate", "seeds (iterations)", f"hours on one core ({total})"]
+    headers = [
+        "base policy",
+        "run",
+        "RL learning rate",
+        "seed: iterations run of those planned",
+        f"hours on one core ({total})",
+    ]
     return _table(headers, lines)
 
 

@@ -1,7 +1,6 @@
 """The studies of docs/reproduction.md and the pipeline runs that each consists of."""
 
 import dataclasses
-from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -59,6 +58,7 @@ COUNTDOWN_WIDE = dataclasses.replace(
     bases={"A": COUNTDOWN.bases["A"]},
     budgets=(3, 6, 12),
     learning_rates=(1e-4, 3e-4),
+    variants=(RLOOP, TWO_EPOCHS),
     ablation_iterations=0,
     changes=(
         "data.train=['countdown://train?numbers=3&low=1&high=9&count=560&seed=1', "
@@ -78,6 +78,7 @@ SHORTEST_PATH = Study(
     learning_rates=(1e-4,),
     seeds=(1, 2, 3),
     further_iterations=6,
+    variants=(RLOOP, TWO_EPOCHS),
 )
 SMOLLM2 = Study(
     name="smollm2",
@@ -135,17 +136,8 @@ class Run:
         return [*own, vanilla, *study.changes, *VARIANTS[self.variant]]
 
 
-def tuning_runs(study: Study, variant: str = RLOOP) -> list[Run]:
-    """Returns the runs that learning rates are chosen with: the first seed on the first base policy."""
-    base = next(iter(study.bases))
-    return [Run(study.name, base, study.seeds[0], rate, variant) for rate in study.learning_rates]
-
-
-def further_runs(study: Study, rates: Iterable[float], variant: str = RLOOP) -> list[Run]:
-    """Returns the runs of all seeds and base policies at learning rates that were chosen."""
-    return [
-        Run(study.name, base, seed, rate, variant)
-        for base in study.bases
-        for seed in study.seeds
-        for rate in sorted(set(rates))
-    ]
+def tuning_runs(study: Study) -> dict[Run, int]:
+    """Returns the runs that learning rates are chosen with, and their iterations: first seed and base policy."""
+    base, seed = next(iter(study.bases)), study.seeds[0]
+    pairs = [(variant, rate) for variant in study.variants for rate in study.learning_rates]
+    return {Run(study.name, base, seed, rate, variant): max(study.budgets) for variant, rate in pairs}

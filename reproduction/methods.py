@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
 
 from launch.analysis.seeds import values
-from reproduction.grid import ALL_EXPERTS, EASY_TOO, FROM_EXPLORED, NO_RL, RLOOP, TWO_EPOCHS, Run, Study
+from reproduction.grid import ALL_EXPERTS, EASY_TOO, FROM_EXPLORED, NO_RL, RLOOP, TWO_EPOCHS, Run, Study, tuning_runs
 from reproduction.results import Results, counts
 
 
@@ -77,6 +78,21 @@ def chosen_rates(results: Results, study: Study, methods: Iterable[Method]) -> s
     budgets = [budget for budget in study.budgets if budget <= study.further_iterations]
     found = (choose(results, study, method, budget) for method in methods for budget in budgets)
     return {policy.rate for policy in found if policy}
+
+
+def planned_runs(results: Results, study: Study) -> dict[Run, int]:
+    """Returns all runs of a study and their iterations, with the learning rates that the results so far choose."""
+    planned = tuning_runs(study)
+    for variant in study.variants:
+        rates = chosen_rates(results, study, [method for method in METHODS if method.variant == variant])
+        for base, seed, rate in product(study.bases, study.seeds, sorted(rates)):
+            planned.setdefault(Run(study.name, base, seed, rate, variant), study.further_iterations)
+    if study.ablation_iterations:
+        base = next(iter(study.bases))
+        for method, seed in product((AS_PUBLISHED, *ABLATED), study.seeds):
+            run = Run(study.name, base, seed, study.ablation_rate, method.variant)
+            planned[run] = max(study.ablation_iterations, planned.get(run, 0))
+    return planned
 
 
 def figures_by_seed(

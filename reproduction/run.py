@@ -8,7 +8,6 @@ import os
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,10 +20,9 @@ from reproduction.grid import (
     STUDIES,
     Run,
     Study,
-    further_runs,
     tuning_runs,
 )
-from reproduction.methods import ABLATED, METHODS, chosen_rates
+from reproduction.methods import planned_runs
 from reproduction.results import execute, read_results
 
 
@@ -56,25 +54,15 @@ def run_study(study: Study, output: Path, jobs: int) -> None:
         output: folder of the runs, with their result files in `results`.
         jobs: number of parallel runs.
     """
-    for variant in study.variants:
-        run_all(tuning_runs(study, variant), study, max(study.budgets), output, jobs)
-    found = read_results(output / "results", study)
-    for variant in study.variants:
-        rates = chosen_rates(found, study, [method for method in METHODS if method.variant == variant])
-        run_all(further_runs(study, rates, variant), study, study.further_iterations, output, jobs)
-    if study.ablation_iterations:
-        base, rate = next(iter(study.bases)), study.ablation_rate
-        whole = [Run(study.name, base, seed, rate) for seed in study.seeds]
-        ablations = [Run(study.name, base, seed, rate, method.variant) for method in ABLATED for seed in study.seeds]
-        run_all([*whole, *ablations], study, study.ablation_iterations, output, jobs)
+    run_all(tuning_runs(study), study, output, jobs)
+    run_all(planned_runs(read_results(output / "results", study), study), study, output, jobs)
 
 
-def run_all(runs: Iterable[Run], study: Study, iterations: int, output: Path, jobs: int) -> None:
-    """Executes the runs that have not finished; those with different folders run in parallel."""
+def run_all(runs: dict[Run, int], study: Study, output: Path, jobs: int) -> None:
+    """Executes the runs, up to their iterations, that have not finished; those with different folders in parallel."""
     finished = read_results(output / "results", study)
     places: defaultdict[str, list[Run]] = defaultdict(list)
-    runs = list(runs)
-    for run in runs:
+    for run, iterations in runs.items():
         if run not in finished or finished[run]["iterations"] < iterations:
             places[run.place].append(run)
     left = sum(map(len, places.values()))
@@ -86,7 +74,7 @@ def run_all(runs: Iterable[Run], study: Study, iterations: int, output: Path, jo
         nonlocal left
         for run in of_place:
             reached = finished[run]["iterations"] if run in finished else 0
-            for budget in [b for b in study.budgets if reached < b <= iterations]:
+            for budget in [b for b in study.budgets if reached < b <= runs[run]]:
                 execute(run, study, budget, output, output / "results", threads)
             left -= 1
             click.echo(f"  {run.name:<40} {left} left, {(time.monotonic() - began) / 60:.0f} minutes so far")

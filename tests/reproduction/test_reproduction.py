@@ -11,8 +11,8 @@ from components.shared.stage import read_json, write_json
 from launch.analysis.seeds import average, difference, over_seeds_and_problems, values
 from reproduction.comparison import compare
 from reproduction.document import write_document
-from reproduction.grid import ALL_EXPERTS, COUNTDOWN, FROM_EXPLORED, RLOOP, ROOT, STUDIES, Run, Study, further_runs
-from reproduction.methods import ABLATED, AS_PUBLISHED, VANILLA, Policy, choose, chosen_rates
+from reproduction.grid import ALL_EXPERTS, COUNTDOWN, FROM_EXPLORED, RLOOP, ROOT, STUDIES, Run, Study, tuning_runs
+from reproduction.methods import ABLATED, AS_PUBLISHED, VANILLA, Policy, choose, planned_runs
 from reproduction.results import counts, read_results
 from reproduction.run import run_study
 
@@ -73,12 +73,24 @@ def test_rate_and_checkpoint_are_chosen_on_the_development_set_within_the_budget
     assert choose(results, STUDY, VANILLA, 2) == Policy(VANILLA, 3e-4, 2)
     assert choose(results, STUDY, AS_PUBLISHED, 1) == Policy(AS_PUBLISHED, 1e-4, 1)
     assert choose(results, STUDY, AS_PUBLISHED, 2) == Policy(AS_PUBLISHED, 3e-4, 2)
-    assert chosen_rates(results, STUDY, [AS_PUBLISHED]) == {1e-4, 3e-4}
-    assert chosen_rates(results, dataclasses.replace(STUDY, further_iterations=1), [AS_PUBLISHED]) == {1e-4}
-    assert [(run.base, run.seed) for run in further_runs(STUDY, {3e-4})] == [("A", 1), ("A", 2), ("B", 1), ("B", 2)]
     found = results[Run("countdown", "A", 1, 3e-4)]
     assert Policy(VANILLA, 3e-4, 2).of(found, STUDY) == "vanilla-1", "stopped early"
     assert Policy(VANILLA, 3e-4, 2, last=True).of(found, STUDY) == "vanilla-2"
+
+
+def test_other_seeds_run_at_the_rates_that_are_chosen_within_their_budgets(tmp_path: Path) -> None:
+    finished(tmp_path, Run("countdown", "A", 1, 1e-4), vanilla=[3, 2], rloop=[9, 9])
+    finished(tmp_path, Run("countdown", "A", 1, 3e-4), vanilla=[2, 5], rloop=[1, 1])
+    study = dataclasses.replace(STUDY, variants=(RLOOP,), further_iterations=1, ablation_iterations=0)
+    planned = planned_runs(read_results(tmp_path, study), study)
+    of_first = {Run("countdown", "A", 1, rate): 2 for rate in (1e-4, 3e-4)}
+    others = [Run("countdown", base, seed, 1e-4) for base, seed in (("A", 2), ("B", 1), ("B", 2))]
+    assert tuning_runs(study) == of_first and planned == {**of_first, **dict.fromkeys(others, 1)}
+    ablated = planned_runs({}, dataclasses.replace(study, ablation_iterations=1))
+    assert ablated.pop(Run("countdown", "A", 1, 3e-4)) == 2, "as far as it runs anyway"
+    assert {run for run in ablated if run.variant == FROM_EXPLORED} == {
+        Run("countdown", "A", seed, 3e-4, FROM_EXPLORED) for seed in (1, 2)
+    }
 
 
 def test_only_runs_that_have_reached_the_budget_are_compared(tmp_path: Path) -> None:
