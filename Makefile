@@ -66,13 +66,13 @@ bench-smollm2: $(VLLM_READY) $(SMOLLM2) ## Benchmark exploration and evaluation 
 smollm2: $(VLLM_READY) $(SMOLLM2) ## Run the loop with SmolLM2-135M and vLLM, on the CPU (1 hour)
 	@$(VLLM_BIN)/python pipeline.py run --recipe recipes/smollm2-135m.yaml --output-dir runs/smollm2
 
-reproduce: $(READY) ## Run the comparisons of docs/reproduction.md again, in runs/reproduction: STUDIES="countdown shortest-path" (16 hours)
+reproduce: $(READY) ## Run the comparisons of docs/reproduction.md again, in runs/reproduction: STUDIES="countdown shortest-path" (about 13 hours)
 	@$(BIN)/python -m reproduction.run $(STUDIES)
 
 reproduce-short: $(READY) ## Compare RLoop with vanilla RL up to 120 RL steps, in runs/reproduction-short (10 minutes)
 	@$(BIN)/python -m reproduction.run --short
 
-reproduce-smollm2: $(VLLM_READY) $(SMOLLM2) ## Compare RLoop with vanilla RL on SmolLM2-135M, on the CPU (3 hours)
+reproduce-smollm2: $(VLLM_READY) $(SMOLLM2) ## Compare RLoop with vanilla RL on SmolLM2-135M, on the CPU (2 hours)
 	@$(VLLM_BIN)/python -m reproduction.run smollm2
 
 reproduction-page: $(READY) ## Write docs/reproduction.md from the committed results of its runs
