@@ -129,7 +129,7 @@ def test_the_page_comes_out_of_the_committed_results(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_comparison_in_a_reduced_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     of_one = tuple(method for method in ABLATED if method.variant == FROM_EXPLORED)
-    monkeypatch.setattr("reproduction.run.ABLATED", of_one)
+    monkeypatch.setattr("reproduction.methods.ABLATED", of_one)
     changes = (
         "rl.steps=4",
         "rl.prompts_per_step=8",
