@@ -1,6 +1,6 @@
 """The methods that are compared, and what each one yields within a budget: settings and checkpoint, chosen on `dev`."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -73,8 +73,9 @@ def choose(results: Results, study: Study, method: Method, budget: int) -> Polic
     return Policy(method, max(averages, key=lambda rate: averages[rate]), budget) if averages else None
 
 
-def chosen_rates(results: Results, study: Study, methods: Iterable[Method]) -> set[float]:
-    """Returns the learning rates that one of the methods has chosen at a budget of the other seeds' runs."""
+def chosen_rates(results: Results, study: Study, variant: str) -> set[float]:
+    """Returns the learning rates that a method of the variant has chosen at a budget of the other seeds' runs."""
+    methods = [method for method in METHODS if method.variant == variant]
     budgets = [budget for budget in study.budgets if budget <= study.further_iterations]
     found = (choose(results, study, method, budget) for method in methods for budget in budgets)
     return {policy.rate for policy in found if policy}
@@ -84,8 +85,7 @@ def planned_runs(results: Results, study: Study) -> dict[Run, int]:
     """Returns all runs of a study and their iterations, with the learning rates that the results so far choose."""
     planned = tuning_runs(study)
     for variant in study.variants:
-        rates = chosen_rates(results, study, [method for method in METHODS if method.variant == variant])
-        for base, seed, rate in product(study.bases, study.seeds, sorted(rates)):
+        for base, seed, rate in product(study.bases, study.seeds, sorted(chosen_rates(results, study, variant))):
             planned.setdefault(Run(study.name, base, seed, rate, variant), study.further_iterations)
     if study.ablation_iterations:
         base = next(iter(study.bases))

@@ -14,14 +14,7 @@ from pathlib import Path
 import click
 
 from reproduction.document import write_document
-from reproduction.grid import (
-    ROOT,
-    SHORT,
-    STUDIES,
-    Run,
-    Study,
-    tuning_runs,
-)
+from reproduction.grid import ROOT, SHORT, STUDIES, Run, Study, tuning_runs
 from reproduction.methods import planned_runs
 from reproduction.results import execute, read_results
 
