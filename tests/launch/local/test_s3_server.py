@@ -1,5 +1,6 @@
 """A run's S3 server ends with the run, and no other server is mistaken for it."""
 
+import io
 import socket
 import subprocess
 import sys
@@ -7,6 +8,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+from minio import Minio
+from urllib3 import PoolManager
 
 from components.shared.errors import InputError
 from launch.local.s3_server import S3Server, _end_orphans
@@ -32,6 +35,22 @@ def test_it_ends_with_a_run_that_is_killed(tmp_path: Path) -> None:
     run.communicate()
     psutil.wait_procs([server], timeout=15)
     assert not server.is_running() or server.status() == psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.slow
+def test_once_started_again_it_serves_what_it_holds_at_the_first_request(tmp_path: Path) -> None:
+    server = S3Server(tmp_path, "bucket")
+    once = PoolManager(retries=False)
+    for start in range(4):
+        server.start()
+        endpoint = server.endpoint.removeprefix("http://")
+        client = Minio(endpoint, server.access_key, server.secret_key, secure=False, http_client=once)
+        if start:
+            with client.get_object("bucket", "object") as response:
+                assert response.read() == b"content", f"start {start}"
+        client.put_object("bucket", "object", io.BytesIO(b"content"), 7)
+        assert [item.object_name for item in client.list_objects("bucket")] == ["object"]
+        server.stop()
 
 
 def test_one_that_was_left_behind_on_the_same_data_is_ended(tmp_path: Path) -> None:

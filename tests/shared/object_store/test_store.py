@@ -14,6 +14,8 @@ import certifi
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from minio import Minio, S3Error
+from urllib3 import HTTPResponse
 
 from components.shared.errors import InputError
 from components.shared.object_store import Store, open_store
@@ -233,6 +235,24 @@ def test_what_is_wrong_is_said_within_seconds(
         open_store(uri)
     assert time.monotonic() - began < 15
     assert s3.secret_key not in str(raised.value) and "a-wrong-secret" not in str(raised.value)
+
+
+def test_a_server_in_trouble_is_asked_again_and_what_it_answers_is_told(
+    s3: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = open_store(f"s3://{s3.bucket}/troubled")
+    store.write_bytes("object", b"content")
+    read, troubles = Minio.get_object, [S3Error(HTTPResponse(), "InternalError", "", "", "", "")] * 4
+
+    def get_object(*arguments: Any) -> Any:
+        if troubles:
+            raise troubles.pop()
+        return read(*arguments)
+
+    monkeypatch.setattr(Minio, "get_object", get_object)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    assert store.read_bytes("object") == b"content" and troubles == []
+    assert capsys.readouterr().out.rstrip().endswith("answers InternalError; retrying")
 
 
 SENDER = (
