@@ -15,7 +15,7 @@ from reproduction.results import Results
 class Comparison:
     """How two policies differ, by k: k = 1 is avg@n."""
 
-    absolute: dict[int, Estimate]
+    differences: dict[int, Estimate]
     won: dict[int, int]  # seeds for which the first is better
     seeds: int
 
@@ -30,15 +30,15 @@ def compare(results: Results, study: Study, base: str, one: Policy, other: Polic
         one: the first policy.
         other: the second policy; None for the base policy.
     """
-    absolute, won = {}, {}
+    differences, won = {}, {}
     runs: list[list[np.ndarray]] = []
     for k in (1, study.k):
         runs = figures_by_seed(results, study, base, [one, other], k)
         if not runs:
             return None
-        absolute[k] = over_seeds_and_problems(runs, difference)
+        differences[k] = over_seeds_and_problems(runs, difference)
         won[k] = sum(difference([np.nanmean(a, axis=1) for a in run]) > 0 for run in runs)
-    return Comparison(absolute, won, len(runs))
+    return Comparison(differences, won, len(runs))
 
 
 def estimate(results: Results, study: Study, base: str, policy: Policy | None, k: int) -> tuple[Estimate, int] | None:

@@ -213,7 +213,8 @@ def _pairs(
 
 
 def _cells(found: Comparison, k: int) -> list[str]:
-    return [cell for tries in (1, k) for cell in (found.absolute[tries].signed, f"{found.won[tries]} of {found.seeds}")]
+    pairs = [(found.differences[tries].signed, f"{found.won[tries]} of {found.seeds}") for tries in (1, k)]
+    return [cell for pair in pairs for cell in pair]
 
 
 def _short(method: Method) -> str:
@@ -223,8 +224,8 @@ def _short(method: Method) -> str:
 def _quote(quoted: dict[str, str], name: str, found: Comparison) -> None:
     """Keeps a comparison's differences for the remarks, which quote them as ${NAME_avg} and ${NAME_pass}."""
     name = re.sub(r"\W", "_", name)
-    for tries, figure in zip(found.absolute, ("avg", "pass"), strict=True):
-        quoted[f"{name}_{figure}"] = found.absolute[tries].signed
+    for tries, figure in zip(found.differences, ("avg", "pass"), strict=True):
+        quoted[f"{name}_{figure}"] = found.differences[tries].signed
 
 
 def _rewards(results: Results, study: Study) -> str:
@@ -265,7 +266,7 @@ def _ablations(results: Results, study: Study, quoted: dict[str, str]) -> str:
         cells = [str(found[0]) for found in estimates if found]
         for name, other in (("rloop", whole), ("vanilla", vanilla)):
             found = compare(results, study, base, changed, other) if changed != other else None
-            cells += [found.absolute[k].signed if found else "" for k in (1, study.k)]
+            cells += [found.differences[k].signed if found else "" for k in (1, study.k)]
             if found:
                 _quote(quoted, f"{study.name} {_short(method)} {name}", found)
         rows.append([method.label, *cells, estimates[0][1]])

@@ -99,8 +99,8 @@ def test_only_runs_that_have_reached_the_budget_are_compared(tmp_path: Path) -> 
     results = read_results(tmp_path, STUDY)
     of_both = compare(results, STUDY, "A", Policy(AS_PUBLISHED, 1e-4, 1), Policy(VANILLA, 1e-4, 1))
     of_one = compare(results, STUDY, "A", Policy(AS_PUBLISHED, 1e-4, 2), Policy(VANILLA, 1e-4, 2))
-    assert of_both and (of_both.seeds, of_both.won[1], of_both.absolute[1].value) == (2, 1, pytest.approx(0.1))
-    assert of_one and (of_one.seeds, of_one.absolute[1].value) == (1, pytest.approx(0.1))
+    assert of_both and (of_both.seeds, of_both.won[1], of_both.differences[1].value) == (2, 1, pytest.approx(0.1))
+    assert of_one and (of_one.seeds, of_one.differences[1].value) == (1, pytest.approx(0.1))
     assert compare(results, STUDY, "B", Policy(AS_PUBLISHED, 1e-4, 1), None) is None
 
 
