@@ -2,11 +2,13 @@
 
 from typing import Any
 
-from components.report.analysis import benchmark_label, vanilla_curve, vanilla_steps
+from components.report.analysis import TOGETHER, benchmark_label, spread, vanilla_curve, vanilla_steps
 from components.shared.reporting import page
 
 COLOURS = {"base": "#6b7280", "rloop": "#15803d", "explored": "#c2410c", "vanilla": "#1d4ed8"}
 _WINDOW = 8  # RL steps of the moving average
+_LABELS = 4  # of iterations, side by side
+_MATRIX = 16  # rows of a matrix whose cells have room for a number
 
 
 def evaluation_of(policy: dict[str, Any], benchmark: str) -> dict[str, Any]:
@@ -15,11 +17,46 @@ def evaluation_of(policy: dict[str, Any], benchmark: str) -> dict[str, Any]:
     return found
 
 
+def iterations_figure(summary: dict[str, Any], benchmarks: list[str]) -> str:
+    """avg@n and pass@k of each kind of policy after each iteration."""
+    policies, validation = summary["policies"], summary["chosen_by"]["benchmark"]
+    tests = [benchmark for benchmark in benchmarks if benchmark != validation]
+    lines = {validation: ("--", [validation])}
+    if tests:
+        lines[benchmark_label(TOGETHER) if len(tests) > 1 else tests[0]] = ("-", tests)
+    most = list(evaluation_of(policies[0], validation)["pass_at_k"])[-1]
+    drawing, axes = page.new_figure(11, 3.2, columns=2)
+    for axis, figure in zip(axes, ("avg@n", "pass@k"), strict=True):
+        for kind in dict.fromkeys(policy["kind"] for policy in policies[1:]):
+            of_kind = [policy for policy in policies if policy["kind"] in ("base", kind)]
+            for label, (style, together) in lines.items():
+                values = [
+                    sum(_figure_of(policy, benchmark, figure) for benchmark in together) / len(together)
+                    for policy in of_kind
+                ]
+                at = [policy["iteration"] for policy in of_kind]
+                axis.plot(at, values, style, color=COLOURS[kind], marker="o", markersize=3, label=f"{kind}: {label}")
+        axis.set_xlabel("iteration")
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.set_ylabel("avg@n" if figure == "avg@n" else f"pass@{most}")
+    drawing.legend(*axes[0].get_legend_handles_labels(), frameon=False, fontsize=8, ncols=6, loc="outside upper center")
+    return page.figure(
+        drawing,
+        "Average and pass@k of the policies after each iteration; 0 is the base policy. RL overfits where the first "
+        "rises and the second falls.",
+    )
+
+
+def _figure_of(policy: dict[str, Any], benchmark: str, figure: str) -> float:
+    evaluation = evaluation_of(policy, benchmark)
+    return float(evaluation["avg"] if figure == "avg@n" else list(evaluation["pass_at_k"].values())[-1])
+
+
 def pass_figure(policies: list[dict[str, Any]], benchmarks: list[str]) -> str:
     """pass@k over k, one panel per benchmark."""
     columns = min(len(benchmarks), 3)
     rows = -(-len(benchmarks) // columns)
-    drawing, axes = page.new_figure(4 * columns, 3.2 * rows, rows=rows, columns=columns)
+    drawing, axes = page.new_figure(4 * columns + 1, 3.2 * rows, rows=rows, columns=columns)
     last = max(policy["iteration"] for policy in policies)
     for axis, benchmark in zip(axes, benchmarks, strict=False):
         for policy in policies:
@@ -32,7 +69,7 @@ def pass_figure(policies: list[dict[str, Any]], benchmarks: list[str]) -> str:
                 markersize=3,
                 label=policy["name"],
                 color=COLOURS[policy["kind"]],
-                alpha=1.0 if policy["iteration"] in (0, last) else 0.4,
+                alpha=0.3 + 0.7 * policy["iteration"] / last if policy["iteration"] else 1.0,
             )
         axis.set_xscale("log", base=2)
         axis.set_xticks(ks, [str(k) for k in ks])
@@ -41,7 +78,7 @@ def pass_figure(policies: list[dict[str, Any]], benchmarks: list[str]) -> str:
     for axis in axes[len(benchmarks) :]:
         axis.set_visible(False)
     axes[0].set_ylabel("pass@k")
-    axes[0].legend(frameon=False, fontsize=7)
+    drawing.legend(*axes[0].get_legend_handles_labels(), frameon=False, fontsize=8, loc="outside right upper")
     return page.figure(
         drawing,
         "Probability of solving a problem in k attempts. Where RL overfits, its policies start higher at k = 1 and end "
@@ -102,15 +139,15 @@ def training_figure(iterations: list[dict[str, Any]]) -> str:
         "grad_norm": "gradient norm before clipping",
     }
     drawing, axes = page.new_figure(12, 3.2, columns=3)
-    start = 0
+    start, labelled = 0, iterations[:: -(-len(iterations) // _LABELS)]
     for iteration in iterations:
         steps = iteration["exploration"]
         for axis, name in zip(axes, figures, strict=True):
             _plot_steps(axis, [start + row["step"] for row in steps], steps, name, "explored")
             axis.axvline(start, color="#9ca3af", linewidth=0.8, linestyle=":")
-        axes[0].text(
-            start, 1.0, f" iteration {iteration['iteration']}", transform=axes[0].get_xaxis_transform(), fontsize=8
-        )
+        if iteration in labelled:
+            name = f" iteration {iteration['iteration']}"
+            axes[0].text(start, 1.0, name, transform=axes[0].get_xaxis_transform(), fontsize=8)
         start += len(steps)
     compared = any(iteration["vanilla"] for iteration in iterations)
     if compared:
@@ -171,11 +208,19 @@ def curve_figure(summary: dict[str, Any]) -> str:
     )
 
 
-def forgetting_figure(summary: dict[str, Any]) -> str:
-    """Matrices of what one policy solves and another does not."""
+def forgetting_figure(summary: dict[str, Any], shown: list[int]) -> str:
+    """Matrices of what one policy solves and another does not: the policies of shown iterations, and checkpoints."""
     found = summary["forgetting"]
-    matrices = [("all policies", found["policies"]["policies"], found["policies"]["lost"])]
-    matrices += [(run["run"], [str(step) for step in run["steps"]], run["lost"]) for run in found["on_the_way"]]
+    iterations = {policy["name"]: policy["iteration"] for policy in summary["policies"]}
+    of_policies = [name for name in found["policies"]["policies"] if iterations[name] in (0, *shown)]
+    title = "all policies" if len(of_policies) == len(iterations) else "policies"
+    runs = [
+        run
+        for run in found["on_the_way"]
+        if not run["run"].startswith("RL of iteration") or int(run["run"].split()[-1]) in shown
+    ]
+    matrices = [_part_of_matrix(title, found["policies"]["policies"], found["policies"]["lost"], of_policies)]
+    matrices += [_part_of_matrix(run["run"], run["steps"], run["lost"], spread(run["steps"], _MATRIX)) for run in runs]
     columns = min(3, len(matrices))
     rows = -(-len(matrices) // columns)
     drawing, axes = page.new_figure(4 * columns, 3.4 * rows, rows=rows, columns=columns)
@@ -186,11 +231,12 @@ def forgetting_figure(summary: dict[str, Any]) -> str:
         axis.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
         axis.set_yticks(range(len(names)), names, fontsize=7)
         axis.set_title(title, fontsize=9)
-        if len(names) <= 9:
+        if len(names) <= _MATRIX:
             for i, row in enumerate(lost):
                 for j, value in enumerate(row):
                     colour = "white" if value > 0.6 * highest else "#1c2330"
-                    axis.text(j, i, f"{100 * value:.0f}", ha="center", va="center", fontsize=6.5, color=colour)
+                    size = 6.5 if len(names) <= 9 else 5
+                    axis.text(j, i, f"{100 * value:.0f}", ha="center", va="center", fontsize=size, color=colour)
     for axis in axes[len(matrices) :]:
         axis.set_visible(False)
     axes[0].set_ylabel("solved by")
@@ -201,6 +247,14 @@ def forgetting_figure(summary: dict[str, Any]) -> str:
         "none. Above the diagonal: what was lost over time; below: what was gained. First panel: "
         f"{found['policies']['problems']} problems of all benchmarks; others: intermediate checkpoints by RL step.",
     )
+
+
+def _part_of_matrix(
+    title: str, names: list[Any], lost: list[list[float]], shown: list[Any]
+) -> tuple[str, list[str], list[list[float]]]:
+    """Returns a title, the shown names and their rows and columns of a matrix."""
+    indices = [names.index(name) for name in shown]
+    return title, [str(name) for name in shown], [[lost[row][column] for column in indices] for row in indices]
 
 
 def diversity_figure(summary: dict[str, Any], benchmarks: list[str]) -> str:
@@ -223,8 +277,14 @@ def diversity_figure(summary: dict[str, Any], benchmarks: list[str]) -> str:
     between.set_ylabel("similarity to the previous step")
     policies = summary["policies"]
     means = [sum(evaluation_of(p, b)["distinct_correct"] for b in benchmarks) / len(benchmarks) for p in policies]
-    solutions.bar(range(len(policies)), means, color=[COLOURS[p["kind"]] for p in policies])
-    solutions.set_xticks(range(len(policies)), [p["name"] for p in policies], rotation=90, fontsize=7)
+    for kind in dict.fromkeys(policy["kind"] for policy in policies[1:]):
+        of_kind = [
+            (p["iteration"], mean) for p, mean in zip(policies, means, strict=True) if p["kind"] in ("base", kind)
+        ]
+        solutions.plot(*zip(*of_kind, strict=True), color=COLOURS[kind], marker="o", markersize=3, label=kind)
+    solutions.legend(frameon=False, fontsize=8)
+    solutions.set_xlabel("iteration (0: the base policy)")
+    solutions.xaxis.get_major_locator().set_params(integer=True)
     solutions.set_ylabel("distinct solutions per problem")
     return page.figure(
         drawing,
@@ -235,7 +295,7 @@ def diversity_figure(summary: dict[str, Any], benchmarks: list[str]) -> str:
 
 
 def experts_figure(iterations: list[dict[str, Any]]) -> str:
-    """Where the experts come from: RL steps and success rates."""
+    """Where the experts come from: RL steps and success rates, each for some of the iterations."""
     drawing, (steps, rates) = page.new_figure(10, 3, columns=2)
     for index, iteration in enumerate(iterations):
         label, alpha = f"iteration {iteration['iteration']}", 0.35 + 0.65 * (index + 1) / len(iterations)

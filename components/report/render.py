@@ -7,7 +7,7 @@ import yaml
 
 from components.report import figures
 from components.report.advice import advice
-from components.report.analysis import benchmark_label
+from components.report.analysis import benchmark_label, shown_iterations
 from components.report.figures import evaluation_of
 from components.shared.reporting import page
 
@@ -29,18 +29,26 @@ def write_page(path: str | Path, summary: dict[str, Any]) -> None:
     """
     policies, iterations = summary["policies"], summary["iterations"]
     benchmarks = [e["benchmark"] for e in policies[0]["evaluations"]]
+    shown = shown_iterations(summary)
+    shown_policies = [policy for policy in policies if policy["iteration"] in (0, *shown)]
+    of_shown = [iteration for iteration in iterations if iteration["iteration"] in shown]
     parts = [page.heading("Summary"), page.bullets(advice(summary))]
-    parts += [page.heading("Policies"), _policy_table(summary, benchmarks), _kinds_note(policies)]
+    parts.append(page.heading("Policies"))
+    if len(iterations) > 2:
+        parts.append(figures.iterations_figure(summary, benchmarks))
+    parts += [_policy_table(summary, benchmarks, shown_policies), _kinds_note(policies)]
     parts += [page.heading("Was RLoop worth it?"), figures.comparison_figure(summary["comparisons"])]
-    parts += [_comparison_table(summary["comparisons"]), _cost_table(iterations)]
-    parts += [page.heading("pass@k"), figures.pass_figure(policies, benchmarks), _detail_table(summary, benchmarks)]
+    parts += [_comparison_table(summary["comparisons"]), _cost_table(iterations, of_shown)]
+    parts += [page.heading("pass@k"), figures.pass_figure(shown_policies, benchmarks)]
+    parts.append(_detail_table(summary, benchmarks))
     parts += [page.heading("RL training"), figures.training_figure(iterations)]
     parts.append(_tracked(iterations))
     if iterations[0]["curve"]:
         parts.append(figures.curve_figure(summary))
-    parts += [page.heading("Forgetting"), figures.forgetting_figure(summary)]
+    parts += [page.heading("Forgetting"), figures.forgetting_figure(summary, shown)]
     parts += [page.heading("Diversity"), figures.diversity_figure(summary, benchmarks)]
-    parts += [page.heading("From rollouts to experts"), figures.experts_figure(iterations), _funnel_table(iterations)]
+    parts += [page.heading("From rollouts to experts"), figures.experts_figure(of_shown)]
+    parts.append(_funnel_table(iterations, of_shown))
     parts += [page.heading("Data"), _data_table(summary["data"]), *_first_prompts(summary["data"])]
     parts += [
         page.heading("Settings"),
@@ -73,20 +81,26 @@ def _lead(summary: dict[str, Any]) -> str:
     )
 
 
-def _policy_table(summary: dict[str, Any], benchmarks: list[str]) -> str:
-    headers, rows = ["policy"], [[policy["name"]] for policy in summary["policies"]]
+def _policy_table(summary: dict[str, Any], benchmarks: list[str], shown: list[dict[str, Any]]) -> str:
+    every = summary["policies"]
+    by = summary["chosen_by"]
+    note = page.note(f"Highlighted: the chosen policy, the best on {by['benchmark']} by {_FIGURES[by['figure']]}.")
+    table = _table_of_policies(shown, benchmarks, summary["chosen_policy"]) + note
+    if len(shown) == len(every):
+        return table
+    return table + page.folded("All policies", _table_of_policies(every, benchmarks, summary["chosen_policy"]))
+
+
+def _table_of_policies(policies: list[dict[str, Any]], benchmarks: list[str], chosen: str) -> str:
+    headers, rows = ["policy"], [[policy["name"]] for policy in policies]
     for benchmark in benchmarks:
-        e = evaluation_of(summary["policies"][0], benchmark)
+        e = evaluation_of(policies[0], benchmark)
         most = list(e["pass_at_k"])[-1]
         headers += [f"{benchmark} avg@{e['n']}", f"pass@{most}"]
-        for row, policy in zip(rows, summary["policies"], strict=True):
+        for row, policy in zip(rows, policies, strict=True):
             e = evaluation_of(policy, benchmark)
             row += [e["avg"], e["pass_at_k"][most]]
-    chosen = [p["name"] for p in summary["policies"]].index(summary["chosen_policy"])
-    by = summary["chosen_by"]
-    return page.table(headers, rows, chosen=chosen) + page.note(
-        f"Highlighted: the chosen policy, the best on {by['benchmark']} by {_FIGURES[by['figure']]}."
-    )
+    return page.table(headers, rows, chosen=[policy["name"] for policy in policies].index(chosen))
 
 
 def _detail_table(summary: dict[str, Any], benchmarks: list[str]) -> str:
@@ -164,7 +178,13 @@ def _signed(value: float, interval: list[float]) -> str:
     return f"{value:+.3f} [{interval[0]:+.3f}, {interval[1]:+.3f}]"
 
 
-def _cost_table(iterations: list[dict[str, Any]]) -> str:
+def _cost_table(iterations: list[dict[str, Any]], shown: list[dict[str, Any]]) -> str:
+    every = page.folded("All iterations", _table_of_costs(iterations)) if len(shown) < len(iterations) else ""
+    note = page.note("What RFT costs on top of RL. The vanilla RL run has as many RL steps and no RFT.")
+    return _table_of_costs(shown) + note + every
+
+
+def _table_of_costs(iterations: list[dict[str, Any]]) -> str:
     rows = []
     for it in iterations:
         rl, rft = it["seconds"]["rl"], it["seconds"]["rft"]
@@ -172,12 +192,15 @@ def _cost_table(iterations: list[dict[str, Any]]) -> str:
             share = f"{100 * rft / rl:.0f}%"
             rows.append([it["iteration"], len(it["exploration"]), round(rl), len(it["rft"]), round(rft), share])
     headers = ["iteration", "RL steps", "RL seconds", "RFT updates", "RFT seconds", "RFT / RL"]
-    return page.table(headers, rows) + page.note(
-        "What RFT costs on top of RL. The vanilla RL run has as many RL steps and no RFT."
-    )
+    return page.table(headers, rows)
 
 
-def _funnel_table(iterations: list[dict[str, Any]]) -> str:
+def _funnel_table(iterations: list[dict[str, Any]], shown: list[dict[str, Any]]) -> str:
+    every = page.folded("All iterations", _table_of_funnels(iterations)) if len(shown) < len(iterations) else ""
+    return _table_of_funnels(shown) + every
+
+
+def _table_of_funnels(iterations: list[dict[str, Any]]) -> str:
     gates = iterations[0]["filtering"]["funnel"]
     rows = [["all trajectories", *(it["filtering"]["trajectories"] for it in iterations)]]
     for index, gate in enumerate(gates):

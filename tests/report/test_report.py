@@ -1,10 +1,12 @@
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from components.report.render import write_page
 from components.report.report import IterationFiles, VanillaFiles, report
 from components.report.settings import ReportSettings
 from components.shared.errors import InputError
@@ -221,6 +223,37 @@ def test_the_page_is_self_contained_and_escapes_what_it_shows(
     assert "&lt;|user|&gt;Use 1 2 to make 3.&lt;|end|&gt;" in page
     for shown in ("rloop-1", "explored-1", "pass@8", "wrong", "no answer"):
         assert shown in page
+
+
+def test_the_page_of_a_long_run_shows_a_few_iterations_and_folds_the_rest(
+    run: Any, tmp_path: Path, policies: dict[str, Path]
+) -> None:
+    out = run(1, (0.4, 0.7), (0.6, 0.9), tmp_path / "data.json", policies["base"], vanilla=(0.7, 0.4))
+    summary = json.loads((out / "results" / "summary.json").read_text())
+    base, *of_first = summary["policies"]
+    numbers = range(1, 25)
+    summary["iterations"] = [{**summary["iterations"][0], "iteration": number} for number in numbers]
+    summary["policies"] = [base] + [
+        {**policy, "iteration": number, "name": f"{policy['kind']}-{number}"}
+        for number in numbers
+        for policy in of_first
+    ]
+    names = [policy["name"] for policy in summary["policies"]]
+    summary["forgetting"]["policies"] |= {"policies": names, "lost": [[0.1] * len(names)] * len(names)}
+    runs = [
+        {"run": f"RL of iteration {number}", "steps": list(range(40)), "lost": [[0.1] * 40] * 40} for number in numbers
+    ]
+    summary["forgetting"]["on_the_way"] = runs
+    summary["chosen_policy"] = "rloop-5"
+    write_page(tmp_path / "page.html", summary)
+    page = (tmp_path / "page.html").read_text()
+    visible = re.sub("<details>.*?</details>", "", page)
+    named = re.findall(r"(?:explored|rloop|vanilla)-(\d+)", visible)
+    assert set(map(int, named)) == {1, 5, 9, 16, 24}, "spread evenly, and the chosen one"
+    labelled = {7, 13, 19}  # where their RL steps begin
+    assert set(map(int, re.findall(r"iteration (\d+)", visible))) <= {1, 5, 9, 16, 24} | labelled
+    assert set(map(int, re.findall(r"<td[^>]*>explored-(\d+)", page))) == set(numbers)
+    assert page.count("<svg") == 8, "with one over iterations"
 
 
 def test_results_of_another_iteration_or_measured_otherwise_are_refused(
