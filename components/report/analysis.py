@@ -1,7 +1,7 @@
 """Analyses across policies: paired comparisons, and what was forgotten."""
 
-from collections.abc import Iterable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
@@ -9,28 +9,11 @@ from components.shared.reporting.pass_at_k import paired_comparison, pass_at_k
 
 ProblemCounts = dict[str, dict[str, list[int]]]  # benchmark -> samples and correct ones of each problem
 TOGETHER = "test sets together"  # in place of a benchmark's name, as summary.json has it
-_SHOWN = 4  # iterations that figures and tables show in detail
-
-_T = TypeVar("_T")
 
 
 def benchmark_label(name: str) -> str:
     """A benchmark's name for display."""
     return "all test sets" if name == TOGETHER else name
-
-
-def spread(items: Sequence[_T], most: int) -> list[_T]:
-    """Returns at most so many items (two or more), evenly spread from the first to the last."""
-    if len(items) <= most:
-        return list(items)
-    return [items[round(index * (len(items) - 1) / (most - 1))] for index in range(most)]
-
-
-def shown_iterations(summary: dict[str, Any]) -> list[int]:
-    """Returns the iterations to show in detail: a few, evenly spread, and the chosen policy's."""
-    chosen = next(policy for policy in summary["policies"] if policy["name"] == summary["chosen_policy"])
-    shown = spread([iteration["iteration"] for iteration in summary["iterations"]], _SHOWN)
-    return sorted({*shown, chosen["iteration"]} - {0})
 
 
 def by_problem(policy: dict[str, Any]) -> ProblemCounts:

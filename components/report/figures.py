@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from components.report.analysis import TOGETHER, benchmark_label, spread, vanilla_curve, vanilla_steps
+from components.report.analysis import TOGETHER, benchmark_label, vanilla_curve, vanilla_steps
 from components.shared.reporting import page
+from components.shared.reporting.shown import spread
 
 COLOURS = {"base": "#6b7280", "rloop": "#15803d", "explored": "#c2410c", "vanilla": "#1d4ed8"}
 _WINDOW = 8  # RL steps of the moving average

@@ -7,9 +7,10 @@ import yaml
 
 from components.report import figures
 from components.report.advice import advice
-from components.report.analysis import benchmark_label, shown_iterations
+from components.report.analysis import benchmark_label
 from components.report.figures import evaluation_of
 from components.shared.reporting import page
+from components.shared.reporting.shown import shown_iterations
 
 _KINDS = {
     "base": "the base policy",

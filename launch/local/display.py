@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from components.shared.reporting.shown import shown_iterations
 from components.shared.stage import NOTE_MARK, PROGRESS_MARK
 from launch.local.stage_log import last_error
 
@@ -124,7 +125,7 @@ def _title(path: str) -> str:
 
 
 def print_summary(console: Console, output_dir: Path) -> None:
-    """Prints the table of policies and where everything is."""
+    """Prints a table of the policies, of a long run those of a few iterations, and where everything is."""
     summary = json.loads((output_dir / "summary.json").read_text())
     benchmarks = [e["benchmark"] for e in summary["policies"][0]["evaluations"]]
     table = Table(title="", box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
@@ -133,7 +134,10 @@ def print_summary(console: Console, output_dir: Path) -> None:
         most = list(evaluation["pass_at_k"])[-1]
         table.add_column(f"{evaluation['benchmark']}\navg@{evaluation['n']}", justify="right")
         table.add_column(f"\npass@{most}", justify="right")
+    shown = shown_iterations(summary)
     for policy in summary["policies"]:
+        if policy["iteration"] not in (0, *shown):
+            continue
         chosen = policy["name"] == summary["chosen_policy"]
         table.add_row(
             policy["name"] + (" *" if chosen else ""),
@@ -143,7 +147,10 @@ def print_summary(console: Console, output_dir: Path) -> None:
     by = summary["chosen_by"]
     console.print()
     console.print(table)
-    console.print(f"\n* the run's policy: the best on {by['benchmark']} by {by['figure'].replace('_', ' ')}\n")
+    console.print(f"\n* the run's policy: the best on {by['benchmark']} by {by['figure'].replace('_', ' ')}")
+    if len(shown) < len(summary["iterations"]):
+        console.print(f"  {len(shown)} of {len(summary['iterations'])} iterations; the report has all")
+    console.print()
     for what, where in (
         ("report", "report.html"),
         ("numbers", "summary.json"),

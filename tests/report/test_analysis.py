@@ -1,13 +1,9 @@
 """The report's analyses on hand-made cases."""
 
-from itertools import pairwise
 from typing import Any
 
-from hypothesis import given
-from hypothesis import strategies as st
-
 from components.report.advice import advice
-from components.report.analysis import compare_policies, forgetting, lost, spread
+from components.report.analysis import compare_policies, forgetting, lost
 
 
 def test_forgetting_by_hand() -> None:
@@ -135,12 +131,3 @@ def test_it_is_said_when_training_problems_are_learned_by_heart() -> None:
     assert (
         "of iteration 3, 0.45 of the samples on them were correct, 0.30 on b; in iteration 1, 0.20 and 0.20" in sentence
     )
-
-
-@given(st.lists(st.integers(), min_size=1, unique=True), st.integers(2, 6))
-def test_what_is_spread_starts_first_ends_last_and_keeps_the_order(items: list[int], most: int) -> None:
-    found = spread(items, most)
-    assert (found[0], found[-1], len(found)) == (items[0], items[-1], min(most, len(items)))
-    places = [items.index(item) for item in found]
-    steps = [after - before for before, after in pairwise(places)]
-    assert not steps or (min(steps) > 0 and max(steps) - min(steps) <= 1), "evenly"
