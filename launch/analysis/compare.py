@@ -1,5 +1,6 @@
 """The `compare` command: compares runs with different seeds, to tell differences from seed noise."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -7,10 +8,11 @@ from typing import Any
 import click
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 from components.shared.errors import InputError
+from components.shared.reporting.shown import spread
 from components.shared.stage import read_json
+from launch.analysis.policy_table import print_policy_table
 from launch.analysis.seeds import Counts, difference, over_seeds_and_problems, values
 
 PolicyCounts = dict[str, Counts]  # by policy
@@ -22,7 +24,8 @@ def compare(runs: tuple[Path, ...]) -> None:
     """Compare runs of one recipe with different seeds.
 
     RUNS are output folders of finished runs. Shows each policy's mean over the runs and the standard deviation between
-    them, and how the last RLoop policy differs from the others, with intervals that account for seeds and problems.
+    them, and how the last RLoop policy differs from the others, with intervals that account for seeds and problems. Of
+    vanilla RL also the best policies on the validation benchmark: what both methods yield if stopped in time.
     """
     summaries, counts = zip(*(_read(run) for run in runs), strict=True)
     names = _common_policies(runs, counts)
@@ -31,12 +34,16 @@ def compare(runs: tuple[Path, ...]) -> None:
     most = {e["benchmark"]: int(list(e["pass_at_k"])[-1]) for e in first["policies"][0]["evaluations"]}
     seeds = ", ".join(str(summary["settings"]["seed"]) for summary in summaries)
     console = Console(highlight=False)
-    console.print(f"{len(runs)} runs, seeds {seeds}; mean over runs ± standard deviation between runs\n")
-    console.print(_policy_table(names, counts, most))
+    console.print(f"{len(runs)} runs, seeds {seeds}; mean over runs ± standard deviation between runs")
+    shown = spread(sorted({_iteration(name) for name in names} - {0}), 4)
+    cells = {name: _cells(name, counts, most) for name in names if _iteration(name) in (0, *shown)}
+    print_policy_table(console, {name: ("avg@n", f"pass@{k}") for name, k in most.items()}, cells)
     tests = [name for name in most if name != validation] or [validation]
     console.print(f"\nmean of {', '.join(tests)}; 95 % intervals over seeds and problems\n")
-    for line in _differences(names, counts, tests, min(most[name] for name in tests)):
-        console.print(line, markup=False, soft_wrap=True)
+    for label, one, other in _pairs(names, counts, validation):
+        console.print(label, markup=False, soft_wrap=True)
+        for line in _difference(one, other, tests, min(most[name] for name in tests)):
+            console.print(line, markup=False, soft_wrap=True)
 
 
 def _read(run: Path) -> tuple[dict[str, Any], PolicyCounts]:
@@ -62,37 +69,55 @@ def _common_policies(runs: tuple[Path, ...], counts: tuple[PolicyCounts, ...]) -
     return [name for name in counts[0] if all(name in of_run for of_run in counts)]
 
 
-def _policy_table(names: list[str], counts: tuple[PolicyCounts, ...], most: dict[str, int]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    table.add_column("policy", no_wrap=True)
-    for benchmark, k in most.items():
-        table.add_column(f"{benchmark}\navg@n", justify="right")
-        table.add_column(f"\npass@{k}", justify="right")
-    for name in names:
-        cells = []
-        for benchmark, k in most.items():
-            for tries in (1, k):
-                figures = [float(np.nanmean(values(of_run[name], benchmark, tries))) for of_run in counts]
-                spread = f" ±{stdev(figures):.3f}" if len(figures) > 1 else ""
-                cells.append(f"{fmean(figures):.3f}{spread}")
-        table.add_row(name, *cells)
-    return table
+def _cells(name: str, counts: tuple[PolicyCounts, ...], most: dict[str, int]) -> dict[str, tuple[str, str]]:
+    """Returns a policy's average and pass@k by benchmark, each as mean and standard deviation over runs."""
+
+    def cell(benchmark: str, k: int) -> str:
+        figures = [float(np.nanmean(values(of_run[name], benchmark, k))) for of_run in counts]
+        return f"{fmean(figures):.3f}" + (f" ±{stdev(figures):.3f}" if len(figures) > 1 else "")
+
+    return {benchmark: (cell(benchmark, 1), cell(benchmark, k)) for benchmark, k in most.items()}
 
 
-def _differences(names: list[str], counts: tuple[PolicyCounts, ...], tests: list[str], k: int) -> list[str]:
-    """Returns lines that show how the last RLoop policy differs from the others."""
-    lines = []
-    last = [name for name in names if name.startswith("rloop-")][-1]
-    iteration = last.removeprefix("rloop-")
-    for other in ("base", f"explored-{iteration}", f"vanilla-{iteration}"):
+def _iteration(name: str) -> int:
+    """Returns the iteration that a policy's name ends with; 0 for the base policy."""
+    return int(name.rpartition("-")[2]) if "-" in name else 0
+
+
+def _pairs(
+    names: list[str], counts: tuple[PolicyCounts, ...], validation: str
+) -> Iterator[tuple[str, list[Counts], list[Counts]]]:
+    """Yields the pairs of policies to compare, in each run: a label, the first policies and the second ones."""
+    last = _of_kind(names, "rloop")[-1]
+    for other in ("base", f"explored-{_iteration(last)}", f"vanilla-{_iteration(last)}"):
         if other in names:
-            lines.append(f"{last} over {other}")
-            for figure, tries in (("avg@n", 1), (f"pass@{k}", k)):
-                runs = [
-                    [np.stack([values(of_run[name], test, tries) for name in (last, other)]) for test in tests]
-                    for of_run in counts
-                ]
-                won = sum(difference([np.nanmean(a, axis=1) for a in run]) > 0 for run in runs)
-                estimate = over_seeds_and_problems(runs, difference).signed
-                lines.append(f"  {figure:<8} {estimate}, better in {won} of {len(runs)} runs")
-    return lines
+            yield f"{last} over {other}", [of_run[last] for of_run in counts], [of_run[other] for of_run in counts]
+    if vanilla := _of_kind(names, "vanilla"):
+        one = [_best(of_run, _of_kind(names, "rloop"), validation) for of_run in counts]
+        others = [_best(of_run, vanilla, validation) for of_run in counts]
+        yield (
+            f"best on {validation}: {', '.join(one)} over {', '.join(others)}",
+            [of_run[name] for of_run, name in zip(counts, one, strict=True)],
+            [of_run[name] for of_run, name in zip(counts, others, strict=True)],
+        )
+
+
+def _of_kind(names: list[str], kind: str) -> list[str]:
+    return [name for name in names if name.startswith(f"{kind}-")]
+
+
+def _best(of_run: PolicyCounts, names: list[str], validation: str) -> str:
+    """Returns the policy of a run with the best average on the validation benchmark; the first of equals."""
+    return max(names, key=lambda name: float(np.nanmean(values(of_run[name], validation, 1))))
+
+
+def _difference(one: list[Counts], other: list[Counts], tests: list[str], k: int) -> Iterator[str]:
+    """Yields lines that show how policies differ; each argument has one policy per run."""
+    for figure, tries in (("avg@n", 1), (f"pass@{k}", k)):
+        runs = [
+            [np.stack([values(counts, test, tries) for counts in pair]) for test in tests]
+            for pair in zip(one, other, strict=True)
+        ]
+        won = sum(difference([np.nanmean(a, axis=1) for a in run]) > 0 for run in runs)
+        estimate = over_seeds_and_problems(runs, difference).signed
+        yield f"  {figure:<8} {estimate}, better in {won} of {len(runs)} runs"

@@ -8,10 +8,10 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from components.shared.reporting.shown import shown_iterations
 from components.shared.stage import NOTE_MARK, PROGRESS_MARK
+from launch.analysis.policy_table import print_policy_table
 from launch.local.stage_log import last_error
 
 _PROGRESS = re.compile(r"(\d+)/(\d+) (.*)")
@@ -127,26 +127,14 @@ def _title(path: str) -> str:
 def print_summary(console: Console, output_dir: Path) -> None:
     """Prints a table of the policies, of a long run those of a few iterations, and where everything is."""
     summary = json.loads((output_dir / "summary.json").read_text())
-    benchmarks = [e["benchmark"] for e in summary["policies"][0]["evaluations"]]
-    table = Table(title="", box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    table.add_column("policy")
-    for evaluation in summary["policies"][0]["evaluations"]:
-        most = list(evaluation["pass_at_k"])[-1]
-        table.add_column(f"{evaluation['benchmark']}\navg@{evaluation['n']}", justify="right")
-        table.add_column(f"\npass@{most}", justify="right")
+    headers = {
+        e["benchmark"]: (f"avg@{e['n']}", f"pass@{list(e['pass_at_k'])[-1]}")
+        for e in summary["policies"][0]["evaluations"]
+    }
     shown = shown_iterations(summary)
-    for policy in summary["policies"]:
-        if policy["iteration"] not in (0, *shown):
-            continue
-        chosen = policy["name"] == summary["chosen_policy"]
-        table.add_row(
-            policy["name"] + (" *" if chosen else ""),
-            *_cells(policy, benchmarks),
-            style="bold" if chosen else "",
-        )
+    cells = {policy["name"]: _cells(policy) for policy in summary["policies"] if policy["iteration"] in (0, *shown)}
+    print_policy_table(console, headers, cells, summary["chosen_policy"])
     by = summary["chosen_by"]
-    console.print()
-    console.print(table)
     console.print(f"\n* the run's policy: the best on {by['benchmark']} by {by['figure'].replace('_', ' ')}")
     if len(shown) < len(summary["iterations"]):
         console.print(f"  {len(shown)} of {len(summary['iterations'])} iterations; the report has all")
@@ -161,10 +149,8 @@ def print_summary(console: Console, output_dir: Path) -> None:
         console.print(f"{what:<8} {output_dir / where}{'/' if where.endswith('/') else ''}", soft_wrap=True)
 
 
-def _cells(policy: dict[str, Any], benchmarks: list[str]) -> list[str]:
-    by_name = {e["benchmark"]: e for e in policy["evaluations"]}
-    cells = []
-    for benchmark in benchmarks:
-        e = by_name[benchmark]
-        cells += [f"{e['avg']:.3f}", f"{list(e['pass_at_k'].values())[-1]:.3f}"]
-    return cells
+def _cells(policy: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    """Returns a policy's average and pass@k, by benchmark."""
+    return {
+        e["benchmark"]: (f"{e['avg']:.3f}", f"{list(e['pass_at_k'].values())[-1]:.3f}") for e in policy["evaluations"]
+    }

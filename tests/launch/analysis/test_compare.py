@@ -47,6 +47,23 @@ def test_means_spread_and_differences(make_run: Any) -> None:
     assert "rloop-1 over vanilla-1 avg@n +0.375 [" in text and "mean of test; 95 %" in text
 
 
+def test_what_both_methods_yield_if_stopped_in_time(make_run: Any) -> None:
+    rising = {"base": [0, 0, 0, 0], "rloop-1": [1, 1, 1, 1], "vanilla-1": [2, 2, 2, 2]}
+    one = make_run("one", 1, rising | {"rloop-2": [2, 2, 2, 2], "vanilla-2": [0, 0, 0, 0]})
+    two = make_run("two", 2, rising | {"rloop-2": [0, 0, 0, 0], "vanilla-2": [3, 3, 3, 3]})
+    text = " ".join(CliRunner().invoke(main, ["compare", one, two]).output.split())
+    assert "rloop-2 over vanilla-2 avg@n -0.125 [" in text
+    best = "best on dev: rloop-2, rloop-1 over vanilla-1, vanilla-2"
+    assert f"{best} avg@n -0.250 [" in text, "0 of 4 and -2 of 4"
+
+
+def test_of_long_runs_a_few_iterations_are_listed(make_run: Any) -> None:
+    policies = {"base": [0] * 4} | {f"rloop-{number}": [1] * 4 for number in range(1, 13)}
+    output = CliRunner().invoke(main, ["compare", make_run("one", 1, policies), make_run("two", 2, policies)]).output
+    listed = [line.split()[0] for line in output.splitlines() if line.startswith("rloop-") and "over" not in line]
+    assert listed == ["rloop-1", "rloop-5", "rloop-8", "rloop-12"]
+
+
 def test_runs_that_cannot_be_compared(make_run: Any, tmp_path: Path) -> None:
     one = make_run("one", 1, {"base": [0] * 4, "rloop-1": [1] * 4})
     other = make_run("other", 2, {"base": [0] * 3, "rloop-1": [1] * 3}, problems=3)
