@@ -119,21 +119,22 @@ def forgetting(problems: dict[str, ProblemCounts]) -> dict[str, Any]:
 
 
 def forgetting_over_steps(iterations: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same for the intermediate checkpoints, one matrix per RL run."""
-    runs: list[tuple[str, list[dict[str, Any]]]] = []
+    """The same for the intermediate checkpoints, one matrix per RL run; vanilla RL's is of no iteration."""
+    runs: list[tuple[str, int | None, list[dict[str, Any]]]] = []
     for iteration in iterations:
-        runs.append((f"RL of iteration {iteration['iteration']}", iteration["curve"]))
+        runs.append((f"RL of iteration {iteration['iteration']}", iteration["iteration"], iteration["curve"]))
     if any(iteration["vanilla"] for iteration in iterations):
-        runs.append(("vanilla RL", vanilla_curve(iterations)))
+        runs.append(("vanilla RL", None, vanilla_curve(iterations)))
     return [
         {
             "run": name,
+            "iteration": number,
             "steps": [point["step"] for point in points],
             "benchmarks": [e["benchmark"] for e in points[0]["evaluations"]],
             "problems": sum(len(e["by_problem"]["correct"]) for e in points[0]["evaluations"]),
             "lost": lost([[c > 0 for e in p["evaluations"] for c in e["by_problem"]["correct"]] for p in points]),
         }
-        for name, points in runs
+        for name, number, points in runs
         if points
     ]
 

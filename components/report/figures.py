@@ -215,11 +215,7 @@ def forgetting_figure(summary: dict[str, Any], shown: list[int]) -> str:
     iterations = {policy["name"]: policy["iteration"] for policy in summary["policies"]}
     of_policies = [name for name in found["policies"]["policies"] if iterations[name] in (0, *shown)]
     title = "all policies" if len(of_policies) == len(iterations) else "policies"
-    runs = [
-        run
-        for run in found["on_the_way"]
-        if not run["run"].startswith("RL of iteration") or int(run["run"].split()[-1]) in shown
-    ]
+    runs = [run for run in found["on_the_way"] if run["iteration"] in (None, *shown)]
     matrices = [_part_of_matrix(title, found["policies"]["policies"], found["policies"]["lost"], of_policies)]
     matrices += [_part_of_matrix(run["run"], run["steps"], run["lost"], spread(run["steps"], _MATRIX)) for run in runs]
     columns = min(3, len(matrices))

@@ -241,7 +241,8 @@ def test_the_page_of_a_long_run_shows_a_few_iterations_and_folds_the_rest(
     names = [policy["name"] for policy in summary["policies"]]
     summary["forgetting"]["policies"] |= {"policies": names, "lost": [[0.1] * len(names)] * len(names)}
     runs = [
-        {"run": f"RL of iteration {number}", "steps": list(range(40)), "lost": [[0.1] * 40] * 40} for number in numbers
+        {"run": f"RL of iteration {number}", "iteration": number, "steps": list(range(40)), "lost": [[0.1] * 40] * 40}
+        for number in numbers
     ]
     summary["forgetting"]["on_the_way"] = runs
     summary["chosen_policy"] = "rloop-5"
