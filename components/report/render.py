@@ -1,5 +1,6 @@
 """Renders a run's results as one self-contained page."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def write_page(path: str | Path, summary: dict[str, Any]) -> None:
     parts += [page.heading("Forgetting"), figures.forgetting_figure(summary, shown)]
     parts += [page.heading("Diversity"), figures.diversity_figure(summary, benchmarks)]
     parts += [page.heading("From rollouts to experts"), figures.experts_figure(of_shown)]
-    parts.append(_funnel_table(iterations, of_shown))
+    parts.append(_few_and_all(_funnel_table, of_shown, iterations, "iterations"))
     parts += [page.heading("Data"), _data_table(summary["data"]), *_first_prompts(summary["data"])]
     parts += [
         page.heading("Settings"),
@@ -83,13 +84,19 @@ def _lead(summary: dict[str, Any]) -> str:
 
 
 def _policy_table(summary: dict[str, Any], benchmarks: list[str], shown: list[dict[str, Any]]) -> str:
-    every = summary["policies"]
+    def of(policies: list[dict[str, Any]]) -> str:
+        return _table_of_policies(policies, benchmarks, summary["chosen_policy"])
+
     by = summary["chosen_by"]
     note = page.note(f"Highlighted: the chosen policy, the best on {by['benchmark']} by {_FIGURES[by['figure']]}.")
-    table = _table_of_policies(shown, benchmarks, summary["chosen_policy"]) + note
-    if len(shown) == len(every):
-        return table
-    return table + page.folded("All policies", _table_of_policies(every, benchmarks, summary["chosen_policy"]))
+    return _few_and_all(of, shown, summary["policies"], "policies") + note
+
+
+def _few_and_all(
+    table: Callable[[list[dict[str, Any]]], str], few: list[dict[str, Any]], every: list[dict[str, Any]], what: str
+) -> str:
+    """A table of a few rows or columns and, folded, one of all of them if there are more."""
+    return table(few) + (page.folded(f"All {what}", table(every)) if len(few) < len(every) else "")
 
 
 def _table_of_policies(policies: list[dict[str, Any]], benchmarks: list[str], chosen: str) -> str:
@@ -180,9 +187,8 @@ def _signed(value: float, interval: list[float]) -> str:
 
 
 def _cost_table(iterations: list[dict[str, Any]], shown: list[dict[str, Any]]) -> str:
-    every = page.folded("All iterations", _table_of_costs(iterations)) if len(shown) < len(iterations) else ""
     note = page.note("What RFT costs on top of RL. The vanilla RL run has as many RL steps and no RFT.")
-    return _table_of_costs(shown) + note + every
+    return _few_and_all(_table_of_costs, shown, iterations, "iterations") + note
 
 
 def _table_of_costs(iterations: list[dict[str, Any]]) -> str:
@@ -196,12 +202,7 @@ def _table_of_costs(iterations: list[dict[str, Any]]) -> str:
     return page.table(headers, rows)
 
 
-def _funnel_table(iterations: list[dict[str, Any]], shown: list[dict[str, Any]]) -> str:
-    every = page.folded("All iterations", _table_of_funnels(iterations)) if len(shown) < len(iterations) else ""
-    return _table_of_funnels(shown) + every
-
-
-def _table_of_funnels(iterations: list[dict[str, Any]]) -> str:
+def _funnel_table(iterations: list[dict[str, Any]]) -> str:
     gates = iterations[0]["filtering"]["funnel"]
     rows = [["all trajectories", *(it["filtering"]["trajectories"] for it in iterations)]]
     for index, gate in enumerate(gates):
