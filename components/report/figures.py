@@ -140,13 +140,13 @@ def training_figure(iterations: list[dict[str, Any]]) -> str:
         "grad_norm": "gradient norm before clipping",
     }
     drawing, axes = page.new_figure(12, 3.2, columns=3)
-    start, labelled = 0, iterations[:: -(-len(iterations) // _LABELS)]
-    for iteration in iterations:
+    start, between_labels = 0, -(-len(iterations) // _LABELS)
+    for index, iteration in enumerate(iterations):
         steps = iteration["exploration"]
         for axis, name in zip(axes, figures, strict=True):
             _plot_steps(axis, [start + row["step"] for row in steps], steps, name, "explored")
             axis.axvline(start, color="#9ca3af", linewidth=0.8, linestyle=":")
-        if iteration in labelled:
+        if index % between_labels == 0:
             name = f" iteration {iteration['iteration']}"
             axes[0].text(start, 1.0, name, transform=axes[0].get_xaxis_transform(), fontsize=8)
         start += len(steps)

@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console
 
 from components.shared.errors import InputError
-from components.shared.reporting.shown import spread
+from components.shared.reporting.shown import SHOWN, spread
 from components.shared.stage import read_json
 from launch.analysis.policy_table import print_policy_table
 from launch.analysis.seeds import Counts, difference, over_seeds_and_problems, values
@@ -35,7 +35,7 @@ def compare(runs: tuple[Path, ...]) -> None:
     seeds = ", ".join(str(summary["settings"]["seed"]) for summary in summaries)
     console = Console(highlight=False)
     console.print(f"{len(runs)} runs, seeds {seeds}; mean over runs ± standard deviation between runs")
-    shown = spread(sorted({_iteration(name) for name in names} - {0}), 4)
+    shown = spread(sorted({_iteration(name) for name in names} - {0}), SHOWN)
     cells = {name: _cells(name, counts, most) for name in names if _iteration(name) in (0, *shown)}
     print_policy_table(console, {name: ("avg@n", f"pass@{k}") for name, k in most.items()}, cells)
     tests = [name for name in most if name != validation] or [validation]

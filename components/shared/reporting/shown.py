@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-_SHOWN = 4
+SHOWN = 4  # iterations
 
 _T = TypeVar("_T")
 
@@ -18,5 +18,5 @@ def spread(items: Sequence[_T], most: int) -> list[_T]:
 def shown_iterations(summary: dict[str, Any]) -> list[int]:
     """Returns the iterations to show in detail: a few, evenly spread, and the chosen policy's."""
     chosen = next(policy for policy in summary["policies"] if policy["name"] == summary["chosen_policy"])
-    shown = spread([iteration["iteration"] for iteration in summary["iterations"]], _SHOWN)
+    shown = spread([iteration["iteration"] for iteration in summary["iterations"]], SHOWN)
     return sorted({*shown, chosen["iteration"]} - {0})
