@@ -5,7 +5,7 @@ from statistics import fmean
 
 import numpy as np
 
-from launch.analysis.seeds import Estimate, average, difference, over_seeds_and_problems
+from launch.analysis.seeds import Estimate, average, difference, over_seeds_and_problems, wins
 from reproduction.grid import Study
 from reproduction.methods import Policy, figures_by_seed
 from reproduction.results import Results
@@ -37,7 +37,7 @@ def compare(results: Results, study: Study, base: str, one: Policy, other: Polic
         if not runs:
             return None
         differences[k] = over_seeds_and_problems(runs, difference)
-        won[k] = sum(difference([np.nanmean(a, axis=1) for a in run]) > 0 for run in runs)
+        won[k] = wins(runs)
     return Comparison(differences, won, len(runs))
 
 

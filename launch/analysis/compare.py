@@ -13,7 +13,7 @@ from components.shared.errors import InputError
 from components.shared.reporting.shown import SHOWN, spread
 from components.shared.stage import read_json
 from launch.analysis.policy_table import print_policy_table
-from launch.analysis.seeds import Counts, difference, over_seeds_and_problems, values
+from launch.analysis.seeds import Counts, difference, over_seeds_and_problems, values, wins
 
 PolicyCounts = dict[str, Counts]  # by policy
 
@@ -118,6 +118,5 @@ def _difference(one: list[Counts], other: list[Counts], tests: list[str], k: int
             [np.stack([values(counts, test, tries) for counts in pair]) for test in tests]
             for pair in zip(one, other, strict=True)
         ]
-        won = sum(difference([np.nanmean(a, axis=1) for a in run]) > 0 for run in runs)
         estimate = over_seeds_and_problems(runs, difference).signed
-        yield f"  {figure:<8} {estimate}, better in {won} of {len(runs)} runs"
+        yield f"  {figure:<8} {estimate}, better in {wins(runs)} of {len(runs)} runs"

@@ -76,6 +76,11 @@ def difference(of_benchmarks: list[np.ndarray]) -> float:
     return float(mean[0] - mean[1])
 
 
+def wins(runs: Sequence[Sequence[np.ndarray]]) -> int:
+    """Returns the number of seeds for which the first policy is better; `runs` as in `over_seeds_and_problems`."""
+    return sum(difference([np.nanmean(of_benchmark, axis=1) for of_benchmark in run]) > 0 for run in runs)
+
+
 def average(of_benchmarks: list[np.ndarray]) -> float:
     """Returns the first policy's own figure, averaged over benchmarks."""
     return float(np.mean(of_benchmarks, axis=0)[0])
