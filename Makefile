@@ -75,7 +75,7 @@ reproduce-short: $(READY) ## Compare RLoop with vanilla RL up to 120 RL steps, i
 reproduce-smollm2: $(VLLM_READY) $(SMOLLM2) ## Compare RLoop with vanilla RL on SmolLM2-135M, on the CPU (2 hours)
 	@$(VLLM_BIN)/python -m reproduction.run smollm2
 
-reproduction-page: $(READY) ## Write docs/reproduction.md from the committed results of its runs
+reproduction-page: $(READY) ## Write docs/reproduction.md, and what the README quotes, from the committed results of its runs
 	@$(BIN)/python -m reproduction.run --write-only
 
 lint: $(READY) ## Check style, formatting and types

@@ -1,4 +1,7 @@
-"""Writes docs/reproduction.md: the plan, what was run, tables with intervals, figures, and remarks."""
+"""Writes docs/reproduction.md: the plan, what was run, tables with intervals, figures, and remarks.
+
+Remarks and the README's section quote the tables' differences as `${STUDY_BASE_STEPS_ONE_OTHER_FIGURE}`: see `_quote`.
+"""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -37,8 +40,8 @@ _PAIRS = (
 )
 
 
-def write_document(path: Path, folder: Path, studies: Sequence[Study], remarks: bool = False) -> None:
-    """Writes the document and, in a folder beside it, its figures.
+def write_document(path: Path, folder: Path, studies: Sequence[Study], remarks: bool = False) -> dict[str, str]:
+    """Writes the document and, in a folder beside it, its figures; returns the differences that other texts may quote.
 
     Args:
         path: Markdown file to write.
@@ -55,6 +58,22 @@ def write_document(path: Path, folder: Path, studies: Sequence[Study], remarks: 
         parts.append(Template(_read("remarks.md")).substitute(quoted))
     with whole_file(path) as temporary:
         temporary.write_text("\n\n".join(parts) + "\n")
+    return quoted
+
+
+def write_readme_section(path: Path, quoted: dict[str, str]) -> None:
+    """Replaces the README's section on results; everything else stays.
+
+    Args:
+        path: the README.
+        quoted: the differences that `write_document` has returned.
+    """
+    heading, _, body = _read("readme.md").partition("\n")
+    before, _, after = path.read_text().partition(f"{heading}\n")
+    following = after[after.index("\n## ") :]
+    section = f"{heading}\n{Template(body).substitute(quoted)}\n"
+    with whole_file(path) as temporary:
+        temporary.write_text(before + section + following)
 
 
 def _read(name: str) -> str:
@@ -222,10 +241,11 @@ def _short(method: Method) -> str:
 
 
 def _quote(quoted: dict[str, str], name: str, found: Comparison) -> None:
-    """Keeps a comparison's differences for the remarks, which quote them as ${NAME_avg} and ${NAME_pass}."""
+    """Keeps a comparison's differences and number of seeds, quoted as ${NAME_avg}, ${NAME_pass} and ${NAME_seeds}."""
     name = re.sub(r"\W", "_", name)
     for tries, figure in zip(found.differences, ("avg", "pass"), strict=True):
         quoted[f"{name}_{figure}"] = found.differences[tries].signed
+    quoted[f"{name}_seeds"] = str(found.seeds)
 
 
 def _rewards(results: Results, study: Study) -> str:

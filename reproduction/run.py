@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from reproduction.document import write_document
+from reproduction.document import write_document, write_readme_section
 from reproduction.grid import ROOT, SHORT, STUDIES, Run, Study, tuning_runs
 from reproduction.methods import planned_runs
 from reproduction.results import execute, read_results
@@ -24,12 +24,13 @@ from reproduction.results import execute, read_results
 @click.option("--short", is_flag=True, help="Compare on Countdown alone, up to 120 RL steps: about 10 minutes.")
 @click.option("--jobs", type=click.IntRange(1), default=os.cpu_count() or 1, show_default="one per core")
 @click.option("--output", type=click.Path(path_type=Path), help="Folder of the runs (default: runs/reproduction).")
-@click.option("--write-only", is_flag=True, help="Write docs/reproduction.md from the committed results; run nothing.")
+@click.option("--write-only", is_flag=True, help="Write the pages from the committed results; run nothing.")
 def main(studies: tuple[str, ...], short: bool, jobs: int, output: Path | None, write_only: bool) -> None:
     """Compare RLoop with vanilla RL in STUDIES (all that need no vLLM, if omitted) and write what was found."""
     if write_only:
         page, results = ROOT / "docs" / "reproduction.md", ROOT / "reproduction" / "results"
-        write_document(page, results, list(STUDIES.values()), remarks=True)
+        quoted = write_document(page, results, list(STUDIES.values()), remarks=True)
+        write_readme_section(ROOT / "README.md", quoted)
         return
     output = (output or ROOT / "runs" / ("reproduction-short" if short else "reproduction")).resolve()
     chosen = [SHORT] if short else [STUDIES[name] for name in studies or ("countdown", "shortest-path")]

@@ -1,6 +1,7 @@
 """The comparison's statistics and choices, and the comparison itself in reduced size."""
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from components.shared.stage import read_json, write_json
 from launch.analysis.seeds import average, difference, over_seeds_and_problems, values
 from reproduction.comparison import compare
-from reproduction.document import write_document
+from reproduction.document import write_document, write_readme_section
 from reproduction.grid import ALL_EXPERTS, COUNTDOWN, FROM_EXPLORED, RLOOP, ROOT, STUDIES, Run, Study, tuning_runs
 from reproduction.methods import ABLATED, AS_PUBLISHED, VANILLA, Policy, choose, planned_runs
 from reproduction.results import counts, read_results
@@ -112,10 +113,13 @@ def test_results_of_other_settings_are_left_out(tmp_path: Path) -> None:
     assert not read_results(tmp_path, dataclasses.replace(STUDY, name="count"))
 
 
-def test_the_page_comes_out_of_the_committed_results(tmp_path: Path) -> None:
-    results = ROOT / "reproduction" / "results"
-    write_document(tmp_path / "reproduction.md", results, list(STUDIES.values()), remarks=True)
+def test_the_pages_come_out_of_the_committed_results(tmp_path: Path) -> None:
+    results, readme = ROOT / "reproduction" / "results", (ROOT / "README.md").read_text()
+    quoted = write_document(tmp_path / "reproduction.md", results, list(STUDIES.values()), remarks=True)
     assert (tmp_path / "reproduction.md").read_text() == (ROOT / "docs" / "reproduction.md").read_text()
+    (tmp_path / "README.md").write_text(re.sub(r"[+-]\d\.\d{3}", "+9.999", readme))
+    write_readme_section(tmp_path / "README.md", quoted)
+    assert (tmp_path / "README.md").read_text() == readme
     used = {run.name for study in STUDIES.values() for run in read_results(results, study)}
     assert {file.stem for file in results.glob("*.json")} == used, "a result file has other settings than its study"
     for file in results.glob("*.json"):
