@@ -4,7 +4,7 @@ Remarks and the README's section quote the tables' differences as `${STUDY_BASE_
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, median
@@ -91,9 +91,17 @@ def _study(results: Results, study: Study, path: Path, quoted: dict[str, str]) -
     for base in bases:
         parts += [f"Base policy {base}:"] if several else []
         parts.append(_policies(results, study, base))
-    parts += ["Differences, chosen on the development set:", _differences(results, study, bases, quoted, chosen=True)]
-    last = _differences(results, study, bases, quoted, chosen=False)
-    parts.append(f"<details><summary>The last policies, at equal learning rates</summary>\n\n{last}\n\n</details>")
+    chosen = _differences(results, study, bases, quoted, _chosen)
+    parts += ["Differences, chosen on the development set:", chosen or "No pair of runs has finished yet."]
+    for title, pairs in (
+        (
+            "RLoop over vanilla RL at learning rates that the development set does not choose",
+            _over_vanilla_at_other_rates,
+        ),
+        ("The last policies, at equal learning rates", _last),
+    ):
+        if table := _differences(results, study, bases, quoted, pairs):
+            parts.append(f"<details><summary>{title}</summary>\n\n{table}\n\n</details>")
     for base in bases:
         name = f"{study.name}-{base}.svg"
         draw_budgets(path.parent / path.stem / name, results, study, base)
@@ -183,52 +191,65 @@ def _policies(results: Results, study: Study, base: str) -> str:
     return _table(headers, rows)
 
 
-def _differences(
-    results: Results,
-    study: Study,
-    bases: Sequence[str],
-    quoted: dict[str, str],
-    chosen: bool,
-) -> str:
-    """Returns the table of differences between methods at each budget.
+# Names pairs of policies to compare at a budget: by the end of the name to quote them by.
+_PairsOf = Callable[[Results, Study, Method, Method, int], dict[str, tuple[Policy, Policy]]]
+
+
+def _differences(results: Results, study: Study, bases: Sequence[str], quoted: dict[str, str], pairs: _PairsOf) -> str:
+    """Returns the table of differences between methods at each budget; empty if no pair of runs has finished yet.
 
     Args:
         results: results of the study's runs.
         study: the study.
         bases: base policies with runs.
         quoted: gets the figures that the remarks may quote.
-        chosen: compare what was chosen on the development set; otherwise the last policies at each learning rate.
+        pairs: which policies of two methods to compare.
     """
     rows = []
     for base in bases:
         for budget in study.budgets:
             for one, other in _PAIRS:
-                for pair in _pairs(results, study, one, other, budget, chosen):
+                for suffix, pair in pairs(results, study, one, other, budget).items():
                     found = compare(results, study, base, *pair)
                     if found is None:
                         continue
                     rates = dict.fromkeys(f"{policy.rate:g}" for policy in pair)
                     label = f"{one.label} over {other.label}"
                     rows.append([base, budget * study.steps, label, " / ".join(rates), *_cells(found, study.k)])
-                    name = f"{study.name} {base} {budget * study.steps} {_short(one)} {_short(other)}"
-                    _quote(quoted, name if chosen else f"{name} {pair[0].rate:g}", found)
+                    _quote(
+                        quoted,
+                        f"{study.name} {base} {budget * study.steps} {_short(one)} {_short(other)}{suffix}",
+                        found,
+                    )
     headers = ["base", "RL steps", "", "learning rate", "avg@n", "seeds won", f"pass@{study.k}", "seeds won"]
-    return _table(headers, rows) if rows else "No pair of runs has finished yet."
+    return _table(headers, rows) if rows else ""
 
 
-def _pairs(
-    results: Results,
-    study: Study,
-    one: Method,
-    other: Method,
-    budget: int,
-    chosen: bool,
-) -> list[tuple[Policy, Policy]]:
-    if not chosen:
-        rates = study.learning_rates
-        return [(Policy(one, rate, budget, last=True), Policy(other, rate, budget, last=True)) for rate in rates]
+def _chosen(
+    results: Results, study: Study, one: Method, other: Method, budget: int
+) -> dict[str, tuple[Policy, Policy]]:
+    """What each method yields: rate and checkpoint chosen on the development set."""
     first, second = (choose(results, study, method, budget) for method in (one, other))
-    return [(first, second)] if first and second else []
+    return {"": (first, second)} if first and second else {}
+
+
+def _last(_: Results, study: Study, one: Method, other: Method, budget: int) -> dict[str, tuple[Policy, Policy]]:
+    """The last policies at each learning rate."""
+    return {
+        f" {rate:g}": (Policy(one, rate, budget, last=True), Policy(other, rate, budget, last=True))
+        for rate in study.learning_rates
+    }
+
+
+def _over_vanilla_at_other_rates(
+    results: Results, study: Study, one: Method, other: Method, budget: int
+) -> dict[str, tuple[Policy, Policy]]:
+    """What a variant of RLoop yields, and vanilla RL's best checkpoints at the rates that are not chosen for it."""
+    first, second = (choose(results, study, method, budget) for method in (one, other))
+    if other != VANILLA or not (first and second):
+        return {}
+    others = [Policy(VANILLA, rate, budget) for rate in study.learning_rates if rate != second.rate]
+    return {f" at {policy.rate:g}": (first, policy) for policy in others}
 
 
 def _cells(found: Comparison, k: int) -> list[str]:
