@@ -216,11 +216,8 @@ def _differences(results: Results, study: Study, bases: Sequence[str], quoted: d
                     rates = dict.fromkeys(f"{policy.rate:g}" for policy in pair)
                     label = f"{one.label} over {other.label}"
                     rows.append([base, budget * study.steps, label, " / ".join(rates), *_cells(found, study.k)])
-                    _quote(
-                        quoted,
-                        f"{study.name} {base} {budget * study.steps} {_short(one)} {_short(other)}{suffix}",
-                        found,
-                    )
+                    name = f"{study.name} {base} {budget * study.steps} {_short(one)} {_short(other)}{suffix}"
+                    _quote(quoted, name, found)
     headers = ["base", "RL steps", "", "learning rate", "avg@n", "seeds won", f"pass@{study.k}", "seeds won"]
     return _table(headers, rows) if rows else ""
 
@@ -245,11 +242,14 @@ def _over_vanilla_at_other_rates(
     results: Results, study: Study, one: Method, other: Method, budget: int
 ) -> dict[str, tuple[Policy, Policy]]:
     """What a variant of RLoop yields, and vanilla RL's best checkpoints at the rates that are not chosen for it."""
-    first, second = (choose(results, study, method, budget) for method in (one, other))
-    if other != VANILLA or not (first and second):
+    if other != VANILLA:
         return {}
-    others = [Policy(VANILLA, rate, budget) for rate in study.learning_rates if rate != second.rate]
-    return {f" at {policy.rate:g}": (first, policy) for policy in others}
+    return {
+        f" at {rate:g}": (first, Policy(VANILLA, rate, budget))
+        for first, second in _chosen(results, study, one, other, budget).values()
+        for rate in study.learning_rates
+        if rate != second.rate
+    }
 
 
 def _cells(found: Comparison, k: int) -> list[str]:

@@ -233,6 +233,13 @@ def test_contributing_lists_every_target_that_tests() -> None:
         assert re.search(rf"^\|.*`make {target}`.*\|$", CONTRIBUTING.read_text(), re.M), target
 
 
+def test_the_readme_quotes_the_reproduction() -> None:
+    figures = re.findall(r"[+-]?\d\.\d{3} \[[^\]]+\]", README.read_text())
+    assert len(figures) > 10
+    for figure in figures:
+        assert figure in (DOCS / "reproduction.md").read_text()
+
+
 def test_the_readme_shortens_the_transcript_of_the_laptop_run() -> None:
     transcript = (DOCS / "local-runs.md").read_text()
     (shown,) = (block for block in blocks(README, "") if block.startswith("rloop "))
